@@ -1,0 +1,34 @@
+# Two commands for everybody: `make run` and `make test`. For developers: `make check`, `make format`, `make bench`.
+# Each installs what it needs into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run test check format bench soak clean
+
+run: $(STAMP)  ## the gateway on an embedded store; prints a key and curl lines to try
+	$(BIN)/python -m gateway
+
+test: $(STAMP)  ## all tests; those that need a redis-server start their own
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## lint, format, types, Lua
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tests/lua.py build/lua
+	luacheck --quiet build/lua
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,240 @@
+"""Replies of the scripts: JSON in, values of this library or its errors out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from .errors import (
+    CorruptDataError,
+    EnvironmentNotFoundError,
+    InvalidOverrideError,
+    InvalidQueryError,
+    InvalidScenarioError,
+    OverrideNotFoundError,
+    PreconditionFailedError,
+    SessionNotFoundError,
+    SessionStoreError,
+)
+from .keys import EnvironmentKeys
+from .messages import SessionState
+from .session import MAX_OVERRIDES, Session
+
+__all__ = [
+    "HeadReply",
+    "IndexPage",
+    "PingReply",
+    "Reply",
+    "ScanReply",
+    "SessionReply",
+    "SessionsReply",
+    "StandingReply",
+    "TouchReply",
+    "WriteReply",
+    "decode_cursor",
+    "decode_overrides",
+    "decoder",
+    "encode_cursor",
+    "encode_overrides",
+    "session_from_state",
+]
+
+#: What redis-py hands over for a bulk string: bytes, or text where the client decodes responses.
+Payload = bytes | str
+
+T = TypeVar("T", bound=Struct)
+
+
+class Reply(Struct, frozen=True, gc=False, kw_only=True):
+    """What every script's answer begins with."""
+
+    status: str = "ok"
+    #: what a status other than ok is about
+    detail: str = ""
+
+
+class SessionReply(Reply, frozen=True, gc=False, kw_only=True):
+    """Answer of get."""
+
+    now: int = 0
+    session: SessionState | None = None
+
+
+class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
+    """Answer of each script that writes a session (scripts/lib/reply.lua)."""
+
+    #: the environment's revision
+    rev: int = 0
+    #: the revision that the caller has to wait for
+    wait_rev: int = msgspec.field(name="await", default=0)
+    #: leases that live, those of them that have not applied `wait_rev`, and how many ever ran out
+    live: int = 0
+    pending: int = 0
+    expired: int = 0
+    #: ms during which leases that live may be missing from the count
+    settle: int = 0
+    changed: bool = False
+    existed: bool = False
+
+
+class TouchReply(Reply, frozen=True, gc=False, kw_only=True):
+    """Answer of touch."""
+
+    now: int = 0
+    rev: int = 0
+    touched: int = 0
+
+
+class IndexPage(Reply, frozen=True, kw_only=True):
+    """Answer of page: session keys with their lastSeenAt, newest first."""
+
+    members: tuple[tuple[str, int], ...] = ()
+
+
+class ScanReply(Struct, frozen=True):
+    """Answer of scan."""
+
+    cursor: str
+    members: tuple[str, ...]
+
+
+class SessionsReply(Struct, frozen=True):
+    """Answer of read."""
+
+    now: int
+    sessions: tuple[SessionState, ...]
+
+
+class PingReply(Struct, frozen=True):
+    """Answer of ping."""
+
+    now: int
+
+
+class HeadReply(Struct, frozen=True):
+    """Answer of head."""
+
+    now: int
+    rev: int
+    id: str
+
+
+class StandingReply(Struct, frozen=True, gc=False):
+    """Answer of standing: the leases, seen from a revision that a writer waits for."""
+
+    now: int
+    rev: int
+    live: int
+    pending: int
+    expired: int
+    #: ms until the last of the leases runs out
+    left: int
+    settle: int
+
+
+def decoder(reply: type[T]) -> Callable[[Payload], T]:
+    """Build the function that decodes one script's answer, strictly."""
+    decode = msgspec.json.Decoder(reply).decode
+
+    def decode_reply(payload: Payload) -> T:
+        try:
+            return decode(payload)
+        except (msgspec.DecodeError, UnicodeError, TypeError) as exc:
+            raise CorruptDataError(f"Redis answered something that is no {reply.__name__}: {exc}.") from exc
+
+    return decode_reply
+
+
+def failure(reply: Reply, keys: EnvironmentKeys, session_key: str, *, declarative: bool) -> SessionStoreError:
+    """The error for a status other than ok.
+
+    An override that the catalog does not have is bad input in a PUT (`declarative`), and not found where the call
+    names it (HTTP API, errors).
+    """
+    where = f"{keys.project}/{keys.environment}"
+    detail = reply.detail
+    match reply.status:
+        case "not_found":
+            return SessionNotFoundError(f"There is no session {session_key!r} on {where}; PUT creates it.")
+        case "unknown_environment":
+            return EnvironmentNotFoundError(
+                f"Project {keys.project!r} has no environment {keys.environment!r}; "
+                "name one that its catalog registers."
+            )
+        case "precondition_failed":
+            state = f"is at revision {detail}" if detail else "does not exist"
+            return PreconditionFailedError(
+                f"The session {session_key!r} {state}, which the precondition rules out; read it and try again."
+            )
+        case "unknown_override" if declarative:
+            return InvalidOverrideError(f"There is no published mock {detail!r} on {where}; the catalog has those.")
+        case "unknown_override":
+            return OverrideNotFoundError(f"There is no published mock {detail!r} on {where}; the catalog has those.")
+        case "local_override":
+            return InvalidOverrideError(
+                f"The mock {detail!r} belongs to a scenario and can't be toggled by itself; set that scenario."
+            )
+        case "unknown_scenario":
+            return InvalidScenarioError(f"There is no scenario {detail!r} on {where}; GET /scenarios lists them.")
+        case "too_many_overrides":
+            return InvalidOverrideError(
+                f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most there can be; switch one off."
+            )
+    return CorruptDataError(f"A script answered the status {reply.status!r}, which this version does not know.")
+
+
+def session_from_state(state: SessionState, project: str, environment: str) -> Session:
+    """Make a session of its state in a reply or message."""
+    return Session(
+        project=project,
+        environment=environment,
+        session_key=state.session_key,
+        label=state.label,
+        scenario=state.scenario,
+        overrides=state.overrides,
+        global_delay_ms=state.global_delay_ms,
+        global_delay_max_ms=state.global_delay_max_ms,
+        last_seen_at=state.last_seen_at,
+        revision=state.rev,
+        created_at=state.created_at,
+        expires_at=state.expires_at,
+    )
+
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+def encode_overrides(ids: tuple[str, ...]) -> str:
+    """Override ids as the hash holds them: a JSON array without spaces, which the scripts compare as text."""
+    return _encode_json(ids).decode()
+
+
+def decode_overrides(text: Payload) -> tuple[str, ...]:
+    """The inverse of `encode_overrides`."""
+    return msgspec.json.decode(text, type=tuple[str, ...])
+
+
+def encode_cursor(last_seen_at: int, session_key: str) -> str:
+    """Where the next page of a list begins, as opaque text that is safe in a URL."""
+    return base64.urlsafe_b64encode(_encode_json((last_seen_at, session_key))).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> tuple[int, str]:
+    """The inverse of `encode_cursor`.
+
+    Raises
+    ------
+    InvalidQueryError
+    """
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        last_seen_at, session_key = msgspec.json.decode(raw, type=tuple[int, str])
+        session_key.encode()
+    except (binascii.Error, ValueError, msgspec.DecodeError, AttributeError, TypeError) as exc:
+        raise InvalidQueryError("The cursor is not one that a list returned; begin without one.") from exc
+    return last_seen_at, session_key

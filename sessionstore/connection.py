@@ -1,0 +1,133 @@
+"""What both drivers share of redis-py: how clients are made, and what its errors mean."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis.exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .commands import Call
+from .errors import (
+    CorruptDataError,
+    InvalidInputError,
+    OutcomeUnknownError,
+    SessionStoreError,
+    StoreUnavailableError,
+)
+
+__all__ = [
+    "FOREIGN_ERRORS",
+    "check_url",
+    "client_options",
+    "connection_pool",
+    "translate",
+]
+
+#: What redis-py, the socket and a deadline raise.
+FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError)
+
+#: What Redis answers when it is there but refuses for now, by the error's first word.
+_REFUSALS = {
+    "BUSY": "is busy with a long script",
+    "CLUSTERDOWN": "is down as a cluster",
+    "LOADING": "is still loading its data",
+    "MASTERDOWN": "has lost its primary",
+    "MISCONF": "can't save to disk and so refuses writes",
+    "NOAUTH": "asks for a password; put it into the URL",
+    "NOPERM": "denies this user the command or keys; see the permissions in docs/operations.md",
+    "NOREPLICAS": "has too few replicas and so refuses writes",
+    "OOM": "is out of memory",
+    "READONLY": "is a read-only replica",
+    "TRYAGAIN": "is moving its data",
+    "WRONGPASS": "refuses the password in the URL",
+}
+_REFUSAL_CLASSES: tuple[tuple[type[Exception], str], ...] = (
+    (redis_errors.OutOfMemoryError, "OOM"),
+    (redis_errors.BusyLoadingError, "LOADING"),
+    (redis_errors.ReadOnlyError, "READONLY"),
+    (redis_errors.NoPermissionError, "NOPERM"),
+    (redis_errors.MasterDownError, "MASTERDOWN"),
+    (redis_errors.ClusterDownError, "CLUSTERDOWN"),
+    (redis_errors.TryAgainError, "TRYAGAIN"),
+)
+
+
+def client_options(deadline_s: float) -> dict[str, Any]:
+    """Options for a client of our own: no retries, since a script whose answer is lost may have run; short time-outs."""
+    return {
+        "socket_connect_timeout": deadline_s / 2,
+        "socket_timeout": deadline_s / 2,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+
+
+def check_url(url: str) -> str:
+    """Check a Redis URL's scheme; its message never quotes the URL, which may hold a password.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in ("redis", "rediss", "unix"):
+        raise InvalidInputError("A Redis URL begins with redis://, rediss:// or unix://, as in redis://localhost:6379/0.")
+    return url
+
+
+def connection_pool(client: Any) -> Any:
+    """The pool of a redis-py client that the caller owns. Calls take its connections, and none of its retries."""
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:
+        raise InvalidInputError(
+            f"A {type(client).__name__} has no connection pool of one primary; pass a redis.Redis or a Sentinel's client."
+        )
+    return pool
+
+
+def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreError:
+    """Our error for one of `FOREIGN_ERRORS`; never quotes a host, a password or data.
+
+    `sent` says that the script was on its way, so that without an answer it may have run.
+    """
+    refusal = _refusal(error)
+    if refusal is not None:
+        return StoreUnavailableError(f"Redis {refusal}; nothing was changed, try again later.")
+    if isinstance(error, redis_errors.ResponseError):
+        return CorruptDataError(_unexpected(str(error), call))
+    slow = isinstance(error, redis_errors.TimeoutError | TimeoutError)
+    what = "did not answer in time" if slow else "can't be reached"
+    if isinstance(error, redis_errors.MaxConnectionsError):
+        what, sent = "has no connection left in this store's pool", False
+    if sent and call.writes:
+        return OutcomeUnknownError(
+            f"Redis {what} after the write was sent: it was applied whole or not at all; a PUT is safe to send again."
+        )
+    return StoreUnavailableError(f"Redis {what}; nothing was changed, try again later.")
+
+
+def _refusal(error: Exception) -> str | None:
+    for kind, word in _REFUSAL_CLASSES:
+        if isinstance(error, kind):
+            return _REFUSALS[word]
+    if isinstance(error, redis_errors.AuthenticationError):
+        word = getattr(error, "status_code", None) or "WRONGPASS"
+        return _REFUSALS.get(word, _REFUSALS["WRONGPASS"])
+    if isinstance(error, redis_errors.ResponseError):
+        return _REFUSALS.get(str(error).split(" ", 1)[0])
+    return None
+
+
+def _unexpected(message: str, call: Call[Any]) -> str:
+    if "SSCORRUPT" in message or "WRONGTYPE" in message:
+        return (
+            "A key of this session or environment in Redis holds something that this library did not write; look at "
+            "the keys with redis-cli and delete the one that is wrong."
+        )
+    return f"Redis could not run the script {call.script.name!r}; is it 7.0 or newer, with Lua scripts allowed?"

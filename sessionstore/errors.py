@@ -1,0 +1,163 @@
+"""What can go wrong, as one tree.
+
+::
+
+    SessionStoreError
+    ├── InvalidInputError (also a ValueError)   the caller's input; nothing was changed
+    │   ├── InvalidSessionKeyError              empty after normalising, or holds control characters
+    │   ├── InvalidSlugError                    a project or environment that can't be one
+    │   ├── InvalidFieldError                   a property out of its bounds
+    │   ├── InvalidOverrideError                an override id that is malformed, unknown or scenario-local
+    │   ├── InvalidScenarioError                a scenario id that is malformed or unknown
+    │   └── InvalidQueryError                   a limit, cursor or similar parameter
+    ├── NotFoundError
+    │   ├── SessionNotFoundError
+    │   ├── OverrideNotFoundError
+    │   └── EnvironmentNotFoundError
+    ├── PreconditionFailedError                 if_match or if_none_match did not hold; nothing was changed
+    ├── StoreUnavailableError                   Redis can't be reached, or refuses
+    │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
+    │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
+    ├── CorruptDataError                        what Redis holds is not what this library writes
+    ├── StoreClosedError                        used after close, or after a fork
+    └── StaleView                               a view with no lease, where on_stale="raise"
+
+Every class has a ``code``: the one that the HTTP API answers with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = [
+    "CorruptDataError",
+    "EnvironmentNotFoundError",
+    "InvalidFieldError",
+    "InvalidInputError",
+    "InvalidOverrideError",
+    "InvalidQueryError",
+    "InvalidScenarioError",
+    "InvalidSessionKeyError",
+    "InvalidSlugError",
+    "NotEffectiveError",
+    "NotFoundError",
+    "OutcomeUnknownError",
+    "OverrideNotFoundError",
+    "PreconditionFailedError",
+    "SessionNotFoundError",
+    "SessionStoreError",
+    "StaleView",
+    "StoreClosedError",
+    "StoreUnavailableError",
+]
+
+
+class SessionStoreError(Exception):
+    """The root of this library's errors. The message says what happened and what to do."""
+
+    code: ClassVar[str] = "internal_error"
+
+
+class InvalidInputError(SessionStoreError, ValueError):
+    """The caller's input can't be used; nothing was changed."""
+
+    code: ClassVar[str] = "invalid_body"
+
+
+class InvalidSessionKeyError(InvalidInputError):
+    """A session key is empty after normalising, or holds control characters."""
+
+    code: ClassVar[str] = "invalid_session_key"
+
+
+class InvalidSlugError(InvalidInputError):
+    """A project or environment can't be a slug."""
+
+    code: ClassVar[str] = "invalid_query"
+
+
+class InvalidFieldError(InvalidInputError):
+    """A property of a session is out of its bounds."""
+
+
+class InvalidOverrideError(InvalidInputError):
+    """An override id is malformed, not in the catalog, or belongs to a scenario."""
+
+    code: ClassVar[str] = "invalid_override"
+
+
+class InvalidScenarioError(InvalidInputError):
+    """A scenario id is malformed or not in the catalog."""
+
+    code: ClassVar[str] = "invalid_scenario"
+
+
+class InvalidQueryError(InvalidInputError):
+    """A limit, a cursor or a similar parameter can't be used."""
+
+    code: ClassVar[str] = "invalid_query"
+
+
+class NotFoundError(SessionStoreError):
+    """What the call names does not exist."""
+
+    code: ClassVar[str] = "not_found"
+
+
+class SessionNotFoundError(NotFoundError):
+    """There is no such session, or it has expired."""
+
+
+class OverrideNotFoundError(NotFoundError):
+    """There is no such published mock."""
+
+
+class EnvironmentNotFoundError(NotFoundError):
+    """The project has registered environments, and this is none of them."""
+
+
+class PreconditionFailedError(SessionStoreError):
+    """``if_match`` or ``if_none_match`` did not hold; nothing was changed."""
+
+    code: ClassVar[str] = "precondition_failed"
+
+
+class StoreUnavailableError(SessionStoreError):
+    """Redis can't be reached, is loading, is out of memory, is read-only, or did not answer in time."""
+
+    code: ClassVar[str] = "store_unavailable"
+
+
+class OutcomeUnknownError(StoreUnavailableError):
+    """A write was sent, and no answer came: it was applied whole or not at all. A PUT is safe to send again."""
+
+
+class NotEffectiveError(StoreUnavailableError):
+    """A write was committed, and then the wait for the views failed: some may not serve it yet.
+
+    Attributes
+    ----------
+    session : Session or None
+        The state that was committed; None for a deletion.
+    """
+
+    def __init__(self, message: str, session: Session | None = None) -> None:
+        super().__init__(message)
+        self.session = session
+
+
+class CorruptDataError(SessionStoreError):
+    """Redis holds something under our keys that this library did not write."""
+
+
+class StoreClosedError(SessionStoreError):
+    """The store or view was closed, or belongs to the process that this one was forked from."""
+
+
+class StaleView(SessionStoreError):  # noqa: N818  a state of the view rather than a fault
+    """A view can't prove that it is current, and was opened with ``on_stale="raise"``."""
+
+    code: ClassVar[str] = "store_unavailable"

@@ -1,0 +1,44 @@
+-- Switch one override of a session on; create the session if it is missing.
+--
+-- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
+-- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
+-- ARGV[8] override id  [9] how many overrides a session may have
+--
+-- Returns   lib/reply.lua, written; or the status unknown_environment, unknown_override, local_override,
+--           too_many_overrides
+-- Publishes 'set' where the override was off, or 'expiry' where only the expiry moved
+
+--@include lib/clock
+--@include lib/environment
+--@include lib/session
+--@include lib/revision
+--@include lib/lease
+--@include lib/reply
+--@include lib/catalog
+--@include lib/write
+
+if not environment_is_known(KEYS[7], ARGV[6]) then
+  return failure('unknown_environment', ARGV[6])
+end
+local id = ARGV[8]
+local fault = redis.call('EXISTS', KEYS[9]) == 1 and override_fault(KEYS[10], KEYS[11], id)
+if fault then
+  return failure(fault, id)
+end
+
+local stored = load_session(KEYS[1], now)
+local session = stored or new_session(now)
+local quoted = '"' .. id .. '"'
+local changed = string.find(session.overrides, quoted, 1, true) == nil
+if changed then
+  if session.overrides == '[]' then
+    session.overrides = '[' .. quoted .. ']'
+  else
+    if #cjson.decode(session.overrides) >= tonumber(ARGV[9]) then
+      return failure('too_many_overrides', id)
+    end
+    session.overrides = string.sub(session.overrides, 1, -2) .. ',' .. quoted .. ']'
+  end
+end
+
+return commit_session(session, changed, stored ~= nil)

@@ -1,0 +1,43 @@
+-- Switch one override of a session off.
+--
+-- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
+-- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
+-- ARGV[8] override id
+--
+-- Returns   lib/reply.lua, written; or the status unknown_environment, unknown_override, local_override, not_found
+-- Publishes 'set' where the override was on, or 'expiry' where only the expiry moved
+
+--@include lib/clock
+--@include lib/environment
+--@include lib/session
+--@include lib/revision
+--@include lib/lease
+--@include lib/reply
+--@include lib/catalog
+--@include lib/write
+
+if not environment_is_known(KEYS[7], ARGV[6]) then
+  return failure('unknown_environment', ARGV[6])
+end
+local id = ARGV[8]
+local fault = redis.call('EXISTS', KEYS[9]) == 1 and override_fault(KEYS[10], KEYS[11], id)
+if fault then
+  return failure(fault, id)
+end
+local session = load_session(KEYS[1], now)
+if not session then
+  return failure('not_found', session_key)
+end
+
+local changed = string.find(session.overrides, '"' .. id .. '"', 1, true) ~= nil
+if changed then
+  local rest = {}
+  for _, other in ipairs(cjson.decode(session.overrides)) do
+    if other ~= id then
+      rest[#rest + 1] = '"' .. other .. '"'
+    end
+  end
+  session.overrides = '[' .. table.concat(rest, ',') .. ']'
+end
+
+return commit_session(session, changed, true)

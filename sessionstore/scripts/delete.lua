@@ -1,0 +1,41 @@
+-- Remove a session. Where there is none, nothing changes, and the caller waits for the head: the deletion that it
+-- repeats has a revision that nothing names any more.
+--
+-- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
+-- ARGV[8] If-Match: '', '*' or ',7,9,'
+--
+-- Returns   lib/reply.lua, written, with no session; or the status unknown_environment, precondition_failed
+-- Publishes 'delete' where there was a session
+
+--@include lib/clock
+--@include lib/environment
+--@include lib/session
+--@include lib/revision
+--@include lib/lease
+--@include lib/reply
+--@include lib/precondition
+--@include lib/write
+
+if not environment_is_known(KEYS[7], ARGV[6]) then
+  return failure('unknown_environment', ARGV[6])
+end
+local session = load_session(KEYS[1], now)
+if not precondition_holds(session, ARGV[8], '') then
+  return failure('precondition_failed', session and int(session.rev) or '')
+end
+
+-- First of all: it works on a Redis that is out of memory, and makes room for the rest.
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], session_key)
+if not session then
+  if head.forgotten then
+    redis.call('HSET', KEYS[3], 'rev', int(head.rev), 'settle', int(head.settle))
+  end
+  return answer(head.rev, false, false)
+end
+
+local prev = advance_head(KEYS[3], head, ARGV[1], ttl)
+prune_index(KEYS[2], head, now)
+local reply = answer(head.rev, true, true)
+publish_change(KEYS[8], 'delete', head, prev, now, ARGV[5], '"sessionKey":' .. cjson.encode(session_key))
+return reply

@@ -1,0 +1,19 @@
+-- Read one session. Reading does not count as seen.
+--
+-- KEYS[1] session  [2] environments
+-- ARGV[1] environment  [2] session key
+--
+-- Returns {"status": "ok", "now": ms, "session": … or null}; or the status unknown_environment
+
+--@include lib/clock
+--@include lib/environment
+--@include lib/session
+--@include lib/reply
+
+if not environment_is_known(KEYS[2], ARGV[1]) then
+  return failure('unknown_environment', ARGV[1])
+end
+local now = now_ms()
+local session = load_session(KEYS[1], now)
+return '{"status":"ok","now":' .. int(now) .. ',"session":'
+  .. (session and session_json(ARGV[2], session) or 'null') .. '}'

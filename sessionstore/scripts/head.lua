@@ -1,0 +1,10 @@
+-- Where an environment's chain of revisions stands.
+--
+-- KEYS[1] head
+--
+-- Returns {"now": ms, "rev": 0 where nothing was ever written, "id": ''}
+
+--@include lib/clock
+
+local value = redis.call('HMGET', KEYS[1], 'rev', 'id')
+return '{"now":' .. int(now_ms()) .. ',"rev":' .. (value[1] or '0') .. ',"id":' .. cjson.encode(value[2] or '') .. '}'

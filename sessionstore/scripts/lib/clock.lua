@@ -1,0 +1,12 @@
+-- Redis time, and numbers as text.
+
+-- A Lua number prints with 14 digits by default; milliseconds since 1970 and revisions need them all.
+local function int(n)
+  return string.format('%.0f', n)
+end
+
+-- Milliseconds since 1970 by this server's clock; the same for the whole run of one script.
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end

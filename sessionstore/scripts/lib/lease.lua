@@ -1,0 +1,27 @@
+-- The leases of an environment's views.
+--
+-- leases (sorted set): lease ids by expiry, in Redis ms. acks (sorted set): lease ids by the last revision applied.
+-- views (hash): <id>, what the view says of itself; <id>:head, the revision its last join or renewal returned.
+
+-- Drop the leases that have run out, and count them in the head.
+local function purge_leases(leases, acks, views, head_key, now)
+  local gone = redis.call('ZRANGEBYSCORE', leases, '-inf', int(now))
+  for _, id in ipairs(gone) do
+    redis.call('ZREM', leases, id)
+    redis.call('ZREM', acks, id)
+    redis.call('HDEL', views, id, id .. ':head')
+  end
+  if #gone > 0 then
+    redis.call('HINCRBY', head_key, 'expired', #gone)
+  end
+  return #gone
+end
+
+-- How many leases live, and how many of them have not applied `rev`. Call purge_leases first.
+local function standing(leases, acks, rev)
+  local live = redis.call('ZCARD', leases)
+  if live == 0 then
+    return 0, 0
+  end
+  return live, live - redis.call('ZCOUNT', acks, int(rev), '+inf')
+end

@@ -1,0 +1,85 @@
+-- One session: its hash, and its JSON as replies and messages carry it.
+--
+-- The hash has one field for each property, named as in the HTTP API; a property that is null, empty or 0 has no field.
+
+-- Milliseconds that a hash outlives its expiresAt: Redis collects it, but expiresAt alone says when a session has ended.
+local COLLECT_AFTER_MS = 10000
+
+-- The session in `key`, or nil where there is none or it has expired.
+local function load_session(key, now)
+  local value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario',
+    'overrides', 'globalDelayMs', 'globalDelayMaxMs')
+  if not value[1] and not value[2] then
+    return nil
+  end
+  local session = {
+    rev = tonumber(value[1] or nil),
+    expiresAt = tonumber(value[2] or nil),
+    lastSeenAt = tonumber(value[3] or nil),
+    createdAt = tonumber(value[4] or nil),
+    label = value[5] or nil,
+    scenario = value[6] or nil,
+    overrides = value[7] or '[]',
+    globalDelayMs = tonumber(value[8] or '0'),
+    globalDelayMaxMs = tonumber(value[9] or '0'),
+  }
+  if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
+      and session.globalDelayMs and session.globalDelayMaxMs and string.sub(session.overrides, 1, 1) == '[') then
+    error('SSCORRUPT ' .. key)
+  end
+  if session.expiresAt <= now then
+    return nil
+  end
+  return session
+end
+
+local function new_session(now)
+  return {
+    rev = 0, expiresAt = 0, lastSeenAt = now, createdAt = now, overrides = '[]', globalDelayMs = 0,
+    globalDelayMaxMs = 0,
+  }
+end
+
+-- Replace the hash whole, so that it never holds a field of an earlier, expired session of the same key.
+local function save_session(key, session)
+  local fields = {
+    'rev', int(session.rev), 'createdAt', int(session.createdAt), 'lastSeenAt', int(session.lastSeenAt),
+    'expiresAt', int(session.expiresAt),
+  }
+  local function add(name, value)
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+  if session.label then add('label', session.label) end
+  if session.scenario then add('scenario', session.scenario) end
+  if session.overrides ~= '[]' then add('overrides', session.overrides) end
+  if session.globalDelayMs > 0 then add('globalDelayMs', int(session.globalDelayMs)) end
+  if session.globalDelayMaxMs > 0 then add('globalDelayMaxMs', int(session.globalDelayMaxMs)) end
+  redis.call('DEL', key)
+  redis.call('HSET', key, unpack(fields))
+  redis.call('PEXPIREAT', key, int(session.expiresAt + COLLECT_AFTER_MS))
+end
+
+local function session_json(session_key, session)
+  return '{"sessionKey":' .. cjson.encode(session_key)
+    .. ',"rev":' .. int(session.rev)
+    .. ',"label":' .. (session.label and cjson.encode(session.label) or 'null')
+    .. ',"scenario":' .. (session.scenario and cjson.encode(session.scenario) or 'null')
+    .. ',"overrides":' .. session.overrides
+    .. ',"globalDelayMs":' .. int(session.globalDelayMs)
+    .. ',"globalDelayMaxMs":' .. int(session.globalDelayMaxMs)
+    .. ',"createdAt":' .. int(session.createdAt)
+    .. ',"lastSeenAt":' .. int(session.lastSeenAt)
+    .. ',"expiresAt":' .. int(session.expiresAt) .. '}'
+end
+
+-- Note that a session was seen at `seen`. Returns true where that moves its expiry, which is the case only when it
+-- gains more than a tenth of the TTL: Redis and every view then agree on the expiry without a message per request.
+local function see_session(session, seen, ttl)
+  session.lastSeenAt = math.max(session.lastSeenAt, seen)
+  if session.lastSeenAt + ttl - session.expiresAt > ttl / 10 then
+    session.expiresAt = session.lastSeenAt + ttl
+    return true
+  end
+  return false
+end

@@ -1,0 +1,64 @@
+-- Set the state of one session; create it if it is missing. A PUT that changes nothing takes no revision and publishes
+-- nothing, but counts as seen.
+--
+-- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
+-- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local  [12] catalog:scenarios
+-- ARGV[8] If-Match: '', '*' or ',7,9,'  [9] If-None-Match: '' or '*'
+-- ARGV[10..] pairs: '+name', value (set) or '-name', '' (clear); name is a property, overrides are a JSON array
+--
+-- Returns   lib/reply.lua, written; or the status unknown_environment, precondition_failed, unknown_override,
+--           local_override, unknown_scenario
+-- Publishes 'set', or 'expiry' where only the expiry moved
+
+--@include lib/clock
+--@include lib/environment
+--@include lib/session
+--@include lib/revision
+--@include lib/lease
+--@include lib/reply
+--@include lib/precondition
+--@include lib/catalog
+--@include lib/write
+
+if not environment_is_known(KEYS[7], ARGV[6]) then
+  return failure('unknown_environment', ARGV[6])
+end
+local stored = load_session(KEYS[1], now)
+if not precondition_holds(stored, ARGV[8], ARGV[9]) then
+  return failure('precondition_failed', stored and int(stored.rev) or '')
+end
+
+local session = stored or new_session(now)
+local changed = not stored
+local has_catalog = redis.call('EXISTS', KEYS[9]) == 1
+
+for i = 10, #ARGV, 2 do
+  local set = string.sub(ARGV[i], 1, 1) == '+'
+  local name = string.sub(ARGV[i], 2)
+  local value = ARGV[i + 1]
+  if name == 'overrides' then
+    if has_catalog then
+      for _, id in ipairs(cjson.decode(value)) do
+        local fault = override_fault(KEYS[10], KEYS[11], id)
+        if fault then
+          return failure(fault, id)
+        end
+      end
+    end
+  elseif name == 'scenario' then
+    if set and has_catalog and redis.call('HEXISTS', KEYS[12], value) == 0 then
+      return failure('unknown_scenario', value)
+    end
+    value = set and value or nil
+  elseif name == 'label' then
+    value = set and value or nil
+  else
+    value = tonumber(value)
+  end
+  if session[name] ~= value then
+    session[name] = value
+    changed = true
+  end
+end
+
+return commit_session(session, changed, stored ~= nil)

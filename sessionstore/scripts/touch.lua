@@ -1,0 +1,49 @@
+-- Note when sessions were last seen. lastSeenAt never goes back, a time in the future counts as now, and a session that
+-- is gone is not revived.
+--
+-- KEYS[1] index  [2] head  [3] changes (channel)  [4..] sessions
+-- ARGV[1] id of this write  [2] TTL, ms  [3] lease, ms  [4] highest revision the writer knows
+-- ARGV[5..] pairs, one for each session: session key, when it was seen (ms)
+--
+-- Returns   {"status": "ok", "now": ms, "rev": head, "touched": how many sessions}
+-- Publishes one 'expiry' for those whose expiry moved
+
+--@include lib/clock
+--@include lib/session
+--@include lib/revision
+
+local now = now_ms()
+local ttl = tonumber(ARGV[2])
+local touched = {}
+local moved = {}
+for i = 4, #KEYS do
+  local session = load_session(KEYS[i], now)
+  if session then
+    local session_key = ARGV[2 * i - 3]
+    local extended = see_session(session, math.min(now, tonumber(ARGV[2 * i - 2])), ttl)
+    touched[#touched + 1] = { KEYS[i], session_key, session, extended }
+    if extended then
+      moved[#moved + 1] = '[' .. cjson.encode(session_key) .. ',' .. int(session.expiresAt) .. ','
+        .. int(session.lastSeenAt) .. ']'
+    end
+  end
+end
+
+local head = open_head(KEYS[2], KEYS[3], now, tonumber(ARGV[3]), tonumber(ARGV[4]))
+local prev = #moved > 0 and advance_head(KEYS[2], head, ARGV[1], ttl)
+for _, entry in ipairs(touched) do
+  local key, session_key, session, extended = unpack(entry)
+  redis.call('HSET', key, 'lastSeenAt', int(session.lastSeenAt))
+  redis.call('ZADD', KEYS[1], int(session.lastSeenAt), session_key)
+  if extended then
+    redis.call('HSET', key, 'expiresAt', int(session.expiresAt))
+    redis.call('PEXPIREAT', key, int(session.expiresAt + COLLECT_AFTER_MS))
+  end
+end
+if #touched > 0 then
+  prune_index(KEYS[1], head, now)
+end
+if prev then
+  publish_change(KEYS[3], 'expiry', head, prev, now, '0', '"sessions":[' .. table.concat(moved, ',') .. ']')
+end
+return '{"status":"ok","now":' .. int(now) .. ',"rev":' .. int(head.rev) .. ',"touched":' .. #touched .. '}'

@@ -1,0 +1,338 @@
+"""A session, its identifiers, and the bounds of each property.
+
+This is the one place for the rules of the HTTP API's vocabulary: how a session key is normalised, what a slug and an id
+look like, and how long a response is delayed.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .errors import (
+    InvalidFieldError,
+    InvalidOverrideError,
+    InvalidScenarioError,
+    InvalidSessionKeyError,
+    InvalidSlugError,
+)
+
+__all__ = [
+    # values
+    "Deletion",
+    "Effect",
+    "Session",
+    "SessionDocument",
+    "SessionPage",
+    # session keys
+    "normalize_session_key",
+    "session_key_from_header",
+    "validate_session_key",
+    # bounds
+    "MAX_DELAY_MS",
+    "MAX_ID_LENGTH",
+    "MAX_LABEL_LENGTH",
+    "MAX_OVERRIDES",
+    "MAX_SESSION_KEY_LENGTH",
+    "MAX_SLUG_LENGTH",
+    "SLUG_PATTERN",
+    "validate_delay",
+    "validate_label",
+    "validate_override",
+    "validate_overrides",
+    "validate_scenario",
+    "validate_slug",
+]
+
+#: Code points that a session key is cut at.
+MAX_SESSION_KEY_LENGTH = 200
+#: Characters of a project's or environment's slug.
+MAX_SLUG_LENGTH = 64
+#: Characters of a scenario's or override's id, prefix included.
+MAX_ID_LENGTH = 128
+#: Code points of a label.
+MAX_LABEL_LENGTH = 200
+#: Overrides that one session may have active.
+MAX_OVERRIDES = 200
+#: Milliseconds of either delay.
+MAX_DELAY_MS = 120_000
+
+#: A slug: it can't hold ``:``, ``{`` or ``}``, which separate the parts of a Redis key.
+SLUG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+_SLUG = re.compile(SLUG_PATTERN[:-1] + r"\Z")
+_OVERRIDE_ID = re.compile(r"ovr_[A-Za-z0-9_-]{1,124}\Z")
+_SCENARIO_ID = re.compile(r"scn_[A-Za-z0-9_-]{1,124}\Z")
+#: The line breaks that a key loses: LF, CR, and Unicode's line and paragraph separators.
+_WITHOUT_LINE_BREAKS = str.maketrans("", "", "\n\r\u2028\u2029")
+
+
+class Effect(Struct, frozen=True, gc=False):
+    """How a write took effect.
+
+    Attributes
+    ----------
+    revision : int
+        The environment's revision that views had to reach.
+    confirmed : int
+        Live views that confirmed they serve it.
+    expired : int
+        Views whose lease ran out during the wait: they may show the state before, and know that they are stale.
+    waited : bool
+        False where the write answered at commit (``wait=False``).
+    commit_s, effective_s : float
+        Seconds until Redis had committed the write, and from then until every live view served it.
+    """
+
+    revision: int
+    confirmed: int
+    expired: int
+    waited: bool
+    commit_s: float
+    effective_s: float
+
+
+class SessionDocument(Struct, frozen=True, rename="camel"):
+    """A session as the HTTP API shows it: these fields, in this order."""
+
+    project: Annotated[str, Meta(max_length=64, examples=["checkout"])]
+    environment: Annotated[str, Meta(max_length=64, examples=["staging"])]
+    session_key: Annotated[str, Meta(max_length=200, examples=["ci-42"])]
+    label: Annotated[str, Meta(max_length=200, examples=["CI run 4821"])] | None
+    scenario: Annotated[str, Meta(examples=["scn_paymentDeclined"])] | None
+    overrides: Annotated[tuple[str, ...], Meta(examples=[["ovr_extraMock"]])]
+    global_delay_ms: Annotated[int, Meta(ge=0, le=120_000)]
+    global_delay_max_ms: Annotated[int, Meta(ge=0, le=120_000)]
+    last_seen_at: Annotated[str, Meta(examples=["2026-06-23T12:00:00.000Z"])]
+
+
+class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
+    """The mock state of one session at one revision.
+
+    Attributes
+    ----------
+    project, environment, session_key : str
+        What names the session. The key is normalised.
+    label : str or None
+        A note for people.
+    scenario : str or None
+        Id of the active scenario, ``scn_…``.
+    overrides : tuple of str
+        Ids of the individually activated overrides, ``ovr_…``, in the order they were set.
+    global_delay_ms, global_delay_max_ms : int
+        Milliseconds, 0 to 120,000; see `delay_ms`.
+    last_seen_at : int
+        When a proxy last used the session or a write set it, in ms since 1970, in Redis time. In a view it is as
+        of the last change: touches are not sent to views one by one.
+    revision : int
+        The environment's revision that set this state; the ETag of the HTTP API.
+    created_at, expires_at : int
+        Ms since 1970, in Redis time.
+    effect : Effect or None
+        On what a write returns, how it took effect. Two sessions that differ only here are equal.
+    """
+
+    project: str
+    environment: str
+    session_key: str
+    label: str | None = None
+    scenario: str | None = None
+    overrides: tuple[str, ...] = ()
+    global_delay_ms: int = 0
+    global_delay_max_ms: int = 0
+    last_seen_at: int = 0
+    revision: int = 0
+    created_at: int = 0
+    expires_at: int = 0
+    effect: Effect | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Session):
+            return NotImplemented
+        return msgspec.structs.astuple(self)[:-1] == msgspec.structs.astuple(other)[:-1]
+
+    def __hash__(self) -> int:
+        return hash(msgspec.structs.astuple(self)[:-1])
+
+    def delay_ms(self, rng: random.Random | None = None) -> int:
+        """Draw the delay of one response, in milliseconds.
+
+        Where `global_delay_max_ms` is greater than `global_delay_ms` it is drawn evenly between the two, both
+        included; else it is `global_delay_ms` (HTTP API, PUT).
+
+        Parameters
+        ----------
+        rng : random.Random, optional
+            Where to draw from, for repeatable tests; the `random` module's generator by default.
+        """
+        if self.global_delay_max_ms <= self.global_delay_ms:
+            return self.global_delay_ms
+        return (rng or random).randint(self.global_delay_ms, self.global_delay_max_ms)  # type: ignore[union-attr]
+
+    def document(self) -> SessionDocument:
+        """The session as the HTTP API shows it."""
+        return SessionDocument(
+            self.project,
+            self.environment,
+            self.session_key,
+            self.label,
+            self.scenario,
+            self.overrides,
+            self.global_delay_ms,
+            self.global_delay_max_ms,
+            format_time(self.last_seen_at),
+        )
+
+    def to_json(self) -> bytes:
+        """Encode to exactly the JSON of the HTTP API."""
+        return _encode(self.document())
+
+
+class Deletion(Struct, frozen=True, gc=False):
+    """What `delete` returns; true where there was a session to delete."""
+
+    existed: bool
+    effect: Effect | None = None
+
+    def __bool__(self) -> bool:
+        return self.existed
+
+
+class SessionPage(Struct, frozen=True):
+    """One page of an environment's sessions, newest seen first; `next_cursor` is None on the last."""
+
+    sessions: tuple[Session, ...]
+    next_cursor: str | None
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def format_time(ms: int) -> str:
+    """Milliseconds since 1970 as the HTTP API writes a time: ``2026-06-23T12:00:00.000Z``."""
+    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"
+
+
+def normalize_session_key(key: str) -> str:
+    """Bring a session key into the one form that is stored and compared.
+
+    Line breaks (CR, LF, U+2028, U+2029) are removed, surrounding white space is trimmed, and the rest is cut at 200
+    code points. Normalising twice changes nothing. The result may be empty; `validate_session_key` refuses that.
+    """
+    key = key.translate(_WITHOUT_LINE_BREAKS).strip()
+    if len(key) <= MAX_SESSION_KEY_LENGTH:
+        return key
+    # The cut may leave white space at the end, which a second pass would trim.
+    return key[:MAX_SESSION_KEY_LENGTH].rstrip()
+
+
+def session_key_from_header(value: bytes | str | None) -> str | None:
+    """Take a session key from a raw header: UTF-8 where it is, else Latin-1; None where there is none or it is empty.
+
+    A ``str`` is what a framework decoded as Latin-1, as ASGI frameworks do; UTF-8 in it is recovered.
+    """
+    if value is None:
+        return None
+    try:
+        raw = value if isinstance(value, bytes) else value.encode("latin-1")
+        text = raw.decode("utf-8")
+    except UnicodeEncodeError:
+        text = str(value)
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return normalize_session_key(text) or None
+
+
+def validate_session_key(key: str) -> str:
+    """Normalise a session key and check it.
+
+    Raises
+    ------
+    InvalidSessionKeyError
+        It is not text, is empty after normalising, or holds control characters or lone surrogates.
+    """
+    if not isinstance(key, str):
+        raise InvalidSessionKeyError(f"The session key must be text, not {type(key).__name__}.")
+    key = normalize_session_key(key)
+    if not key:
+        raise InvalidSessionKeyError("The session key is empty; name the session with at least one visible character.")
+    if not key.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in key):
+        raise InvalidSessionKeyError("The session key holds a control character; use printable text.")
+    return key
+
+
+def validate_slug(value: str, what: str) -> str:
+    """Check a project's or environment's slug; `what` names it in the message.
+
+    Raises
+    ------
+    InvalidSlugError
+    """
+    if not isinstance(value, str) or not _SLUG.match(value):
+        raise InvalidSlugError(
+            f"The {what} is not a slug: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit."
+        )
+    return value
+
+
+def validate_label(value: str) -> str:
+    """Check a label: text of at most 200 code points, without lone surrogates."""
+    if not isinstance(value, str):
+        raise InvalidFieldError(f"label must be a string or null, not {type(value).__name__}.")
+    if len(value) > MAX_LABEL_LENGTH:
+        raise InvalidFieldError(f"label must be at most {MAX_LABEL_LENGTH} characters long; it has {len(value)}.")
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise InvalidFieldError("label holds a lone surrogate, which is not text; send valid Unicode.")
+    return value
+
+
+def validate_delay(value: int, what: str) -> int:
+    """Check a delay: a whole number of milliseconds, 0 to 120,000."""
+    if type(value) is not int:
+        raise InvalidFieldError(f"{what} must be a whole number of milliseconds or null, not {type(value).__name__}.")
+    if not 0 <= value <= MAX_DELAY_MS:
+        raise InvalidFieldError(f"{what} must be between 0 and {MAX_DELAY_MS} milliseconds.")
+    return value
+
+
+def validate_scenario(value: str) -> str:
+    """Check the form of a scenario's id."""
+    if not isinstance(value, str):
+        raise InvalidScenarioError(f"scenario must be a string or null, not {type(value).__name__}.")
+    if not _SCENARIO_ID.match(value):
+        raise InvalidScenarioError(
+            f"{_shown(value)} is not a scenario id: use 'scn_' and 1 to 124 letters, digits, '_' or '-'."
+        )
+    return value
+
+
+def validate_override(value: str) -> str:
+    """Check the form of an override's id."""
+    if not isinstance(value, str) or not _OVERRIDE_ID.match(value):
+        raise InvalidOverrideError(
+            f"{_shown(value)} is not an override id: use 'ovr_' and 1 to 124 letters, digits, '_' or '-'."
+        )
+    return value
+
+
+def validate_overrides(values: Iterable[str]) -> tuple[str, ...]:
+    """Check a set of override ids and fold duplicates, the first place kept; at most 200 remain."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidFieldError("overrides must be a list of override ids; send [] for none.")
+    ids = tuple(dict.fromkeys(validate_override(value) for value in values))
+    if len(ids) > MAX_OVERRIDES:
+        raise InvalidFieldError(f"overrides must hold at most {MAX_OVERRIDES} ids; there are {len(ids)}.")
+    return ids
+
+
+def _shown(value: object) -> str:
+    """A value for a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"

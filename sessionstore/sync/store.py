@@ -1,0 +1,280 @@
+"""The store for threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, Unpack
+
+import redis
+from msgspec import UNSET, UnsetType
+
+from .. import operations
+from ..commands import IfMatch, WriteContext
+from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
+from ..connection import check_url, client_options, connection_pool
+from ..embedded import EmbeddedServer
+from ..errors import SessionStoreError, StoreClosedError
+from ..operations import AwaitApplied, Operation
+from ..session import Deletion, Session, SessionPage
+from .connections import Connections
+
+__all__ = ["Environment", "SessionStore"]
+
+T = TypeVar("T")
+
+
+class SessionStore:
+    """Sessions in Redis, for threads: any of them may use it.
+
+    Open it with `from_url`, with `embedded`, or on a redis-py client that the caller owns and closes. Use it as a
+    context manager, or call `close`.
+
+    Parameters
+    ----------
+    client : redis.Redis
+        A client of one primary. Its pool and time-outs are used, and none of its retries: a write whose answer is lost
+        is never sent again.
+    **options
+        See `StoreConfig`.
+    """
+
+    def __init__(self, client: redis.Redis, **options: Unpack[StoreOptions]) -> None:
+        self.config = StoreConfig(**options)
+        self._owned: redis.Redis | None = None
+        self._closed = False
+        self._connections = Connections(connection_pool(client), self.config.deadline_s, self.config.observe)
+
+    @classmethod
+    def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
+        """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database; connects when used."""
+        deadline_s = StoreConfig(**options).deadline_s
+        pool: Any = redis.BlockingConnectionPool.from_url(
+            check_url(url), max_connections=max_connections, timeout=deadline_s, **client_options(deadline_s)
+        )
+        return cls._owning(redis.Redis.from_pool(pool), options)
+
+    @classmethod
+    def embedded(cls, server: EmbeddedServer | None = None, **options: Unpack[StoreOptions]) -> Self:
+        """Make a store in this process's memory, without Redis: for a try and for tests. Stores on one `server` share it."""
+        return cls._owning((server or EmbeddedServer()).client(), options)
+
+    @classmethod
+    def _owning(cls, client: redis.Redis, options: StoreOptions) -> Self:
+        store = cls(client, **options)
+        store._owned = client
+        return store
+
+    def environment(self, project: str, environment: str) -> Environment:
+        """The sessions of one environment; no I/O.
+
+        Raises
+        ------
+        InvalidSlugError
+        """
+        return Environment(self, self.config.context(project, environment))
+
+    def ping(self) -> None:
+        """Make one round trip.
+
+        Raises
+        ------
+        StoreUnavailableError
+        """
+        self._run(operations.ping())
+
+    def close(self) -> None:
+        """Close the connections that the store made itself; closing twice is fine."""
+        self._closed = True
+        if self._owned is not None:
+            self._owned.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, operation: Operation[T]) -> T:
+        """Take an operation's steps."""
+        if self._closed:
+            raise StoreClosedError("This store is closed; open another.")
+        try:
+            step = next(operation)
+            while True:
+                try:
+                    if isinstance(step, AwaitApplied):
+                        result: Any = self._await_applied(step)
+                    else:
+                        result = self._connections.execute(step)
+                except SessionStoreError as exc:
+                    step = operation.throw(exc)
+                else:
+                    step = operation.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    def _await_applied(self, step: AwaitApplied) -> None:
+        time.sleep(step.timeout_s)
+
+
+class Environment:
+    """The sessions of one environment of one project. Made by `SessionStore.environment`.
+
+    Every method may raise `InvalidInputError` before anything is sent, `EnvironmentNotFoundError` where the project has
+    registered environments and this is none of them, `StoreUnavailableError` where Redis can't serve the call, and
+    `OutcomeUnknownError` where a write was sent and no answer came.
+    """
+
+    __slots__ = ("_context", "_store")
+
+    def __init__(self, store: SessionStore, context: WriteContext) -> None:
+        self._store = store
+        self._context = context
+
+    @property
+    def project(self) -> str:
+        """The project's slug."""
+        return self._context.keys.project
+
+    @property
+    def name(self) -> str:
+        """The environment's slug."""
+        return self._context.keys.environment
+
+    def get(self, session_key: str) -> Session | None:
+        """Read one session, or None. It does not count as seen."""
+        return self._store._run(operations.get(self._context.keys, session_key))
+
+    def put(
+        self,
+        session_key: str,
+        *,
+        label: str | None | UnsetType = UNSET,
+        scenario: str | None | UnsetType = UNSET,
+        overrides: Iterable[str] | UnsetType = UNSET,
+        global_delay_ms: int | None | UnsetType = UNSET,
+        global_delay_max_ms: int | None | UnsetType = UNSET,
+        if_match: IfMatch | None = None,
+        if_none_match: Literal["*"] | None = None,
+        wait: bool = True,
+    ) -> Session:
+        """Set a session's state, all of it or nothing; create the session if it is missing.
+
+        Parameters
+        ----------
+        session_key : str
+            Normalised, see `normalize_session_key`.
+        label, scenario, overrides, global_delay_ms, global_delay_max_ms : optional
+            Omitted: left unchanged. None: cleared (not for `overrides`, which take ``[]``). See `Session` for bounds.
+        if_match : int, sequence of int, or "*"
+            Only if the session is at this revision, at one of these, or exists.
+        if_none_match : "*"
+            Only if the session does not exist.
+        wait : bool
+            Return when every live view serves the new state; False returns when Redis has committed it.
+
+        Raises
+        ------
+        PreconditionFailedError
+        InvalidOverrideError, InvalidScenarioError
+            An id is malformed, or not in the environment's catalog.
+        NotEffectiveError
+            The write was committed, but whether every view serves it is not known.
+        """
+        return self._store._run(
+            operations.put(
+                self._context,
+                time.monotonic,
+                session_key,
+                label=label,
+                scenario=scenario,
+                overrides=overrides,
+                global_delay_ms=global_delay_ms,
+                global_delay_max_ms=global_delay_max_ms,
+                if_match=if_match,
+                if_none_match=if_none_match,
+                wait=wait,
+            )
+        )
+
+    def activate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
+        """Switch one published mock on; create the session if it is missing.
+
+        Raises
+        ------
+        OverrideNotFoundError
+            The catalog has no such mock.
+        InvalidOverrideError
+            The id is malformed, the mock is scenario-local, or the session has as many as there can be.
+        """
+        return self._store._run(
+            operations.activate(self._context, time.monotonic, session_key, override, wait=wait)
+        )
+
+    def deactivate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
+        """Switch one published mock off.
+
+        Raises
+        ------
+        SessionNotFoundError
+        OverrideNotFoundError, InvalidOverrideError
+            As for `activate`.
+        """
+        return self._store._run(
+            operations.deactivate(self._context, time.monotonic, session_key, override, wait=wait)
+        )
+
+    def reset(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Session:
+        """Clear everything that `put` can set, and keep the session.
+
+        Raises
+        ------
+        SessionNotFoundError, PreconditionFailedError
+        """
+        return self._store._run(
+            operations.reset(self._context, time.monotonic, session_key, if_match=if_match, wait=wait)
+        )
+
+    def delete(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Deletion:
+        """Remove a session; what it returns is true where there was one.
+
+        Raises
+        ------
+        PreconditionFailedError
+        """
+        return self._store._run(
+            operations.delete(self._context, time.monotonic, session_key, if_match=if_match, wait=wait)
+        )
+
+    def list(self, limit: int = 50, cursor: str | None = None) -> SessionPage:
+        """Read one page of the live sessions, newest seen first.
+
+        Parameters
+        ----------
+        limit : int
+            1 to 100.
+        cursor : str, optional
+            `SessionPage.next_cursor` of the page before.
+
+        Raises
+        ------
+        InvalidQueryError
+        """
+        return self._store._run(operations.list_sessions(self._context.keys, limit, cursor))
+
+    def touch(self, seen: Mapping[str, int]) -> int:
+        """Note when sessions were last seen, and keep them alive; returns how many of them there were.
+
+        A session that is gone is not revived, ``last_seen_at`` never goes back, and a time in the future counts as now.
+
+        Parameters
+        ----------
+        seen : mapping
+            Session key → ms since 1970, in Redis time. Sent in batches of 200, each atomic.
+        """
+        return self._store._run(operations.touch(self._context, seen))

@@ -1,0 +1,52 @@
+"""Fixtures for all tests: a real Redis, fakeredis, and stores on either."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from sessionstore import EmbeddedServer
+
+from .redis_server import MISSING, RedisServer, find_redis_server
+
+_prefixes = itertools.count()
+
+
+def require_redis_server() -> None:
+    """Skip where there is no redis-server; under CI=true that is a failure."""
+    if find_redis_server() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(MISSING, pytrace=False)
+        pytest.skip(MISSING)
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """A real Redis for all tests that leave it running; use it with a `prefix` of your own, and don't flush it."""
+    require_redis_server()
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A real Redis for one test, which may flush, stop, restart or pause it."""
+    require_redis_server()
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A key prefix that no other test uses."""
+    return f"t{next(_prefixes)}"
+
+
+@pytest.fixture
+def embedded_server() -> Iterator[EmbeddedServer]:
+    """A fakeredis server for one test."""
+    with EmbeddedServer() as server:
+        yield server

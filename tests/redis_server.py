@@ -1,0 +1,126 @@
+"""A real redis-server for tests: its own process, port and folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+__all__ = ["MISSING", "RedisServer", "find_redis_server", "free_port"]
+
+MISSING = "redis-server is not installed (Debian: apt-get install redis-server); set REDIS_SERVER to its path"
+
+
+def find_redis_server() -> str | None:
+    """Path of the server's program: REDIS_SERVER, else what the PATH has."""
+    return os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """Start it with `start` or as a context manager; `options` are those of the command line, without dashes."""
+
+    def __init__(self, *, port: int | None = None, **options: str) -> None:
+        program = find_redis_server()
+        if program is None:
+            raise RuntimeError(MISSING)
+        self._program = program
+        self.port = port or free_port()
+        self.options = {"save": "", "appendonly": "no", **options}
+        self._folder = tempfile.TemporaryDirectory(prefix="sessionstore-redis-", ignore_cleanup_errors=True)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps its files."""
+        return Path(self._folder.name)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server runs"
+        return self._process.pid
+
+    def client(self, **kwargs: object) -> redis.Redis:
+        """A plain client, for looking behind the library's back."""
+        client: redis.Redis = redis.Redis.from_url(self.url, **kwargs)  # type: ignore[arg-type]
+        return client
+
+    def start(self, *, await_ready: bool = True) -> Self:
+        options = [part for name, value in self.options.items() for part in (f"--{name.replace('_', '-')}", value)]
+        self._process = subprocess.Popen(
+            [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name, *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        if await_ready:
+            self.await_ready()
+        return self
+
+    def await_ready(self) -> None:
+        """Return when it answers PING."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                with self.client(retry=None, socket_timeout=1) as client:
+                    client.ping()
+                    return
+            except redis.RedisError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """SIGSTOP: it hangs, and its sockets stay open."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop it for good and remove its folder."""
+        if self._process is not None:
+            self._end(signal.SIGKILL)
+        self._folder.cleanup()
+
+    def _end(self, number: int) -> None:
+        assert self._process is not None, "the server runs"
+        self._process.send_signal(signal.SIGCONT)
+        self._process.send_signal(number)
+        self._process.wait(10)
+        self._process = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
