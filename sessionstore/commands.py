@@ -168,7 +168,10 @@ def put(
     if global_delay_ms is not UNSET:
         patch += ("+globalDelayMs", validate_delay(0 if global_delay_ms is None else global_delay_ms, "globalDelayMs"))
     if global_delay_max_ms is not UNSET:
-        patch += ("+globalDelayMaxMs", validate_delay(0 if global_delay_max_ms is None else global_delay_max_ms, "globalDelayMaxMs"))
+        patch += (
+            "+globalDelayMaxMs",
+            validate_delay(0 if global_delay_max_ms is None else global_delay_max_ms, "globalDelayMaxMs"),
+        )
     if if_none_match not in (None, "*"):
         raise InvalidQueryError('if_none_match must be None or "*".')
     keys = context.keys
@@ -225,7 +228,13 @@ def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[To
     return Call(
         load_script("touch"),
         (keys.index, keys.head, keys.changes, *map(keys.session, times)),
-        (op_id, context.ttl_ms, context.lease_ms, context.known_rev, *(part for pair in times.items() for part in pair)),
+        (
+            op_id,
+            context.ttl_ms,
+            context.lease_ms,
+            context.known_rev,
+            *(part for pair in times.items() for part in pair),
+        ),
         partial(_checked, _touch_reply, keys, "", False),
         writes=True,
     )

@@ -56,7 +56,10 @@ _REFUSAL_CLASSES: tuple[tuple[type[Exception], str], ...] = (
 
 
 def client_options(deadline_s: float) -> dict[str, Any]:
-    """Options for a client of our own: no retries, since a script whose answer is lost may have run; short time-outs."""
+    """Options for a client of our own: short time-outs, and no retries.
+
+    A script whose answer is lost may have run.
+    """
     return {
         "socket_connect_timeout": deadline_s / 2,
         "socket_timeout": deadline_s / 2,
@@ -77,7 +80,9 @@ def check_url(url: str) -> str:
     except ValueError:
         scheme = ""
     if scheme not in ("redis", "rediss", "unix"):
-        raise InvalidInputError("A Redis URL begins with redis://, rediss:// or unix://, as in redis://localhost:6379/0.")
+        raise InvalidInputError(
+            "A Redis URL begins with redis://, rediss:// or unix://, as in redis://localhost:6379/0."
+        )
     return url
 
 
@@ -85,9 +90,7 @@ def connection_pool(client: Any) -> Any:
     """The pool of a redis-py client that the caller owns. Calls take its connections, and none of its retries."""
     pool = getattr(client, "connection_pool", None)
     if pool is None:
-        raise InvalidInputError(
-            f"A {type(client).__name__} has no connection pool of one primary; pass a redis.Redis or a Sentinel's client."
-        )
+        raise InvalidInputError(f"A {type(client).__name__} has no connection pool of one primary; pass a redis.Redis.")
     return pool
 
 

@@ -1,10 +1,10 @@
 """What is published on the two channels of an environment.
 
-``changes`` carries one message for each revision, in commit order, with the full new state. ``rev`` and ``prev`` make a
-chain: a receiver has missed nothing where the next message has ``rev`` one above its own and ``prev`` equal to the id it
-has. ``applied`` carries the revision that every live view has applied.
+``changes`` carries one message for each revision, in commit order, with the full new state. ``rev`` and ``prev`` make
+a chain: a receiver has missed nothing where the next message has ``rev`` one above its own and ``prev`` equal to the
+id it has. ``applied`` carries the revision that every live view has applied.
 
-All are JSON, UTF-8; times are ms since 1970 in Redis time. Unknown fields are to be ignored; an unknown ``type`` is not.
+All are JSON, UTF-8; times are ms since 1970 in Redis time. Ignore unknown fields, but not an unknown ``type``.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ class _Change(Struct, rename="camel", tag_field="type", frozen=True, kw_only=Tru
     wait: bool = False
 
 
-class SessionSet(_Change, tag="set"):
+class SessionSet(_Change, tag="set", frozen=True, kw_only=True):
     """A session has this state now."""
 
     session: SessionState
 
 
-class SessionDeleted(_Change, tag="delete"):
+class SessionDeleted(_Change, tag="delete", frozen=True, kw_only=True):
     """A session is gone."""
 
     session_key: str
 
 
-class ExpiryMoved(_Change, tag="expiry"):
+class ExpiryMoved(_Change, tag="expiry", frozen=True, kw_only=True):
     """Sessions live longer: session key, expiresAt, lastSeenAt."""
 
     sessions: tuple[tuple[str, int, int], ...]
 
 
-class CatalogChanged(_Change, tag="catalog"):
+class CatalogChanged(_Change, tag="catalog", frozen=True, kw_only=True):
     """The environment has this catalog now; None: it has none."""
 
     catalog: Catalog | None
@@ -100,7 +100,8 @@ def decode_change(payload: bytes | str) -> Change:
     CorruptDataError
     """
     try:
-        return _changes.decode(payload)
+        change: Change = _changes.decode(payload)
+        return change
     except (msgspec.DecodeError, UnicodeError) as exc:
         raise CorruptDataError(f"A message on the changes channel does not decode: {exc}.") from exc
 

@@ -185,9 +185,7 @@ def list_sessions(keys: EnvironmentKeys, limit: int, cursor: str | None) -> Oper
             return SessionPage(tuple(sessions), encode_cursor(*after))
 
 
-def _write_session(
-    context: WriteContext, clock: Clock, call: Call[WriteReply], wait: bool
-) -> Operation[Session]:
+def _write_session(context: WriteContext, clock: Clock, call: Call[WriteReply], wait: bool) -> Operation[Session]:
     started = clock()
     reply: WriteReply = yield call
     assert reply.session is not None, "a script that writes a session answers with it"

@@ -174,7 +174,7 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
         """
         if self.global_delay_max_ms <= self.global_delay_ms:
             return self.global_delay_ms
-        return (rng or random).randint(self.global_delay_ms, self.global_delay_max_ms)  # type: ignore[union-attr]
+        return (rng or random).randint(self.global_delay_ms, self.global_delay_max_ms)
 
     def document(self) -> SessionDocument:
         """The session as the HTTP API shows it."""

@@ -62,7 +62,7 @@ class RedisServer:
 
     def client(self, **kwargs: object) -> redis.Redis:
         """A plain client, for looking behind the library's back."""
-        client: redis.Redis = redis.Redis.from_url(self.url, **kwargs)  # type: ignore[arg-type]
+        client: redis.Redis = redis.Redis.from_url(self.url, **kwargs)
         return client
 
     def start(self, *, await_ready: bool = True) -> Self:

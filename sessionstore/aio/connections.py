@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import Any, TypeVar
 
-from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import NoScriptError, ResponseError
 
 from ..commands import Call
@@ -22,7 +21,7 @@ T = TypeVar("T")
 class Connections:
     """The connections of one store."""
 
-    def __init__(self, pool: ConnectionPool[Any], deadline_s: float, observe: Observer | None) -> None:
+    def __init__(self, pool: Any, deadline_s: float, observe: Observer | None) -> None:
         self.pool = pool
         self._deadline_s = deadline_s
         self._observe = observe

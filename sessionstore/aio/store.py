@@ -17,6 +17,7 @@ from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..connection import check_url, client_options, connection_pool
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
+from ..messages import Applied
 from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
 from .connections import Connections
@@ -49,7 +50,10 @@ class AsyncSessionStore:
 
     @classmethod
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
-        """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database; connects when used."""
+        """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database.
+
+        It connects when it is used.
+        """
         deadline_s = StoreConfig(**options).deadline_s
         pool: Any = redis.asyncio.BlockingConnectionPool.from_url(
             check_url(url), max_connections=max_connections, timeout=deadline_s, **client_options(deadline_s)
@@ -58,7 +62,10 @@ class AsyncSessionStore:
 
     @classmethod
     def embedded(cls, server: EmbeddedServer | None = None, **options: Unpack[StoreOptions]) -> Self:
-        """Make a store in this process's memory, without Redis: for a try and for tests. Stores on one `server` share it."""
+        """Make a store in this process's memory, without Redis: for a try and for tests.
+
+        Stores on one `server` share it.
+        """
         return cls._owning((server or EmbeddedServer()).async_client(), options)
 
     @classmethod
@@ -119,8 +126,9 @@ class AsyncSessionStore:
             value: T = stop.value
             return value
 
-    async def _await_applied(self, step: AwaitApplied) -> None:
+    async def _await_applied(self, step: AwaitApplied) -> Applied | None:
         await asyncio.sleep(step.timeout_s)
+        return None
 
 
 class AsyncEnvironment:

@@ -4,7 +4,7 @@
 -- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
 -- ARGV[8] override id  [9] how many overrides a session may have
 --
--- Returns   lib/reply.lua, written; or the status unknown_environment, unknown_override, local_override,
+-- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override, local_override,
 --           too_many_overrides
 -- Publishes 'set' where the override was off, or 'expiry' where only the expiry moved
 
@@ -13,6 +13,7 @@
 --@include lib/session
 --@include lib/revision
 --@include lib/lease
+--@include lib/failure
 --@include lib/reply
 --@include lib/catalog
 --@include lib/write

@@ -4,7 +4,7 @@
 -- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
 -- ARGV[8] override id
 --
--- Returns   lib/reply.lua, written; or the status unknown_environment, unknown_override, local_override, not_found
+-- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override, local_override, not_found
 -- Publishes 'set' where the override was on, or 'expiry' where only the expiry moved
 
 --@include lib/clock
@@ -12,6 +12,7 @@
 --@include lib/session
 --@include lib/revision
 --@include lib/lease
+--@include lib/failure
 --@include lib/reply
 --@include lib/catalog
 --@include lib/write

@@ -4,7 +4,7 @@
 -- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
 -- ARGV[8] If-Match: '', '*' or ',7,9,'
 --
--- Returns   lib/reply.lua, written, with no session; or the status unknown_environment, precondition_failed
+-- Returns   lib/reply.lua, written, with no session; or lib/failure.lua with the status unknown_environment, precondition_failed
 -- Publishes 'delete' where there was a session
 
 --@include lib/clock
@@ -12,6 +12,7 @@
 --@include lib/session
 --@include lib/revision
 --@include lib/lease
+--@include lib/failure
 --@include lib/reply
 --@include lib/precondition
 --@include lib/write

@@ -3,12 +3,12 @@
 -- KEYS[1] session  [2] environments
 -- ARGV[1] environment  [2] session key
 --
--- Returns {"status": "ok", "now": ms, "session": … or null}; or the status unknown_environment
+-- Returns {"status": "ok", "now": ms, "session": … or null}; or lib/failure.lua with the status unknown_environment
 
 --@include lib/clock
 --@include lib/environment
 --@include lib/session
---@include lib/reply
+--@include lib/failure
 
 if not environment_is_known(KEYS[2], ARGV[1]) then
   return failure('unknown_environment', ARGV[1])

@@ -3,11 +3,11 @@
 -- KEYS[1] index  [2] environments
 -- ARGV[1] environment  [2] how many  [3] the score to start at (or '+inf')  [4] the last member of the page before, or ''
 --
--- Returns {"status": "ok", "members": [[session key, lastSeenAt], …]}; or the status unknown_environment. Fewer members
+-- Returns {"status": "ok", "members": [[session key, lastSeenAt], …]}; or lib/failure.lua with the status unknown_environment. Fewer members
 --         than asked for: it was the last page
 
 --@include lib/environment
---@include lib/reply
+--@include lib/failure
 
 if not environment_is_known(KEYS[2], ARGV[1]) then
   return failure('unknown_environment', ARGV[1])

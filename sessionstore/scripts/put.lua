@@ -6,7 +6,7 @@
 -- ARGV[8] If-Match: '', '*' or ',7,9,'  [9] If-None-Match: '' or '*'
 -- ARGV[10..] pairs: '+name', value (set) or '-name', '' (clear); name is a property, overrides are a JSON array
 --
--- Returns   lib/reply.lua, written; or the status unknown_environment, precondition_failed, unknown_override,
+-- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed, unknown_override,
 --           local_override, unknown_scenario
 -- Publishes 'set', or 'expiry' where only the expiry moved
 
@@ -15,6 +15,7 @@
 --@include lib/session
 --@include lib/revision
 --@include lib/lease
+--@include lib/failure
 --@include lib/reply
 --@include lib/precondition
 --@include lib/catalog

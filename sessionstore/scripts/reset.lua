@@ -3,7 +3,7 @@
 -- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
 -- ARGV[8] If-Match: '', '*' or ',7,9,'
 --
--- Returns   lib/reply.lua, written; or the status unknown_environment, precondition_failed, not_found
+-- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed, not_found
 -- Publishes 'set' where something was cleared, or 'expiry' where only the expiry moved
 
 --@include lib/clock
@@ -11,6 +11,7 @@
 --@include lib/session
 --@include lib/revision
 --@include lib/lease
+--@include lib/failure
 --@include lib/reply
 --@include lib/precondition
 --@include lib/write

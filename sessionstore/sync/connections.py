@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, TypeVar
 
-from redis.connection import ConnectionPool
 from redis.exceptions import NoScriptError, ResponseError
 
 from ..commands import Call
@@ -21,7 +20,7 @@ T = TypeVar("T")
 class Connections:
     """The connections of one store."""
 
-    def __init__(self, pool: ConnectionPool, deadline_s: float, observe: Observer | None) -> None:
+    def __init__(self, pool: Any, deadline_s: float, observe: Observer | None) -> None:
         self.pool = pool
         self._deadline_s = deadline_s
         self._observe = observe

@@ -16,6 +16,7 @@ from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..connection import check_url, client_options, connection_pool
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
+from ..messages import Applied
 from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
 from .connections import Connections
@@ -48,7 +49,10 @@ class SessionStore:
 
     @classmethod
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
-        """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database; connects when used."""
+        """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database.
+
+        It connects when it is used.
+        """
         deadline_s = StoreConfig(**options).deadline_s
         pool: Any = redis.BlockingConnectionPool.from_url(
             check_url(url), max_connections=max_connections, timeout=deadline_s, **client_options(deadline_s)
@@ -57,7 +61,10 @@ class SessionStore:
 
     @classmethod
     def embedded(cls, server: EmbeddedServer | None = None, **options: Unpack[StoreOptions]) -> Self:
-        """Make a store in this process's memory, without Redis: for a try and for tests. Stores on one `server` share it."""
+        """Make a store in this process's memory, without Redis: for a try and for tests.
+
+        Stores on one `server` share it.
+        """
         return cls._owning((server or EmbeddedServer()).client(), options)
 
     @classmethod
@@ -118,8 +125,9 @@ class SessionStore:
             value: T = stop.value
             return value
 
-    def _await_applied(self, step: AwaitApplied) -> None:
+    def _await_applied(self, step: AwaitApplied) -> Applied | None:
         time.sleep(step.timeout_s)
+        return None
 
 
 class Environment:
@@ -212,9 +220,7 @@ class Environment:
         InvalidOverrideError
             The id is malformed, the mock is scenario-local, or the session has as many as there can be.
         """
-        return self._store._run(
-            operations.activate(self._context, time.monotonic, session_key, override, wait=wait)
-        )
+        return self._store._run(operations.activate(self._context, time.monotonic, session_key, override, wait=wait))
 
     def deactivate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
         """Switch one published mock off.
@@ -225,9 +231,7 @@ class Environment:
         OverrideNotFoundError, InvalidOverrideError
             As for `activate`.
         """
-        return self._store._run(
-            operations.deactivate(self._context, time.monotonic, session_key, override, wait=wait)
-        )
+        return self._store._run(operations.deactivate(self._context, time.monotonic, session_key, override, wait=wait))
 
     def reset(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Session:
         """Clear everything that `put` can set, and keep the session.

@@ -1,8 +1,4 @@
--- What every script that writes a session answers: one JSON object.
-
-local function failure(status, detail)
-  return '{"status":"' .. status .. '","detail":' .. cjson.encode(detail) .. '}'
-end
+-- What every script that writes a session answers where it succeeds: one JSON object.
 
 -- `await` is the revision that the caller has to wait for; `live` and `pending` count the leases that live now and those of
 -- them that have not applied it.
