@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from .catalog import Catalog
 from .errors import (
     CorruptDataError,
     EnvironmentNotFoundError,
@@ -26,6 +27,7 @@ from .messages import SessionState
 from .session import MAX_OVERRIDES, Session
 
 __all__ = [
+    "CatalogReply",
     "HeadReply",
     "IndexPage",
     "PingReply",
@@ -122,6 +124,17 @@ class HeadReply(Struct, frozen=True):
     now: int
     rev: int
     id: str
+
+
+class CatalogReply(Struct, frozen=True):
+    """Answer of catalog_read."""
+
+    now: int
+    #: whether the environment is registered, or its project has registered none
+    known: bool
+    #: the revision of the catalog's last change, its removal too; 0 where there never was one
+    rev: int
+    catalog: Catalog | None
 
 
 class StandingReply(Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 from msgspec import UNSET, UnsetType
 
 from .codec import (
+    CatalogReply,
     HeadReply,
     IndexPage,
     Payload,
@@ -57,6 +58,7 @@ __all__ = [
     "ping",
     "put",
     "read",
+    "read_catalog",
     "read_head",
     "reset",
     "scan",
@@ -115,6 +117,7 @@ _scan_reply = decoder(ScanReply)
 _sessions_reply = decoder(SessionsReply)
 _ping_reply = decoder(PingReply)
 _head_reply = decoder(HeadReply)
+_catalog_reply = decoder(CatalogReply)
 _standing_reply = decoder(StandingReply)
 
 
@@ -264,6 +267,16 @@ def scan(keys: EnvironmentKeys, cursor: str, count: int = READ_BATCH) -> Call[Sc
 def read_head(keys: EnvironmentKeys) -> Call[HeadReply]:
     """Read where the chain of revisions stands."""
     return Call(load_script("head"), (keys.head,), (), _head_reply)
+
+
+def read_catalog(keys: EnvironmentKeys) -> Call[CatalogReply]:
+    """Read the environment's catalog, and the revision of its last change."""
+    return Call(
+        load_script("catalog_read"),
+        (keys.catalog, keys.head, keys.environments),
+        (keys.environment,),
+        _catalog_reply,
+    )
 
 
 def standing(keys: EnvironmentKeys, rev: int) -> Call[StandingReply]:
