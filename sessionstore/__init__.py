@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+from .aio.apikeys import AsyncApiKeys
 from .aio.store import AsyncEnvironment, AsyncSessionStore
+from .apikeys import ApiKey, KeyRing, KeySnapshot, NewApiKey, Refusal
 from .embedded import EmbeddedServer
 from .errors import (
+    ApiKeyNotFoundError,
     CorruptDataError,
     EnvironmentNotFoundError,
+    InvalidCatalogError,
     InvalidFieldError,
     InvalidInputError,
     InvalidOverrideError,
@@ -27,6 +31,7 @@ from .errors import (
     StaleView,
     StoreClosedError,
     StoreUnavailableError,
+    TooManyApiKeysError,
 )
 from .session import (
     Deletion,
@@ -36,12 +41,15 @@ from .session import (
     normalize_session_key,
     session_key_from_header,
 )
+from .sync.apikeys import ApiKeys
 from .sync.store import Environment, SessionStore
 
 __version__ = "0.1.0"
 
 __all__ = [
     # stores
+    "ApiKeys",
+    "AsyncApiKeys",
     "AsyncEnvironment",
     "AsyncSessionStore",
     "EmbeddedServer",
@@ -52,12 +60,20 @@ __all__ = [
     "Effect",
     "Session",
     "SessionPage",
+    # API keys
+    "ApiKey",
+    "KeyRing",
+    "KeySnapshot",
+    "NewApiKey",
+    "Refusal",
     # session keys
     "normalize_session_key",
     "session_key_from_header",
     # errors
+    "ApiKeyNotFoundError",
     "CorruptDataError",
     "EnvironmentNotFoundError",
+    "InvalidCatalogError",
     "InvalidFieldError",
     "InvalidInputError",
     "InvalidOverrideError",
@@ -75,4 +91,5 @@ __all__ = [
     "StaleView",
     "StoreClosedError",
     "StoreUnavailableError",
+    "TooManyApiKeysError",
 ]

@@ -9,11 +9,14 @@
     │   ├── InvalidFieldError                   a property out of its bounds
     │   ├── InvalidOverrideError                an override id that is malformed, unknown or scenario-local
     │   ├── InvalidScenarioError                a scenario id that is malformed or unknown
-    │   └── InvalidQueryError                   a limit, cursor or similar parameter
+    │   ├── InvalidQueryError                   a limit, cursor or similar parameter
+    │   ├── InvalidCatalogError                 a catalog document that can't be applied
+    │   └── TooManyApiKeysError                 as many API keys are active as there can be
     ├── NotFoundError
     │   ├── SessionNotFoundError
     │   ├── OverrideNotFoundError
-    │   └── EnvironmentNotFoundError
+    │   ├── EnvironmentNotFoundError
+    │   └── ApiKeyNotFoundError
     ├── PreconditionFailedError                 if_match or if_none_match did not hold; nothing was changed
     ├── StoreUnavailableError                   Redis can't be reached, or refuses
     │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
@@ -33,8 +36,10 @@ if TYPE_CHECKING:
     from .session import Session
 
 __all__ = [
+    "ApiKeyNotFoundError",
     "CorruptDataError",
     "EnvironmentNotFoundError",
+    "InvalidCatalogError",
     "InvalidFieldError",
     "InvalidInputError",
     "InvalidOverrideError",
@@ -52,6 +57,7 @@ __all__ = [
     "StaleView",
     "StoreClosedError",
     "StoreUnavailableError",
+    "TooManyApiKeysError",
 ]
 
 
@@ -101,6 +107,14 @@ class InvalidQueryError(InvalidInputError):
     code: ClassVar[str] = "invalid_query"
 
 
+class InvalidCatalogError(InvalidInputError):
+    """A catalog document can't be applied; the message names the place in it."""
+
+
+class TooManyApiKeysError(InvalidInputError):
+    """As many API keys are active as there can be."""
+
+
 class NotFoundError(SessionStoreError):
     """What the call names does not exist."""
 
@@ -117,6 +131,10 @@ class OverrideNotFoundError(NotFoundError):
 
 class EnvironmentNotFoundError(NotFoundError):
     """The project has registered environments, and this is none of them."""
+
+
+class ApiKeyNotFoundError(NotFoundError):
+    """There is no API key with this id."""
 
 
 class PreconditionFailedError(SessionStoreError):

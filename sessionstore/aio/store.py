@@ -20,6 +20,7 @@ from ..errors import SessionStoreError, StoreClosedError
 from ..messages import Applied
 from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
+from .apikeys import AsyncApiKeys
 from .connections import Connections
 
 __all__ = ["AsyncEnvironment", "AsyncSessionStore"]
@@ -82,6 +83,11 @@ class AsyncSessionStore:
         InvalidSlugError
         """
         return AsyncEnvironment(self, self.config.context(project, environment))
+
+    @property
+    def keys(self) -> AsyncApiKeys:
+        """The API keys of every project; no I/O."""
+        return AsyncApiKeys(self)
 
     async def ping(self) -> None:
         """Make one round trip.

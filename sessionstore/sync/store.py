@@ -19,6 +19,7 @@ from ..errors import SessionStoreError, StoreClosedError
 from ..messages import Applied
 from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
+from .apikeys import ApiKeys
 from .connections import Connections
 
 __all__ = ["Environment", "SessionStore"]
@@ -81,6 +82,11 @@ class SessionStore:
         InvalidSlugError
         """
         return Environment(self, self.config.context(project, environment))
+
+    @property
+    def keys(self) -> ApiKeys:
+        """The API keys of every project; no I/O."""
+        return ApiKeys(self)
 
     def ping(self) -> None:
         """Make one round trip.
