@@ -18,7 +18,7 @@ from . import commands
 from .codec import WriteReply, decode_cursor, encode_cursor, session_from_state
 from .commands import Call, IfMatch, WriteContext
 from .errors import InvalidQueryError, NotEffectiveError, StoreUnavailableError
-from .keys import EnvironmentKeys
+from .keys import EnvironmentKeys, ProjectKeys
 from .messages import Applied
 from .session import Deletion, Effect, Session, SessionPage
 
@@ -28,6 +28,7 @@ __all__ = [
     "activate",
     "deactivate",
     "delete",
+    "environments",
     "get",
     "list_sessions",
     "ping",
@@ -73,6 +74,12 @@ def ping() -> Operation[int]:
     reply = yield commands.ping()
     now: int = reply.now
     return now
+
+
+def environments(keys: ProjectKeys) -> Operation[tuple[str, ...]]:
+    """Read the project's registered environments, in alphabetical order."""
+    reply = yield commands.environments(keys)
+    return tuple(sorted(reply.environments))
 
 
 def get(keys: EnvironmentKeys, session_key: str) -> Operation[Session | None]:
