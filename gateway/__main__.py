@@ -1,0 +1,126 @@
+"""Run the gateway: ``python -m gateway --help``.
+
+Exit codes: 0 after SIGTERM or Ctrl+C, 1 where it can't listen or has no store, 2 for options and variables that can't
+be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from sessionstore import AsyncSessionStore, EmbeddedServer
+from sessionstore.apikeys import generate_secret
+from sessionstore.config import StoreOptions
+from sessionstore.errors import SessionStoreError
+
+from .app import create_app
+from .auth import Authenticator
+from .logs import configure_logging
+from .routes import BASE_PATH
+from .server import Server, listening_socket, server_config
+from .settings import API_KEY_VARIABLE, Settings, UsageError, parse_settings
+
+__all__ = ["main"]
+
+log = logging.getLogger("gateway")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the gateway until it is told to stop; returns the exit code."""
+    try:
+        settings = parse_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
+    except UsageError as exc:
+        return _fail(2, f"{exc}\nSee python -m gateway --help.")
+    configure_logging(settings.log_level)
+    with contextlib.ExitStack() as stack:
+        try:
+            listener = stack.enter_context(listening_socket(settings.host, settings.port))
+        except OSError as exc:
+            reason = exc.strerror or str(exc)
+            return _fail(1, f"Can't listen on {settings.host} port {settings.port}: {reason}. Choose with --port.")
+        try:
+            embedded = stack.enter_context(EmbeddedServer()) if settings.redis_url is None else None
+            store = _open_store(settings, embedded)
+        except SessionStoreError as exc:
+            return _fail(1, str(exc))
+        except ValueError:  # redis-py's, which may quote the URL
+            return _fail(2, "The Redis URL can't be used: give it as redis://host:port/database.")
+        secret = settings.api_key or generate_secret()
+        url = f"http://{_shown_address(listener)}"
+        if embedded is not None:
+            _print_welcome(url, embedded.listen(), secret, generated=settings.api_key is None)
+        log.info("Listening on %s", url)
+        _run(settings, store, secret, listener)
+    return 0
+
+
+def _open_store(settings: Settings, embedded: EmbeddedServer | None) -> AsyncSessionStore:
+    options: StoreOptions = {
+        "ttl_s": settings.ttl_s,
+        "deadline_s": settings.deadline_s,
+        "prefix": settings.prefix,
+    }
+    if settings.redis_url is None:
+        return AsyncSessionStore.embedded(embedded, **options)
+    return AsyncSessionStore.from_url(settings.redis_url, **options)
+
+
+def _run(settings: Settings, store: AsyncSessionStore, secret: str, listener: socket.socket) -> None:
+    app = create_app(store, Authenticator(secret), access_log=settings.access_log)
+    config = server_config(app, shutdown_grace_s=settings.shutdown_grace_s)
+
+    async def serve() -> None:
+        async with store:
+            await Server(config).serve([listener])
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(serve())
+
+
+def _print_welcome(url: str, redis_url: str, secret: str, *, generated: bool) -> None:
+    """Say what a first user needs: that nothing is kept, the key, and calls to paste.
+
+    A key that was chosen is not shown: whoever chose it has it in the environment.
+    """
+    shown = secret if generated else f"${API_KEY_VARIABLE}"
+    session = f"{url}{BASE_PATH}/sessions/ci-42?project=checkout&environment=staging"
+    authorization = f'-H "Authorization: Bearer {shown}"'
+    body = '{"label": "CI run 4821", "overrides": ["ovr_extraMock"]}'
+    print(  # noqa: T201  for a person at a terminal; logs go to standard error
+        f"""\
+No Redis was named, so sessions live in this process's memory: all state is lost when it exits.
+
+  API    {url}{BASE_PATH}
+  Redis  {redis_url}  (embedded; for proxies and the command line on this machine)
+  Key    {shown}
+
+Try it:
+
+  curl -X PUT '{session}' {authorization} -H 'Content-Type: application/json' -d '{body}'
+  curl '{session}' {authorization}
+  curl -X DELETE '{session}&mode=delete' {authorization}
+""",
+        flush=True,
+    )
+
+
+def _shown_address(listener: socket.socket) -> str:
+    """The address for a URL; one that stands for every interface is shown as the loopback one."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _fail(code: int, message: str) -> int:
+    print(message, file=sys.stderr)  # noqa: T201  one sentence for a person, not a log record
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The gateway as an ASGI app: Starlette's router, and one middleware around it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from starlette.routing import Router
+
+from sessionstore import AsyncSessionStore
+from sessionstore.errors import SessionStoreError, StoreUnavailableError
+
+from .auth import Authenticator
+from .errors import STATUS, error_body, error_headers
+from .exchange import ClientGoneError, Exchange, Receive, Reply, Scope, Send
+from .routes import API, unknown_route
+
+__all__ = ["Boundary", "create_app"]
+
+log = logging.getLogger("gateway")
+access = logging.getLogger("gateway.access")
+
+
+def create_app(store: AsyncSessionStore, authenticator: Authenticator, *, access_log: bool = True) -> Boundary:
+    """Build the app. It opens nothing and closes nothing: the store is the caller's.
+
+    Parameters
+    ----------
+    store : AsyncSessionStore
+        Where the sessions are.
+    authenticator : Authenticator
+        Knows the keys.
+    access_log : bool
+        Log one line for each request, to the logger ``gateway.access``.
+    """
+    routes = API(store, authenticator).routes()
+    router = Router(routes, redirect_slashes=False, default=unknown_route)
+    return Boundary(router, access_log=access_log)
+
+
+class Boundary:
+    """What every request passes: its id, the envelope of errors, the access log.
+
+    Starlette's own error middlewares are not used: they answer in plain text, and cost as much as the rest.
+    """
+
+    def __init__(self, router: Router, *, access_log: bool) -> None:
+        self._router = router
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"The gateway speaks HTTP only, not {scope['type']!r}.")
+        exchange = scope["exchange"] = Exchange(scope, receive, send)
+        # The router sees the path as it was sent: once decoded, a slash inside a session key looks like any other.
+        scope["path"] = scope["raw_path"].decode("latin-1")
+        try:
+            await self._router(scope, receive, send)
+        except SessionStoreError as exc:
+            await _answer_error(exchange, exc)
+        except ClientGoneError:
+            exchange.status = 499
+        except Exception:
+            log.exception("A request failed", extra={"fields": {"requestId": exchange.request_id.decode()}})
+            await _answer_internal_error(exchange)
+        finally:
+            if self._access_log:
+                _log_access(exchange)
+
+
+async def _answer_error(exchange: Exchange, error: SessionStoreError) -> None:
+    if error.code not in STATUS or error.code == "internal_error":
+        log.error("A request failed: %s", error, exc_info=error, extra=_fields(exchange))
+        await _answer_internal_error(exchange)
+        return
+    if isinstance(error, StoreUnavailableError):
+        log.warning("%s (%r)", error, error.__cause__, extra=_fields(exchange))
+    exchange.error_code = error.code
+    body = error_body(error.code, str(error))
+    await exchange.answer(Reply(STATUS[error.code], body, error_headers(error)))
+
+
+async def _answer_internal_error(exchange: Exchange) -> None:
+    """Say only where to find what went wrong. A response that has begun can only be cut off, which the server does."""
+    exchange.error_code = "internal_error"
+    if exchange.status:
+        return
+    sentence = f"The gateway failed; its log says why under the request id {exchange.request_id.decode()}."
+    await exchange.answer(Reply(STATUS["internal_error"], error_body("internal_error", sentence)))
+
+
+def _fields(exchange: Exchange) -> dict[str, dict[str, str]]:
+    return {"fields": {"requestId": exchange.request_id.decode()}}
+
+
+def _log_access(exchange: Exchange) -> None:
+    access.info(
+        "request",
+        extra={
+            "fields": {
+                "requestId": exchange.request_id.decode(),
+                "keyId": exchange.principal.key_id if exchange.principal else None,
+                "method": exchange.method,
+                "route": exchange.route,
+                "status": exchange.status,
+                "code": exchange.error_code,
+                "ms": round((time.perf_counter() - exchange.started_s) * 1000, 2),
+            }
+        },
+    )

@@ -1,0 +1,35 @@
+"""Logs as JSON, one object a line, on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+import msgspec
+
+__all__ = ["JSONFormatter", "configure_logging"]
+
+
+class JSONFormatter(logging.Formatter):
+    """A record as JSON: time, level, logger, message, the record's ``fields``, and a traceback where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        document: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            document["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(document, enc_hook=repr).decode()
+
+
+def configure_logging(level: str) -> None:
+    """Send all logs to standard error, from `level` on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JSONFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,272 @@
+"""The API, top-down: the table of routes, then what each does.
+
+A handler takes an `Exchange` and returns a `Reply`, or raises an error that has a code; `app.Boundary` answers errors.
+The paths that the router matches are percent-encoded as they were sent, so a session key may hold a slash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from starlette.routing import Route
+
+from sessionstore import AsyncEnvironment, AsyncSessionStore, Session
+from sessionstore.errors import InvalidQueryError, SessionNotFoundError
+from sessionstore.session import SessionDocument
+
+from .auth import Authenticator
+from .errors import (
+    EnvironmentRequiredError,
+    InvalidModeError,
+    MethodNotAllowedError,
+    ProjectRequiredError,
+    RouteNotFoundError,
+)
+from .exchange import Exchange, Receive, Reply, Scope, Send
+from .inputs import (
+    agree,
+    check_media_type,
+    decode_override_id,
+    decode_patch,
+    decode_session_key,
+    parse_entity_tags,
+    parse_limit,
+    parse_query,
+)
+
+__all__ = ["API", "BASE_PATH", "Resource"]
+
+BASE_PATH = "/api/v1"
+
+#: Sessions of one page of a list, where the call does not say.
+DEFAULT_LIMIT = 50
+
+Handler = Callable[[Exchange], Awaitable[Reply]]
+
+
+class DeletionDocument(Struct, frozen=True):
+    """Answer of DELETE on a session."""
+
+    ok: bool
+    mode: Literal["reset", "delete"]
+
+
+class OverrideDocument(Struct, frozen=True, rename="camel"):
+    """Answer of POST and DELETE on an override."""
+
+    override_id: str
+    active: bool
+
+
+class SessionListDocument(Struct, frozen=True, rename="camel"):
+    """Answer of GET on the sessions of an environment."""
+
+    sessions: tuple[SessionDocument, ...]
+    next_cursor: str | None
+
+
+class StatusDocument(Struct, frozen=True):
+    """Answer of the health checks."""
+
+    status: Literal["ok"]
+
+
+class API:
+    """The handlers, and what they work on."""
+
+    def __init__(self, store: AsyncSessionStore, authenticator: Authenticator) -> None:
+        self._store = store
+        self._authenticator = authenticator
+
+    def routes(self) -> list[Route]:
+        """Every route there is; `_secured` ones ask for a key."""
+        session = f"{BASE_PATH}/sessions/{{sessionKey}}"
+        return [
+            self._secured(session, GET=self.get_session, PUT=self.put_session, DELETE=self.delete_session),
+            self._secured(
+                f"{session}/overrides/{{overrideId}}", POST=self.activate_override, DELETE=self.deactivate_override
+            ),
+            self._secured(f"{BASE_PATH}/sessions", GET=self.list_sessions),
+            _open("/healthz", GET=self.healthz),
+            _open("/readyz", GET=self.readyz),
+        ]
+
+    async def get_session(self, exchange: Exchange) -> Reply:
+        """Read a session."""
+        query = parse_query(exchange.scope["query_string"], ("project", "environment"))
+        known = exchange.header_values(b"if-none-match")
+        revisions = () if known is None else parse_entity_tags(known, "If-None-Match", weak=True)
+        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        key = decode_session_key(exchange.path_segment("sessionKey"))
+        session = await environment.get(key)
+        if session is None:
+            raise SessionNotFoundError(
+                f"There is no session {key!r} on {environment.project}/{environment.name}; PUT creates it."
+            )
+        if revisions is None or session.revision in revisions:
+            return Reply(304, headers=_etag(session))
+        return Reply(200, session.to_json(), _etag(session))
+
+    async def put_session(self, exchange: Exchange) -> Reply:
+        """Set a session's state; create it if it is missing."""
+        query = parse_query(exchange.scope["query_string"], ("project", "environment"))
+        if_match = _if_match(exchange)
+        if_none_match = _create_only(exchange)
+        check_media_type(exchange.headers.get(b"content-type"))
+        patch = decode_patch(await exchange.read_body())
+        environment = await self._environment(
+            exchange,
+            agree("project", query.get("project"), patch.project),
+            agree("environment", query.get("environment"), patch.environment),
+        )
+        session = await environment.put(
+            decode_session_key(exchange.path_segment("sessionKey")),
+            label=patch.label,
+            scenario=patch.scenario,
+            overrides=patch.overrides,
+            global_delay_ms=patch.global_delay_ms,
+            global_delay_max_ms=patch.global_delay_max_ms,
+            if_match=if_match,
+            if_none_match=if_none_match,
+        )
+        return Reply(200, session.to_json(), _etag(session))
+
+    async def delete_session(self, exchange: Exchange) -> Reply:
+        """Reset a session, or remove it."""
+        query = parse_query(exchange.scope["query_string"], ("project", "environment", "mode"))
+        _refuse(exchange, b"if-none-match", "If-None-Match")
+        if_match = _if_match(exchange)
+        mode = query.get("mode", "reset")
+        if mode not in ("reset", "delete"):
+            raise InvalidModeError("mode must be 'reset', which clears the session and keeps it, or 'delete'.")
+        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        key = decode_session_key(exchange.path_segment("sessionKey"))
+        if mode == "delete":
+            await environment.delete(key, if_match=if_match)
+            return Reply(200, _encode(DeletionDocument(True, "delete")))
+        await environment.reset(key, if_match=if_match)
+        return Reply(200, _encode(DeletionDocument(True, "reset")))
+
+    async def activate_override(self, exchange: Exchange) -> Reply:
+        """Switch an override on; create the session if it is missing."""
+        environment, key, override = await self._override(exchange)
+        await environment.activate(key, override)
+        return Reply(200, _encode(OverrideDocument(override, True)))
+
+    async def deactivate_override(self, exchange: Exchange) -> Reply:
+        """Switch an override off."""
+        environment, key, override = await self._override(exchange)
+        await environment.deactivate(key, override)
+        return Reply(200, _encode(OverrideDocument(override, False)))
+
+    async def list_sessions(self, exchange: Exchange) -> Reply:
+        """List the live sessions of an environment, newest seen first."""
+        query = parse_query(exchange.scope["query_string"], ("project", "environment", "limit", "cursor"))
+        limit = parse_limit(query.get("limit"), DEFAULT_LIMIT)
+        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        page = await environment.list(limit, query.get("cursor"))
+        sessions = tuple(session.document() for session in page.sessions)
+        return Reply(200, _encode(SessionListDocument(sessions, page.next_cursor)))
+
+    async def healthz(self, exchange: Exchange) -> Reply:
+        """Say that this process answers."""
+        return Reply(200, _encode(StatusDocument("ok")))
+
+    async def readyz(self, exchange: Exchange) -> Reply:
+        """Say that Redis can be reached and runs scripts."""
+        await self._store.ping()
+        return Reply(200, _encode(StatusDocument("ok")))
+
+    async def _override(self, exchange: Exchange) -> tuple[AsyncEnvironment, str, str]:
+        """What both calls on an override name."""
+        query = parse_query(exchange.scope["query_string"], ("project", "environment"))
+        _refuse(exchange, b"if-match", "If-Match")
+        _refuse(exchange, b"if-none-match", "If-None-Match")
+        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        key = decode_session_key(exchange.path_segment("sessionKey"))
+        return environment, key, decode_override_id(exchange.path_segment("overrideId"))
+
+    async def _environment(self, exchange: Exchange, project: str | None, environment: str | None) -> AsyncEnvironment:
+        """The environment that a call is about; where it names none and the project has one, that one."""
+        if project is None:
+            raise ProjectRequiredError("Name the project, as in ?project=checkout: this key opens every project.")
+        if environment is None:
+            registered = await self._store.environments(project)
+            if len(registered) != 1:
+                there_are = f"has {', '.join(registered)}" if registered else "has registered none to choose from"
+                raise EnvironmentRequiredError(
+                    f"Name the environment, as in ?environment=staging: project {project!r} {there_are}."
+                )
+            environment = registered[0]
+        return self._store.environment(project, environment)
+
+    def _secured(self, path: str, **handlers: Handler) -> Route:
+        return Route(path, Resource(path, handlers, self._authenticator))
+
+
+class Resource:
+    """The handlers of one path, by method: an ASGI app, as a Starlette Route takes one."""
+
+    def __init__(self, path: str, handlers: Mapping[str, Handler], authenticator: Authenticator | None) -> None:
+        self._path = path
+        self._handlers = dict(handlers)
+        if "GET" in handlers:
+            self._handlers["HEAD"] = handlers["GET"]
+        self._allow = ", ".join(sorted(self._handlers))
+        self._authenticator = authenticator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        exchange: Exchange = scope["exchange"]
+        exchange.route = self._path
+        handler = self._handlers.get(scope["method"])
+        if handler is None:
+            raise MethodNotAllowedError(self._allow)
+        if self._authenticator is not None:
+            exchange.principal = self._authenticator.authenticate(exchange.headers.get(b"authorization"))
+        await exchange.answer(await handler(exchange))
+
+
+async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer for a path that is no route."""
+    raise RouteNotFoundError(
+        f"There is no such route; those of the API begin with {BASE_PATH}/sessions. A '/' inside a session key must be "
+        "sent as %2F."
+    )
+
+
+def _open(path: str, **handlers: Handler) -> Route:
+    return Route(path, Resource(path, handlers, None))
+
+
+def _etag(session: Session) -> tuple[tuple[bytes, bytes]]:
+    return ((b"etag", b'"%d"' % session.revision),)
+
+
+def _if_match(exchange: Exchange) -> tuple[int, ...] | Literal["*"] | None:
+    value = exchange.header_values(b"if-match")
+    if value is None:
+        return None
+    revisions = parse_entity_tags(value, "If-Match", weak=False)
+    return "*" if revisions is None else revisions
+
+
+def _create_only(exchange: Exchange) -> Literal["*"] | None:
+    value = exchange.header_values(b"if-none-match")
+    if value is None:
+        return None
+    if parse_entity_tags(value, "If-None-Match", weak=True) is not None:
+        raise InvalidQueryError("On PUT the header If-None-Match takes only *: create the session, never change one.")
+    return "*"
+
+
+def _refuse(exchange: Exchange, name: bytes, shown: str) -> None:
+    """Refuse a precondition that the call can't keep: who sends one relies on it."""
+    if name in exchange.headers:
+        raise InvalidQueryError(f"The header {shown} can't be used here; leave it out.")
+
+
+_encode = msgspec.json.Encoder().encode

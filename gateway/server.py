@@ -1,0 +1,91 @@
+"""Uvicorn, set up for the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from .errors import BadRequestError, error_body
+
+__all__ = ["Server", "listening_socket", "server_config"]
+
+#: Seconds that an idle connection stays open: longer than load balancers keep theirs, so that none is closed just as it
+#: is used again.
+KEEP_ALIVE_S = 75
+
+#: Connections that may wait to be accepted.
+BACKLOG = 2048
+
+_BAD_REQUEST = error_body(
+    BadRequestError.code,
+    "The request is not HTTP that can be read; percent-encode every special character of the path.",
+)
+
+
+class Server(uvicorn.Server):
+    """A server that ends with 0 after SIGTERM or SIGINT: Uvicorn's own raises the signal again when it is done."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on the first signal; a second SIGINT does not wait for requests in flight."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def server_config(app: Any, *, shutdown_grace_s: float) -> uvicorn.Config:
+    """Uvicorn's configuration for `app`."""
+    return uvicorn.Config(
+        app,
+        http=_protocol(),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=shutdown_grace_s,  # type: ignore[arg-type]  # any number of seconds will do
+    )
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Listen on an address.
+
+    Raises
+    ------
+    OSError
+        The address is in use, or is not this machine's.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+
+
+def _protocol() -> type[asyncio.Protocol]:
+    """Uvicorn's HTTP protocol, httptools where there is one, answering what it can't parse as the API answers."""
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base
+    except ImportError:
+        from uvicorn.protocols.http.h11_impl import H11Protocol as Base  # type: ignore[assignment]
+
+    class Protocol(Base):
+        def send_400_response(self, msg: str) -> None:
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                b"content-length: %d\r\n\r\n%b" % (len(_BAD_REQUEST), _BAD_REQUEST)
+            )
+            self.transport.close()
+
+    return Protocol
