@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,11 @@ __all__ = [
     "check_url",
     "client_options",
     "connection_pool",
+    "decode_all",
+    "describe_loss",
+    "evalsha",
+    "evaluate",
+    "new_link",
     "translate",
 ]
 
@@ -92,6 +98,44 @@ def connection_pool(client: Any) -> Any:
     if pool is None:
         raise InvalidInputError(f"A {type(client).__name__} has no connection pool of one primary; pass a redis.Redis.")
     return pool
+
+
+def evalsha(call: Call[Any]) -> tuple[Any, ...]:
+    """The command that runs a script which Redis knows."""
+    return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+
+
+def evaluate(call: Call[Any]) -> tuple[Any, ...]:
+    """The command that runs a script which Redis has forgotten, and has it remember it."""
+    return ("EVAL", call.script.text, len(call.keys), *call.keys, *call.args)
+
+
+def decode_all(calls: Sequence[Call[Any]], payloads: Sequence[Any]) -> list[Any]:
+    """Decode the answers of several calls; an error stands in the place of its answer."""
+    results: list[Any] = []
+    for call, payload in zip(calls, payloads, strict=True):
+        if isinstance(payload, Exception):
+            results.append(translate(payload, call, sent=True))
+            continue
+        try:
+            results.append(call.decode(payload))
+        except SessionStoreError as exc:
+            results.append(exc)
+    return results
+
+
+def new_link(pool: Any) -> Any:
+    """Make a connection like the pool's for a subscription. RESP2: there, whatever arrives is a plain reply."""
+    options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith("maint_")}
+    return pool.connection_class(**{**options, "protocol": 2, "retry": Retry(NoBackoff(), 0)})
+
+
+def describe_loss(error: Exception) -> str:
+    """Why a link ended, in a few words, without host or data."""
+    if isinstance(error, redis_errors.RedisError):
+        refusal = _refusal(error)
+        return f"Redis {refusal}" if refusal else "the connection to Redis broke"
+    return "the connection to Redis broke" if isinstance(error, OSError) else str(error)
 
 
 def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreError:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from ..commands import Call
 from ..config import Observer
-from ..connection import FOREIGN_ERRORS, translate
+from ..connection import FOREIGN_ERRORS, decode_all, evaluate, evalsha, translate
 from ..errors import SessionStoreError
 
 __all__ = ["Connections"]
@@ -40,6 +41,24 @@ class Connections:
             self._observe(call.script.name, time.monotonic() - started, failed)
         return call.decode(payload)
 
+    def execute_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Run scripts in one round trip; the answers in order, an error in place of the answer that it stands for."""
+        if len(calls) == 1:
+            try:
+                return [self.execute(calls[0])]
+            except SessionStoreError as exc:
+                return [exc]
+        deadline = time.monotonic() + self._deadline_s
+        try:
+            connection = self.pool.get_connection()
+            try:
+                payloads = _evaluate_all(connection, calls, deadline)
+            finally:
+                self.pool.release(connection)
+        except FOREIGN_ERRORS as exc:
+            return [translate(exc, call, sent=True) for call in calls]
+        return decode_all(calls, payloads)
+
     def _run(self, call: Call[Any]) -> Any:
         deadline = time.monotonic() + self._deadline_s
         sent = False
@@ -54,19 +73,41 @@ class Connections:
             raise translate(exc, call, sent=sent) from exc
 
 
+def _evaluate_all(connection: Any, calls: Sequence[Call[Any]], deadline: float) -> list[Any]:
+    """EVALSHA for all, then EVAL for those whose script Redis has forgotten. Error replies stand for their answers."""
+    payloads: list[Any] = []
+    try:
+        connection.send_packed_command(connection.pack_commands([evalsha(call) for call in calls]))
+        for _ in calls:
+            try:
+                payloads.append(connection.read_response(timeout=_left(deadline)))
+            except ResponseError as exc:
+                payloads.append(exc)
+        for index, call in enumerate(calls):
+            if isinstance(payloads[index], NoScriptError):
+                try:
+                    connection.send_command(*evaluate(call))
+                    payloads[index] = connection.read_response(timeout=_left(deadline))
+                except ResponseError as exc:
+                    payloads[index] = exc
+    except BaseException:
+        connection.disconnect()
+        raise
+    return payloads
+
+
 def _evaluate(connection: Any, call: Call[Any], deadline: float) -> Any:
     """EVALSHA, and EVAL where Redis has forgotten the script.
 
     Whatever else interrupts it closes the connection: the answer that is still to come must not be taken for that of
     the next command.
     """
-    script = call.script
     try:
         try:
-            connection.send_command("EVALSHA", script.sha, len(call.keys), *call.keys, *call.args)
+            connection.send_command(*evalsha(call))
             return connection.read_response(timeout=_left(deadline))
         except NoScriptError:
-            connection.send_command("EVAL", script.text, len(call.keys), *call.keys, *call.args)
+            connection.send_command(*evaluate(call))
             return connection.read_response(timeout=_left(deadline))
     except ResponseError:
         raise
