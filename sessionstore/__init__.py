@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 from .aio.apikeys import AsyncApiKeys
+from .aio.project import AsyncProject
 from .aio.store import AsyncEnvironment, AsyncSessionStore
 from .apikeys import ApiKey, KeyRing, KeySnapshot, NewApiKey, Refusal
+from .catalog import Catalog, CatalogDiff, Mock, Scenario, ScenarioPage, diff_catalogs
+from .catalog_document import CatalogDocument, parse_catalog_document
+from .catalog_operations import CatalogReport, EnvironmentReport
 from .embedded import EmbeddedServer
 from .errors import (
     ApiKeyNotFoundError,
@@ -42,6 +46,7 @@ from .session import (
     session_key_from_header,
 )
 from .sync.apikeys import ApiKeys
+from .sync.project import Project
 from .sync.store import Environment, SessionStore
 
 __version__ = "0.1.0"
@@ -51,9 +56,11 @@ __all__ = [
     "ApiKeys",
     "AsyncApiKeys",
     "AsyncEnvironment",
+    "AsyncProject",
     "AsyncSessionStore",
     "EmbeddedServer",
     "Environment",
+    "Project",
     "SessionStore",
     # values
     "Deletion",
@@ -66,6 +73,17 @@ __all__ = [
     "KeySnapshot",
     "NewApiKey",
     "Refusal",
+    # catalogs
+    "Catalog",
+    "CatalogDiff",
+    "CatalogDocument",
+    "CatalogReport",
+    "EnvironmentReport",
+    "Mock",
+    "Scenario",
+    "ScenarioPage",
+    "diff_catalogs",
+    "parse_catalog_document",
     # session keys
     "normalize_session_key",
     "session_key_from_header",

@@ -27,7 +27,9 @@ from .messages import SessionState
 from .session import MAX_OVERRIDES, Session
 
 __all__ = [
+    "CatalogApplied",
     "CatalogReply",
+    "EnvironmentsReply",
     "HeadReply",
     "IndexPage",
     "PingReply",
@@ -35,6 +37,7 @@ __all__ = [
     "ScanReply",
     "SessionReply",
     "SessionsReply",
+    "SnapshotReply",
     "StandingReply",
     "TouchReply",
     "WriteReply",
@@ -84,6 +87,18 @@ class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
     existed: bool = False
 
 
+class CatalogApplied(WriteReply, frozen=True, kw_only=True):
+    """Answer of catalog_apply; `existed` says that the environment had a catalog."""
+
+    #: the catalog before, where this changed it
+    previous: Catalog | None = None
+    #: sessions that used what is no longer offered
+    sessions: int = 0
+    #: with the status need_sessions: session keys of the index that the call did not name, and whether there are more
+    missing: tuple[str, ...] = ()
+    more: bool = False
+
+
 class TouchReply(Reply, frozen=True, gc=False, kw_only=True):
     """Answer of touch."""
 
@@ -112,6 +127,17 @@ class SessionsReply(Struct, frozen=True):
     sessions: tuple[SessionState, ...]
 
 
+class SnapshotReply(Struct, frozen=True):
+    """Answer of snapshot: the revision it was read at, session keys that were found, and sessions that were read."""
+
+    now: int
+    rev: int
+    id: str
+    cursor: str
+    members: tuple[str, ...]
+    sessions: tuple[SessionState, ...]
+
+
 class PingReply(Struct, frozen=True):
     """Answer of ping."""
 
@@ -135,6 +161,13 @@ class CatalogReply(Struct, frozen=True):
     #: the revision of the catalog's last change, its removal too; 0 where there never was one
     rev: int
     catalog: Catalog | None
+
+
+class EnvironmentsReply(Struct, frozen=True):
+    """Answer of environments: the registered ones, in no order."""
+
+    now: int
+    environments: tuple[str, ...]
 
 
 class StandingReply(Struct, frozen=True, gc=False):

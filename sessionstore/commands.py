@@ -6,15 +6,20 @@ is one that may be sent.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
+from .catalog import Catalog
 from .codec import (
+    CatalogApplied,
     CatalogReply,
+    EnvironmentsReply,
     HeadReply,
     IndexPage,
     Payload,
@@ -23,6 +28,7 @@ from .codec import (
     ScanReply,
     SessionReply,
     SessionsReply,
+    SnapshotReply,
     StandingReply,
     TouchReply,
     WriteReply,
@@ -31,7 +37,7 @@ from .codec import (
     failure,
 )
 from .errors import InvalidFieldError, InvalidQueryError
-from .keys import EnvironmentKeys
+from .keys import EnvironmentKeys, ProjectKeys
 from .scripts import Script, load_script
 from .session import (
     MAX_OVERRIDES,
@@ -51,8 +57,10 @@ __all__ = [
     "IfMatch",
     "WriteContext",
     "activate",
+    "apply_catalog",
     "deactivate",
     "delete",
+    "environments",
     "get",
     "page",
     "ping",
@@ -62,6 +70,7 @@ __all__ = [
     "read_head",
     "reset",
     "scan",
+    "snapshot",
     "standing",
     "touch",
 ]
@@ -109,15 +118,20 @@ class WriteContext:
         self.known_rev = rev if settling else max(self.known_rev, rev)
 
 
+_encode_json = msgspec.json.Encoder().encode
+
 _write_reply = decoder(WriteReply)
 _session_reply = decoder(SessionReply)
 _touch_reply = decoder(TouchReply)
 _index_page = decoder(IndexPage)
 _scan_reply = decoder(ScanReply)
 _sessions_reply = decoder(SessionsReply)
+_snapshot_reply = decoder(SnapshotReply)
 _ping_reply = decoder(PingReply)
 _head_reply = decoder(HeadReply)
 _catalog_reply = decoder(CatalogReply)
+_catalog_applied = decoder(CatalogApplied)
+_environments_reply = decoder(EnvironmentsReply)
 _standing_reply = decoder(StandingReply)
 
 
@@ -264,6 +278,21 @@ def scan(keys: EnvironmentKeys, cursor: str, count: int = READ_BATCH) -> Call[Sc
     return Call(load_script("scan"), (keys.index,), (cursor, count), _scan_reply)
 
 
+def snapshot(
+    keys: EnvironmentKeys, cursor: str, session_keys: Sequence[str] = (), *, count: int = READ_BATCH
+) -> Call[SnapshotReply]:
+    """Read the sessions named, at most `READ_BATCH`, and find about `count` members of the index after the cursor.
+
+    The cursor is ``"0"`` at first and at the end; with a count of 0 it stays where it is.
+    """
+    return Call(
+        load_script("snapshot"),
+        (keys.head, keys.index, *map(keys.session, session_keys)),
+        (cursor, count, *session_keys),
+        _snapshot_reply,
+    )
+
+
 def read_head(keys: EnvironmentKeys) -> Call[HeadReply]:
     """Read where the chain of revisions stands."""
     return Call(load_script("head"), (keys.head,), (), _head_reply)
@@ -277,6 +306,63 @@ def read_catalog(keys: EnvironmentKeys) -> Call[CatalogReply]:
         (keys.environment,),
         _catalog_reply,
     )
+
+
+def apply_catalog(
+    context: WriteContext, op_id: str, catalog: Catalog | None, session_keys: Sequence[str] = (), *, wait: bool = True
+) -> Call[CatalogApplied]:
+    """Give the environment this catalog, in its canonical order, and register it; None: take both away.
+
+    The answer may be need_sessions: what the catalog no longer offers has to be deactivated, and `session_keys`, which
+    are normalised already, are not all that the index has.
+    """
+    keys = context.keys
+    text = "" if catalog is None else _encode_json(catalog).decode()
+    catalog = catalog or Catalog()
+    local = [(mock.id, scenario.id) for scenario in catalog.scenarios for mock in scenario.local_mocks]
+    entries = (
+        *(part for mock in catalog.mocks for part in (mock.id, mock.name)),
+        *(part for pair in local for part in pair),
+        *(part for scenario in catalog.scenarios for part in (scenario.id, _encode_json(scenario).decode())),
+    )
+    return Call(
+        load_script("catalog_apply"),
+        (
+            keys.environments,
+            keys.catalog,
+            keys.catalog_mocks,
+            keys.catalog_local,
+            keys.catalog_scenarios,
+            keys.index,
+            keys.head,
+            keys.leases,
+            keys.acks,
+            keys.views,
+            keys.changes,
+            *map(keys.session, session_keys),
+        ),
+        (
+            op_id,
+            context.lease_ms,
+            context.known_rev,
+            "1" if wait else "0",
+            keys.environment,
+            hashlib.sha256(text.encode()).hexdigest(),
+            text,
+            len(catalog.mocks),
+            len(local),
+            len(catalog.scenarios),
+            *entries,
+            *session_keys,
+        ),
+        _catalog_applied,
+        writes=True,
+    )
+
+
+def environments(keys: ProjectKeys) -> Call[EnvironmentsReply]:
+    """Read which environments a project has registered."""
+    return Call(load_script("environments"), (keys.environments,), (), _environments_reply)
 
 
 def standing(keys: EnvironmentKeys, rev: int) -> Call[StandingReply]:

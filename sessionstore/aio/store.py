@@ -11,7 +11,8 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 import redis.asyncio
 from msgspec import UNSET, UnsetType
 
-from .. import operations
+from .. import catalog_operations, operations
+from ..catalog import Catalog, ScenarioPage
 from ..commands import IfMatch, WriteContext
 from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..connection import check_url, client_options, connection_pool
@@ -23,6 +24,7 @@ from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
 from .apikeys import AsyncApiKeys
 from .connections import Connections
+from .project import AsyncProject
 
 __all__ = ["AsyncEnvironment", "AsyncSessionStore"]
 
@@ -84,6 +86,15 @@ class AsyncSessionStore:
         InvalidSlugError
         """
         return AsyncEnvironment(self, self.config.context(project, environment))
+
+    def project(self, project: str) -> AsyncProject:
+        """A project's environments and catalogs; no I/O.
+
+        Raises
+        ------
+        InvalidSlugError
+        """
+        return AsyncProject(self, project)
 
     @property
     def keys(self) -> AsyncApiKeys:
@@ -291,6 +302,28 @@ class AsyncEnvironment:
         InvalidQueryError
         """
         return await self._store._run(operations.list_sessions(self._context.keys, limit, cursor))
+
+    async def catalog(self) -> Catalog | None:
+        """Read what the environment offers; None: it has no catalog, and takes any well-formed id."""
+        return await self._store._run(catalog_operations.read(self._context.keys))
+
+    async def scenarios(self, limit: int = 50, search: str | None = None, before: str | None = None) -> ScenarioPage:
+        """Read one page of the scenarios, by name without regard to case.
+
+        Parameters
+        ----------
+        limit : int
+            1 to 100.
+        search : str, optional
+            Only scenarios whose name holds this, without regard to case.
+        before : str, optional
+            `ScenarioPage.next_before` of the page before.
+
+        Raises
+        ------
+        InvalidQueryError
+        """
+        return await self._store._run(catalog_operations.list_scenarios(self._context.keys, limit, search, before))
 
     async def touch(self, seen: Mapping[str, int]) -> int:
         """Note when sessions were last seen, and keep them alive; returns how many of them there were.

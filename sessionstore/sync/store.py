@@ -10,7 +10,8 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 import redis
 from msgspec import UNSET, UnsetType
 
-from .. import operations
+from .. import catalog_operations, operations
+from ..catalog import Catalog, ScenarioPage
 from ..commands import IfMatch, WriteContext
 from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..connection import check_url, client_options, connection_pool
@@ -22,6 +23,7 @@ from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
 from .apikeys import ApiKeys
 from .connections import Connections
+from .project import Project
 
 __all__ = ["Environment", "SessionStore"]
 
@@ -83,6 +85,15 @@ class SessionStore:
         InvalidSlugError
         """
         return Environment(self, self.config.context(project, environment))
+
+    def project(self, project: str) -> Project:
+        """A project's environments and catalogs; no I/O.
+
+        Raises
+        ------
+        InvalidSlugError
+        """
+        return Project(self, project)
 
     @property
     def keys(self) -> ApiKeys:
@@ -286,6 +297,28 @@ class Environment:
         InvalidQueryError
         """
         return self._store._run(operations.list_sessions(self._context.keys, limit, cursor))
+
+    def catalog(self) -> Catalog | None:
+        """Read what the environment offers; None: it has no catalog, and takes any well-formed id."""
+        return self._store._run(catalog_operations.read(self._context.keys))
+
+    def scenarios(self, limit: int = 50, search: str | None = None, before: str | None = None) -> ScenarioPage:
+        """Read one page of the scenarios, by name without regard to case.
+
+        Parameters
+        ----------
+        limit : int
+            1 to 100.
+        search : str, optional
+            Only scenarios whose name holds this, without regard to case.
+        before : str, optional
+            `ScenarioPage.next_before` of the page before.
+
+        Raises
+        ------
+        InvalidQueryError
+        """
+        return self._store._run(catalog_operations.list_scenarios(self._context.keys, limit, search, before))
 
     def touch(self, seen: Mapping[str, int]) -> int:
         """Note when sessions were last seen, and keep them alive; returns how many of them there were.

@@ -1,0 +1,90 @@
+"""A project's catalogs, for asyncio."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import catalog_operations, operations
+from ..catalog_document import CatalogDocument, check_project
+from ..catalog_operations import CatalogReport
+from ..commands import WriteContext
+from ..keys import ProjectKeys
+
+if TYPE_CHECKING:
+    from .store import AsyncSessionStore
+
+__all__ = ["AsyncProject"]
+
+
+class AsyncProject:
+    """The environments of one project, and what they offer. Made by `AsyncSessionStore.project`.
+
+    Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
+    """
+
+    __slots__ = ("_keys", "_store", "name")
+
+    def __init__(self, store: AsyncSessionStore, project: str) -> None:
+        self._store = store
+        self._keys = ProjectKeys(store.config.prefix, project)
+        #: the project's slug
+        self.name = project
+
+    async def environments(self) -> tuple[str, ...]:
+        """Read the registered environments, in alphabetical order."""
+        return await self._store._run(operations.environments(self._keys))
+
+    async def catalog(self) -> CatalogDocument:
+        """Read what every registered environment offers."""
+        return await self._store._run(catalog_operations.read_project(self._keys, self.name, self._context))
+
+    async def apply_catalog(
+        self, document: CatalogDocument | dict[str, Any], *, prune: bool = False, wait: bool = True
+    ) -> CatalogReport:
+        """Make the project's environments offer what the document says, and register them.
+
+        Each environment is changed at once or not at all, and one that offers this already is left as it is. What is no
+        longer offered is deactivated in every session that uses it, at the same time.
+
+        Parameters
+        ----------
+        document : CatalogDocument or dict
+            What `parse_catalog_document` returns, or plain data of the same structure.
+        prune : bool
+            Take away the catalog and the registration of environments that the document does not have; else they are
+            left alone, and the report names them.
+        wait : bool
+            Return when every live view serves the new state; False returns when Redis has committed it.
+
+        Raises
+        ------
+        InvalidCatalogError
+            The document has an error, or is another project's; nothing was changed.
+        NotEffectiveError
+            Something was committed, but whether every view serves it is not known.
+        """
+        return await self._store._run(
+            catalog_operations.apply(
+                self._keys,
+                self._context,
+                time.monotonic,
+                check_project(document, self.name),
+                prune=prune,
+                wait=wait,
+            )
+        )
+
+    async def diff_catalog(self, document: CatalogDocument | dict[str, Any]) -> CatalogReport:
+        """Tell what `apply_catalog` would change, and change nothing; sessions are not counted.
+
+        Raises
+        ------
+        InvalidCatalogError
+        """
+        return await self._store._run(
+            catalog_operations.diff(self._keys, self._context, check_project(document, self.name))
+        )
+
+    def _context(self, environment: str) -> WriteContext:
+        return self._store.config.context(self.name, environment)
