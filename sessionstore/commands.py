@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
@@ -48,6 +48,7 @@ from .session import (
     validate_scenario,
     validate_session_key,
 )
+from .trust import ServerTrust
 
 __all__ = [
     "MAX_PAGE",
@@ -112,6 +113,8 @@ class WriteContext:
     lease_ms: int
     #: the highest revision seen of this environment: a lower one proves that Redis has lost its history
     known_rev: int = 0
+    #: what the store knows of the server
+    trust: ServerTrust = field(default_factory=ServerTrust)
 
     def learn(self, rev: int, *, settling: bool) -> None:
         """Remember the revision that an answer shows."""

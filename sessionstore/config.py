@@ -9,6 +9,7 @@ from typing import TypedDict
 from .commands import WriteContext
 from .errors import InvalidInputError, SessionStoreError
 from .keys import DEFAULT_PREFIX, EnvironmentKeys, StoreKeys
+from .trust import ServerTrust
 
 __all__ = [
     "DEFAULT_DEADLINE_S",
@@ -70,12 +71,15 @@ class StoreConfig:
     deadline_s: float = DEFAULT_DEADLINE_S
     prefix: str = DEFAULT_PREFIX
     observe: Observer | None = None
+    #: what the store knows of the server it writes to
+    trust: ServerTrust = field(init=False, repr=False)
     _contexts: dict[tuple[str, str], WriteContext] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         StoreKeys(self.prefix)
         _check_bounds("ttl_s", self.ttl_s, 0.001, 366 * 24 * 60 * 60.0)
         _check_bounds("lease_s", self.lease_s, 0.1, 60.0)
+        self.trust = ServerTrust(self.lease_s)
         _check_bounds("deadline_s", self.deadline_s, 0.05, 60.0)
 
     def context(self, project: str, environment: str) -> WriteContext:
@@ -87,7 +91,7 @@ class StoreConfig:
         keys = EnvironmentKeys(self.prefix, project, environment)
         if len(self._contexts) >= _MAX_CONTEXTS:
             self._contexts.clear()
-        context = WriteContext(keys, round(self.ttl_s * 1000), round(self.lease_s * 1000))
+        context = WriteContext(keys, round(self.ttl_s * 1000), round(self.lease_s * 1000), trust=self.trust)
         return self._contexts.setdefault((project, environment), context)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "describe_loss",
     "evalsha",
     "evaluate",
+    "is_refusal",
     "new_link",
     "translate",
 ]
@@ -157,6 +158,11 @@ def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreE
             f"Redis {what} after the write was sent: it was applied whole or not at all; a PUT is safe to send again."
         )
     return StoreUnavailableError(f"Redis {what}; nothing was changed, try again later.")
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether Redis is there but refuses for now."""
+    return _refusal(error) is not None
 
 
 def _refusal(error: Exception) -> str | None:

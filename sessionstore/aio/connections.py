@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from ..commands import Call
-from ..config import Observer
-from ..connection import FOREIGN_ERRORS, decode_all, evaluate, evalsha, translate
+from ..config import StoreConfig
+from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, translate
 from ..errors import SessionStoreError
+from ..trust import IDENTIFY
 
 __all__ = ["Connections"]
 
@@ -22,10 +24,13 @@ T = TypeVar("T")
 class Connections:
     """The connections of one store."""
 
-    def __init__(self, pool: Any, deadline_s: float, observe: Observer | None) -> None:
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
         self.pool = pool
-        self._deadline_s = deadline_s
-        self._observe = observe
+        self._deadline_s = config.deadline_s
+        self._observe = config.observe
+        self._trust = config.trust
+        #: connections whose server has said who it is since they were last connected
+        self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def execute(self, call: Call[T]) -> T:
         """Run one script and decode its answer; every error is one of ours."""
@@ -66,12 +71,36 @@ class Connections:
             async with asyncio.timeout(self._deadline_s):
                 connection = await self.pool.get_connection()
                 try:
+                    if call.writes and connection not in self._identified:
+                        await self._identify(connection)
                     sent = True
                     return await _evaluate(connection, call)
                 finally:
                     await self.pool.release(connection)
         except FOREIGN_ERRORS as exc:
             raise translate(exc, call, sent=sent) from exc
+
+    async def _identify(self, connection: Any) -> None:
+        """Ask a newly connected server who it is: another one may have lost the leases that a write counts."""
+        info: Any
+        try:
+            await connection.send_command(*IDENTIFY)
+            info = await connection.read_response()
+        except NoPermissionError:
+            info = None
+        except ResponseError as exc:
+            if is_refusal(exc):
+                raise
+            info = ""  # no such command: fakeredis
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._trust.met(info, time.monotonic())
+        self._identified.add(connection)
+        connection.register_connect_callback(self._connected_again)
+
+    async def _connected_again(self, connection: Any) -> None:
+        self._identified.discard(connection)
 
 
 async def _evaluate_all(connection: Any, calls: Sequence[Call[Any]]) -> list[Any]:

@@ -50,7 +50,7 @@ class AsyncSessionStore:
         self.config = StoreConfig(**options)
         self._owned: redis.asyncio.Redis | None = None
         self._closed = False
-        self._connections = Connections(connection_pool(client), self.config.deadline_s, self.config.observe)
+        self._connections = Connections(connection_pool(client), self.config)
 
     @classmethod
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:

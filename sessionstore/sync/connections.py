@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from ..commands import Call
-from ..config import Observer
-from ..connection import FOREIGN_ERRORS, decode_all, evaluate, evalsha, translate
+from ..config import StoreConfig
+from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, translate
 from ..errors import SessionStoreError
+from ..trust import IDENTIFY
 
 __all__ = ["Connections"]
 
@@ -21,10 +23,13 @@ T = TypeVar("T")
 class Connections:
     """The connections of one store."""
 
-    def __init__(self, pool: Any, deadline_s: float, observe: Observer | None) -> None:
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
         self.pool = pool
-        self._deadline_s = deadline_s
-        self._observe = observe
+        self._deadline_s = config.deadline_s
+        self._observe = config.observe
+        self._trust = config.trust
+        #: connections whose server has said who it is since they were last connected
+        self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def execute(self, call: Call[T]) -> T:
         """Run one script and decode its answer; every error is one of ours."""
@@ -65,12 +70,36 @@ class Connections:
         try:
             connection = self.pool.get_connection()
             try:
+                if call.writes and connection not in self._identified:
+                    self._identify(connection, deadline)
                 sent = True
                 return _evaluate(connection, call, deadline)
             finally:
                 self.pool.release(connection)
         except FOREIGN_ERRORS as exc:
             raise translate(exc, call, sent=sent) from exc
+
+    def _identify(self, connection: Any, deadline: float) -> None:
+        """Ask a newly connected server who it is: another one may have lost the leases that a write counts."""
+        info: Any
+        try:
+            connection.send_command(*IDENTIFY)
+            info = connection.read_response(timeout=_left(deadline))
+        except NoPermissionError:
+            info = None
+        except ResponseError as exc:
+            if is_refusal(exc):
+                raise
+            info = ""  # no such command: fakeredis
+        except BaseException:
+            connection.disconnect()
+            raise
+        self._trust.met(info, time.monotonic())
+        self._identified.add(connection)
+        connection.register_connect_callback(self._connected_again)
+
+    def _connected_again(self, connection: Any) -> None:
+        self._identified.discard(connection)
 
 
 def _evaluate_all(connection: Any, calls: Sequence[Call[Any]], deadline: float) -> list[Any]:
