@@ -25,18 +25,21 @@ if not precondition_holds(session, ARGV[8], '') then
   return failure('precondition_failed', session and int(session.rev) or '')
 end
 
+if session then
+  compare_with_head(session)
+end
+local await = session and head.rev + 1 or head.rev
+local gone = gone_members(KEYS[2], head, now, ttl)
+local live, pending = count_leases(await)
+
 -- First of all: it works on a Redis that is out of memory, and makes room for the rest.
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], session_key)
-if not session then
-  if head.forgotten then
-    redis.call('HSET', KEYS[3], 'rev', int(head.rev), 'settle', int(head.settle))
-  end
-  return answer(head.rev, false, false)
+if session then
+  local prev = advance_head(KEYS[3], head, ARGV[1], ttl)
+  drop_members(KEYS[2], gone)
+  publish_change(KEYS[8], 'delete', head, prev, now, ARGV[5], '"sessionKey":' .. cjson.encode(session_key))
+else
+  keep_head()
 end
-
-local prev = advance_head(KEYS[3], head, ARGV[1], ttl)
-prune_index(KEYS[2], head, now)
-local reply = answer(head.rev, true, true)
-publish_change(KEYS[8], 'delete', head, prev, now, ARGV[5], '"sessionKey":' .. cjson.encode(session_key))
-return reply
+return written(now, head, await, live, pending, session ~= nil, session ~= nil)

@@ -30,7 +30,11 @@ for i = 4, #KEYS do
 end
 
 local head = open_head(KEYS[2], KEYS[3], now, tonumber(ARGV[3]), tonumber(ARGV[4]))
+local gone = #touched > 0 and gone_members(KEYS[1], head, now, ttl)
 local prev = #moved > 0 and advance_head(KEYS[2], head, ARGV[1], ttl)
+if gone then
+  drop_members(KEYS[1], gone)
+end
 for _, entry in ipairs(touched) do
   local key, session_key, session, extended = unpack(entry)
   redis.call('HSET', key, 'lastSeenAt', int(session.lastSeenAt))
@@ -39,9 +43,6 @@ for _, entry in ipairs(touched) do
     redis.call('HSET', key, 'expiresAt', int(session.expiresAt))
     redis.call('PEXPIREAT', key, int(session.expiresAt + COLLECT_AFTER_MS))
   end
-end
-if #touched > 0 then
-  prune_index(KEYS[1], head, now)
 end
 if prev then
   publish_change(KEYS[3], 'expiry', head, prev, now, '0', '"sessions":[' .. table.concat(moved, ',') .. ']')

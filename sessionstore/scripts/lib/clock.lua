@@ -5,6 +5,12 @@ local function int(n)
   return string.format('%.0f', n)
 end
 
+-- The whole number that a field holds, or nil where it holds something else: 'inf' and 'nan' are numbers to Lua.
+local function whole(text)
+  local n = tonumber(text or nil)
+  return n and n >= 0 and n <= 9007199254740992 and n == math.floor(n) and n or nil
+end
+
 -- Milliseconds since 1970 by this server's clock; the same for the whole run of one script.
 local function now_ms()
   local time = redis.call('TIME')

@@ -6,6 +6,11 @@
 -- Drop the leases that have run out, and count them in the head.
 local function purge_leases(leases, acks, views, head_key, now)
   local gone = redis.call('ZRANGEBYSCORE', leases, '-inf', int(now))
+  if #gone > 0 then
+    -- A key of another type must fail here, before the first write.
+    redis.call('ZCARD', acks)
+    redis.call('HLEN', views)
+  end
   for _, id in ipairs(gone) do
     redis.call('ZREM', leases, id)
     redis.call('ZREM', acks, id)

@@ -4,21 +4,29 @@
 -- that a write has used; expired, how many leases have run out; settle, a Redis time until which no write may
 -- count on the leases it sees (see open_head).
 
+-- Count on no lease that is seen now: some may be lost.
+local function forget_leases(head, now, lease)
+  head.settle = now + lease
+  head.forgotten = true
+end
+
 -- Read the head before a write. `known` is the highest revision that the writer has seen of this environment.
 -- Where leases may have been lost with the head, writes wait for a whole lease: the head is lower than the writer
 -- knows it was, or it is missing although somebody listens.
 local function open_head(head_key, changes, now, lease, known)
   local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle')
   local head = {
-    rev = tonumber(value[1] or '0'),
+    rev = whole(value[1] or '0'),
     id = value[2] or '',
-    maxTtl = tonumber(value[3] or '0'),
-    expired = tonumber(value[4] or '0'),
-    settle = tonumber(value[5] or '0'),
+    maxTtl = whole(value[3] or '0'),
+    expired = whole(value[4] or '0'),
+    settle = whole(value[5] or '0'),
   }
+  if not (head.rev and head.maxTtl and head.expired and head.settle) then
+    error('SSCORRUPT ' .. head_key)
+  end
   if head.rev < known or (not value[1] and redis.call('PUBSUB', 'NUMSUB', changes)[2] > 0) then
-    head.settle = now + lease
-    head.forgotten = true
+    forget_leases(head, now, lease)
   end
   return head
 end
@@ -36,10 +44,14 @@ local function advance_head(head_key, head, id, ttl)
   return prev
 end
 
--- Drop the two oldest members of the index that are certainly gone. No session lives longer than the longest TTL
--- after it was last seen, so the scores alone tell, and no key has to be looked at that KEYS does not name.
-local function prune_index(index, head, now)
-  local gone = redis.call('ZRANGEBYSCORE', index, '-inf', int(now - head.maxTtl), 'LIMIT', 0, 2)
+-- The two oldest members of the index that are certainly gone. No session lives longer than the longest TTL after it was
+-- last seen, so the scores alone tell, and no key has to be looked at that KEYS does not name. Call it before the first
+-- write of a script, and drop them before members are added: a session that is set anew may be among them.
+local function gone_members(index, head, now, ttl)
+  return redis.call('ZRANGEBYSCORE', index, '-inf', int(now - math.max(head.maxTtl, ttl)), 'LIMIT', 0, 2)
+end
+
+local function drop_members(index, gone)
   if #gone > 0 then
     redis.call('ZREM', index, unpack(gone))
   end

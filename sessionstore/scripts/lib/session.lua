@@ -5,6 +5,13 @@
 -- Milliseconds that a hash outlives its expiresAt: Redis collects it, but expiresAt alone says when a session has ended.
 local COLLECT_AFTER_MS = 10000
 
+-- Whether the text is a JSON array of ids, without spaces: it is copied into messages as it is.
+local function is_id_array(text)
+  return text == '[]'
+    or string.sub(text, 1, 1) == '[' and string.sub(text, -1) == ']'
+      and string.gsub(string.sub(text, 2, -2) .. ',', '"[%w_%-]+",', '') == ''
+end
+
 -- The session in `key`, or nil where there is none or it has expired.
 local function load_session(key, now)
   local value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario',
@@ -13,18 +20,18 @@ local function load_session(key, now)
     return nil
   end
   local session = {
-    rev = tonumber(value[1] or nil),
-    expiresAt = tonumber(value[2] or nil),
-    lastSeenAt = tonumber(value[3] or nil),
-    createdAt = tonumber(value[4] or nil),
+    rev = whole(value[1]),
+    expiresAt = whole(value[2]),
+    lastSeenAt = whole(value[3]),
+    createdAt = whole(value[4]),
     label = value[5] or nil,
     scenario = value[6] or nil,
     overrides = value[7] or '[]',
-    globalDelayMs = tonumber(value[8] or '0'),
-    globalDelayMaxMs = tonumber(value[9] or '0'),
+    globalDelayMs = whole(value[8] or '0'),
+    globalDelayMaxMs = whole(value[9] or '0'),
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
-      and session.globalDelayMs and session.globalDelayMaxMs and string.sub(session.overrides, 1, 1) == '[') then
+      and session.globalDelayMs and session.globalDelayMaxMs and is_id_array(session.overrides)) then
     error('SSCORRUPT ' .. key)
   end
   if session.expiresAt <= now then

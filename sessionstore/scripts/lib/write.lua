@@ -1,4 +1,5 @@
--- The common end of each script that writes one session.
+-- The common end of each script that writes one session. Whatever can fail is read before the first write: the leases, the
+-- index and the head too, since a script that fails midway is not undone.
 --
 -- All of them are called with the same first keys and arguments:
 --   KEYS[1] session  [2] index  [3] head  [4] leases  [5] acks  [6] views  [7] environments  [8] changes (channel)
@@ -7,26 +8,43 @@
 
 local session_key = ARGV[7]
 local ttl = tonumber(ARGV[2])
+local lease = tonumber(ARGV[3])
 local now = now_ms()
-local head = open_head(KEYS[3], KEYS[8], now, tonumber(ARGV[3]), tonumber(ARGV[4]))
+local head = open_head(KEYS[3], KEYS[8], now, lease, tonumber(ARGV[4]))
 
--- Answer for a write that has to wait for the revision `await`.
-local function answer(await, changed, existed, body)
+-- Where the head is behind the session, it was lost, and leases may have been lost with it.
+local function compare_with_head(session)
+  if session.rev > head.rev then
+    head.rev = session.rev
+    forget_leases(head, now, lease)
+  end
+end
+
+-- How many leases live, and how many of them the caller waits for until they have applied `await`.
+local function count_leases(await)
   head.expired = head.expired + purge_leases(KEYS[4], KEYS[5], KEYS[6], KEYS[3], now)
-  local live, pending = standing(KEYS[4], KEYS[5], await)
-  return written(now, head, await, live, pending, changed, existed, body)
+  return standing(KEYS[4], KEYS[5], await)
+end
+
+-- Keep what a write that takes no revision has found out about the head.
+local function keep_head()
+  if head.forgotten then
+    redis.call('HSET', KEYS[3], 'rev', int(head.rev), 'settle', int(head.settle))
+  end
 end
 
 -- Write `session` where `changed`, else only note that it was seen, and publish what views have to know.
 local function commit_session(session, changed, existed)
-  local reply_rev = session.rev
+  compare_with_head(session)
+  local await = changed and head.rev + 1 or session.rev
+  local gone = gone_members(KEYS[2], head, now, ttl)
+  local live, pending = count_leases(await)
   local prev, kind, body
   local moved = see_session(session, now, ttl)
   if changed then
     session.expiresAt = math.max(session.expiresAt, now + ttl)
     prev = advance_head(KEYS[3], head, ARGV[1], ttl)
     session.rev = head.rev
-    reply_rev = head.rev
     save_session(KEYS[1], session)
     kind, body = 'set', '"session":' .. session_json(session_key, session)
   else
@@ -38,15 +56,14 @@ local function commit_session(session, changed, existed)
       kind = 'expiry'
       body = '"sessions":[[' .. cjson.encode(session_key) .. ',' .. int(session.expiresAt) .. ','
         .. int(session.lastSeenAt) .. ']]'
-    elseif head.forgotten then
-      redis.call('HSET', KEYS[3], 'rev', int(head.rev), 'settle', int(head.settle))
+    else
+      keep_head()
     end
   end
+  drop_members(KEYS[2], gone)
   redis.call('ZADD', KEYS[2], int(session.lastSeenAt), session_key)
-  prune_index(KEYS[2], head, now)
-  local reply = answer(reply_rev, changed, existed, session_json(session_key, session))
   if kind then
     publish_change(KEYS[8], kind, head, prev, now, ARGV[5], body)
   end
-  return reply
+  return written(now, head, await, live, pending, changed, existed, session_json(session_key, session))
 end
