@@ -1,0 +1,354 @@
+"""What a replica builds while it syncs, from pages of the index and from messages, and the proof that they agree.
+
+**The chain.** From the position that the first page names, each message continues the one before: ``rev`` one higher,
+``prev`` equal to the id. So the messages since then are complete, and belong to one history.
+
+**The pages.** Each page names the position that it was read at. That may lie ahead of the messages received so far, or
+behind. The snapshot is complete once the chain has passed through the positions of all pages, with equal ids: then each
+was read from the history that the messages tell, and not from one that Redis has lost since.
+
+**The merge.** A session that a message has set or deleted since the first page is as the messages say, whatever a page
+says. Any other has had no change but of its expiry, so the page has the rest of it, and the expiry is that of the page
+or of a message that was published after the page was read. Nothing of this is served before the snapshot is complete:
+until then, a message may take back what a page ahead of it has shown.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import astuple, force_setattr, replace
+
+from . import commands
+from .catalog import Catalog
+from .codec import CatalogReply, SnapshotReply
+from .commands import READ_BATCH, Call
+from .keys import EnvironmentKeys
+from .messages import Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState
+from .session import Session
+
+__all__ = ["EARLY_MESSAGES", "KNOWN_REVISIONS", "Chain", "Doubt", "HeldSession", "Snapshot", "moved"]
+
+#: Revisions whose ids are kept, to compare positions that Redis names with the chain.
+KNOWN_REVISIONS = 1024
+
+#: Messages that are kept before the first page says where the chain begins. The oldest make room: if one of them was
+#: needed after all, the chain has a gap, which shows.
+EARLY_MESSAGES = 4096
+
+
+class Doubt(Exception):  # noqa: N818  a replica turns it into a resync
+    """What was received does not fit together."""
+
+
+class HeldSession(Session, frozen=True, kw_only=True, gc=False, eq=False):
+    """A session in a replica.
+
+    Attributes
+    ----------
+    noted : bool
+        Whether a look-up has been noted since the last flush. It says nothing about the session: where all else is
+        equal, so are the sessions.
+    """
+
+    noted: bool = False
+
+    def mark(self, *, noted: bool) -> None:
+        """Set `noted`, the one thing that changes on a session."""
+        force_setattr(self, "noted", noted)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Session):
+            return NotImplemented
+        return astuple(self)[:_CONTENT] == astuple(other)[:_CONTENT]
+
+    def __hash__(self) -> int:
+        return hash(astuple(self)[:_CONTENT])
+
+
+#: The fields of a session, without `effect`, which is the last one, and `noted`.
+_CONTENT = len(Session.__struct_fields__) - 1
+
+
+class Chain:
+    """A position in an environment's history, and the ids that led to it."""
+
+    __slots__ = ("_ids", "_read_at", "_start", "rev")
+
+    def __init__(self, rev: int, head_id: str, read_at: int) -> None:
+        self.rev = rev
+        self._ids = deque((head_id,), maxlen=KNOWN_REVISIONS)
+        self._start = rev
+        self._read_at = read_at
+
+    @property
+    def start(self) -> int:
+        """The revision that Redis was at when the chain began."""
+        return self._start
+
+    @property
+    def id(self) -> str:
+        """The id of the write at the position."""
+        return self._ids[-1]
+
+    def continues(self, change: Change) -> bool:
+        """Whether the change is the next one of this history."""
+        return change.rev == self.rev + 1 and change.prev == self._ids[-1]
+
+    def is_late(self, change: Change) -> bool:
+        """Whether the change was committed before the chain began, and so is contained in what was read."""
+        return (
+            self.rev == self._start
+            and change.at <= self._read_at
+            and (change.rev < self.rev or (change.rev == self.rev and change.id == self._ids[-1]))
+        )
+
+    def accept(self, change: Change) -> bool:
+        """Go on to the change; False where it is late.
+
+        Raises
+        ------
+        Doubt
+            It is not the next one.
+        """
+        if not self.continues(change):
+            if self.is_late(change):
+                return False
+            if change.rev != self.rev + 1:
+                raise Doubt(f"revision {change.rev} was published, after revision {self.rev}")
+            raise Doubt(f"revision {change.rev} does not follow on the one before: Redis has lost part of its history")
+        self.rev = change.rev
+        self._ids.append(change.id)
+        return True
+
+    def id_at(self, rev: int) -> str | None:
+        """The id at a revision; None where it is not known, or not known any more."""
+        index = len(self._ids) - 1 - (self.rev - rev)
+        return self._ids[index] if 0 <= index < len(self._ids) else None
+
+
+class Snapshot:
+    """One sync: ask for the calls, bring the answers and the messages, until it is `complete`.
+
+    Parameters
+    ----------
+    keys : EnvironmentKeys
+        The environment.
+    catalog_call : Call, optional
+        How to read the catalog; without it, only messages tell of it.
+    hold : callable
+        Makes a session of its state.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_catalog_call",
+        "_catalog_due",
+        "_catalog_rev",
+        "_cursor",
+        "_deleted",
+        "_early",
+        "_finding",
+        "_hold",
+        "_keys",
+        "_moves",
+        "_page_rev",
+        "_scanning",
+        "_unpassed",
+        "_unread",
+        "catalog",
+        "chain",
+        "sessions",
+    )
+
+    def __init__(
+        self, keys: EnvironmentKeys, catalog_call: Call[Any] | None, hold: Callable[[SessionState], HeldSession]
+    ) -> None:
+        self._keys = keys
+        self._hold = hold
+        #: where the chain stands; None until the first page says where it begins
+        self.chain: Chain | None = None
+        self.sessions: dict[str, HeldSession] = {}
+        self.catalog: Catalog | None = None
+        self._early: deque[Change] = deque(maxlen=EARLY_MESSAGES)
+        #: what messages said of sessions that no page has shown yet: deletions; and the revision, expiry, last seen
+        self._deleted: set[str] = set()
+        self._moves: dict[str, tuple[int, int, int]] = {}
+        #: positions of pages that the chain has yet to pass through
+        self._unpassed: deque[tuple[int, str]] = deque()
+        self._page_rev = 0
+        self._cursor = "0"
+        self._scanning = True
+        self._unread: list[str] = []
+        #: the step in flight: the keys that it reads, and whether it also finds members
+        self._asked: list[str] = []
+        self._finding = False
+        #: the call that reads the catalog, until it has been answered; the revisions that a message has set it at, and
+        #: must set it at before the snapshot is complete
+        self._catalog_call = catalog_call
+        self._catalog_rev = 0
+        self._catalog_due = 0
+
+    # Calls and answers
+
+    def next_call(self) -> Call[Any] | None:
+        """The call to run next; its answer goes to `answered` before another one is asked for."""
+        if self.chain is not None and self._catalog_call is not None:
+            # After the first page and not after the last: the pages prove which history it was read from.
+            return self._catalog_call
+        if not (self._scanning or self._unread):
+            return None
+        self._asked = self._unread[:READ_BATCH]
+        self._finding = self._scanning and len(self._unread) <= READ_BATCH
+        count = READ_BATCH if self._finding else 0
+        return commands.snapshot(self._keys, self._cursor, self._asked, count=count)
+
+    def answered(self, reply: Any) -> None:
+        """Take the answer.
+
+        Raises
+        ------
+        Doubt
+            It does not belong to the history that the chain tells.
+        """
+        if isinstance(reply, CatalogReply):
+            self._take_catalog(reply)
+        else:
+            self._take_page(reply)
+
+    def restart(self) -> None:
+        """Look through the index anew: a cursor is worth nothing to another process than the one that gave it.
+
+        The sessions that were read remain, and are not read again.
+        """
+        self._cursor = "0"
+        self._scanning = True
+        self._unread = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sessions and the catalog are as they were at the chain's position."""
+        return (
+            self.chain is not None
+            and self._catalog_call is None
+            and not (self._scanning or self._unread or self._unpassed)
+            and self._catalog_due <= self._catalog_rev
+        )
+
+    @property
+    def awaited(self) -> int | None:
+        """The revision that messages have yet to bring, where only they are missing."""
+        if self._scanning or self._unread or self._catalog_call is not None or self.complete:
+            return None
+        return max(self._catalog_due, self._unpassed[-1][0] if self._unpassed else 0)
+
+    def _take_page(self, reply: SnapshotReply) -> None:
+        if self.chain is None:
+            self.chain = Chain(reply.rev, reply.id, reply.now)
+            self._page_rev = reply.rev
+            for change in self._early:
+                self.message(change)
+            self._early.clear()
+        elif not self._check_position(self.chain, reply.rev, reply.id):
+            self.restart()
+            return
+        for state in reply.sessions:
+            self._take_session(state, reply.rev)
+        del self._unread[: len(self._asked)]
+        # Those that are known already have come by a message or with an earlier page; messages keep them right.
+        known, deleted = self.sessions, self._deleted
+        self._unread += [key for key in reply.members if key not in known and key not in deleted]
+        if self._finding:
+            self._cursor = reply.cursor
+            self._scanning = reply.cursor != "0"
+
+    def _check_position(self, chain: Chain, rev: int, page_id: str) -> bool:
+        """Hold a page's position against the chain; False where it is too old to tell."""
+        if rev < self._page_rev:
+            raise Doubt(f"Redis went back from revision {self._page_rev} to {rev}: it has lost part of its history")
+        self._page_rev = rev
+        if rev > chain.rev:
+            if not self._unpassed or self._unpassed[-1] != (rev, page_id):
+                self._unpassed.append((rev, page_id))
+            return True
+        known = chain.id_at(rev)
+        if known is None:
+            return False
+        _check_id(rev, page_id, known)
+        return True
+
+    def _take_session(self, state: SessionState, page_rev: int) -> None:
+        key = state.session_key
+        if key in self.sessions or key in self._deleted:
+            return
+        session = self._hold(state)
+        move = self._moves.pop(key, None)
+        if move is not None and move[0] > page_rev:
+            session = moved(session, move[1], move[2])
+        self.sessions[key] = session
+
+    def _take_catalog(self, reply: CatalogReply) -> None:
+        assert self.chain is not None, "the catalog is read after the first page"
+        self._catalog_call = None
+        if reply.rev > self.chain.start:
+            # A message brings it, or has brought it or a later one; without one it is of another history.
+            self._catalog_due = reply.rev
+            self._check_catalog(self.chain)
+        elif self._catalog_rev == 0:
+            self.catalog = reply.catalog
+
+    def _check_catalog(self, chain: Chain) -> None:
+        if self._catalog_rev < self._catalog_due <= chain.rev:
+            raise Doubt(f"no message brought the catalog of revision {self._catalog_due}")
+
+    # Messages
+
+    def message(self, change: Change) -> None:
+        """Take one message.
+
+        Raises
+        ------
+        Doubt
+            It is not the next one, or shows that a page was not of this history.
+        """
+        chain = self.chain
+        if chain is None:
+            self._early.append(change)
+            return
+        if not chain.accept(change):
+            return
+        if isinstance(change, SessionSet):
+            key = change.session.session_key
+            self.sessions[key] = self._hold(change.session)
+            self._deleted.discard(key)
+            self._moves.pop(key, None)
+        elif isinstance(change, SessionDeleted):
+            self.sessions.pop(change.session_key, None)
+            self._deleted.add(change.session_key)
+            self._moves.pop(change.session_key, None)
+        elif isinstance(change, ExpiryMoved):
+            for key, expires_at, last_seen_at in change.sessions:
+                session = self.sessions.get(key)
+                if session is not None:
+                    self.sessions[key] = moved(session, expires_at, last_seen_at)
+                else:
+                    self._moves[key] = (change.rev, expires_at, last_seen_at)
+        else:
+            self.catalog = change.catalog
+            self._catalog_rev = change.rev
+        while self._unpassed and self._unpassed[0][0] <= chain.rev:
+            rev, page_id = self._unpassed.popleft()
+            _check_id(rev, page_id, chain.id)
+        self._check_catalog(chain)
+
+
+def moved(session: HeldSession, expires_at: int, last_seen_at: int) -> HeldSession:
+    """The session with another expiry; it keeps its revision."""
+    return replace(session, expires_at=expires_at, last_seen_at=last_seen_at)
+
+
+def _check_id(rev: int, page_id: str, known: str) -> None:
+    if page_id != known:
+        raise Doubt(f"Redis has another revision {rev} than was published: it has lost part of its history")
