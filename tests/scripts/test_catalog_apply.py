@@ -10,7 +10,7 @@ import pytest
 
 from .harness import LEASE_MS, Scripts
 
-OLD = {
+OLD: dict[str, Any] = {
     "mocks": {"ovr_a": "A", "ovr_b": "B"},
     "scenarios": {"scn_x": {"ovr_own": "Own"}, "scn_y": {}},
 }
@@ -35,7 +35,8 @@ def apply(
     local = {id_: scenario for scenario, own in scenarios.items() for id_ in own}
     args: list[str | int] = [op, LEASE_MS, known, wait, environment, digest(text), text]
     args += [len(mocks), len(local), len(scenarios)]
-    for entries in (mocks, local, {id_: json.dumps({"id": id_}) for id_ in scenarios}):
+    scenario_json: dict[str, str] = {id_: json.dumps({"id": id_}) for id_ in scenarios}
+    for entries in (mocks, local, scenario_json):
         args += [part for pair in entries.items() for part in pair]
     return scripts.run("catalog_apply", keys, [*args, *sessions])
 
