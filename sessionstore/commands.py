@@ -243,7 +243,8 @@ def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[To
     for session_key, seen_at_ms in seen.items():
         if type(seen_at_ms) is not int or not 0 <= seen_at_ms < 2**53:
             raise InvalidFieldError(f"The time of {session_key!r} must be milliseconds since 1970, a whole number.")
-        times[validate_session_key(session_key)] = seen_at_ms
+        session_key = validate_session_key(session_key)
+        times[session_key] = max(seen_at_ms, times.get(session_key, 0))
     keys = context.keys
     return Call(
         load_script("touch"),
@@ -441,7 +442,7 @@ def _if_match_argument(if_match: IfMatch | None) -> str:
         return ""
     if if_match == "*":
         return "*"
-    revisions = (if_match,) if isinstance(if_match, int) else tuple(if_match)
-    if not all(type(revision) is int for revision in revisions):
+    revisions = if_match if isinstance(if_match, Sequence) else (if_match,)
+    if isinstance(revisions, str) or not all(type(revision) is int for revision in revisions):
         raise InvalidQueryError('if_match must be a revision, several of them, or "*".')
     return "," + ",".join(map(str, revisions)) + ","

@@ -158,10 +158,14 @@ def delete(
 def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
     """Note when sessions were last seen, in batches; returns how many of them there were."""
     items = list(seen.items())
+    # All are built, and so checked, before the first is sent.
+    calls = [
+        commands.touch(context, new_id(), dict(items[start : start + commands.TOUCH_BATCH]))
+        for start in range(0, len(items), commands.TOUCH_BATCH)
+    ]
     touched = 0
-    for start in range(0, len(items), commands.TOUCH_BATCH):
-        batch = dict(items[start : start + commands.TOUCH_BATCH])
-        reply = yield commands.touch(context, new_id(), batch)
+    for call in calls:
+        reply = yield call
         context.learn(reply.rev, settling=False)
         touched += reply.touched
     return touched

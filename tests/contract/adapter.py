@@ -1,0 +1,107 @@
+"""One test for both drivers: the store for threads behind the asyncio store's methods."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, cast
+
+import fakeredis
+import redis
+import redis.asyncio
+
+from sessionstore import AsyncSessionStore, EmbeddedServer, SessionStore
+
+from ..redis_server import RedisServer
+
+__all__ = ["DAY_MS", "Backend", "Driver", "as_async"]
+
+DAY_MS = 86_400_000
+
+Driver = Literal["sync", "asyncio"]
+
+_ASYNC_NAMES = {"aclose": "close"}
+
+
+class _Awaitable:
+    """Calls a store for threads, or one of its environments, where a test awaits."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, _ASYNC_NAMES.get(name, name))
+        if not inspect.ismethod(value):
+            return value
+        if name == "environment":
+            return lambda *args: _Awaitable(value(*args))
+        return _awaitable(value)
+
+    async def __aenter__(self) -> _Awaitable:
+        self._target.__enter__()
+        return self
+
+    async def __aexit__(self, *details: Any) -> None:
+        self._target.__exit__(*details)
+
+
+def _awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+def as_async(store: SessionStore) -> AsyncSessionStore:
+    """The store for threads with the asyncio store's face. Its calls block the loop."""
+    return cast(AsyncSessionStore, _Awaitable(store))
+
+
+class Backend:
+    """A driver on a server: makes stores, and looks behind their backs with `raw`."""
+
+    def __init__(self, driver: Driver, server: RedisServer | EmbeddedServer, prefix: str) -> None:
+        self.driver = driver
+        self.server = server
+        self.prefix = prefix
+        self.raw: Any = (
+            fakeredis.FakeRedis.from_pool(server.client().connection_pool)
+            if isinstance(server, EmbeddedServer)
+            else server.client(decode_responses=True)
+        )
+
+    @property
+    def real(self) -> bool:
+        return isinstance(self.server, RedisServer)
+
+    def store(self, **options: Any) -> AsyncSessionStore:
+        """A store of the backend's driver; the test closes it."""
+        options = {"prefix": self.prefix, **options}
+        kind = SessionStore if self.driver == "sync" else AsyncSessionStore
+        store = (
+            kind.embedded(self.server, **options)
+            if isinstance(self.server, EmbeddedServer)
+            else kind.from_url(self.server.url, **options)
+        )
+        return as_async(store) if isinstance(store, SessionStore) else store
+
+    def client(self, **options: Any) -> Any:
+        """A redis-py client of the driver's kind, as a caller would own it."""
+        if isinstance(self.server, EmbeddedServer):
+            options["server"] = self.server.client().connection_pool.connection_kwargs["server"]
+            return fakeredis.FakeRedis(**options) if self.driver == "sync" else fakeredis.FakeAsyncRedis(**options)
+        options = {"host": "127.0.0.1", "port": self.server.port, **options}
+        return redis.Redis(**options) if self.driver == "sync" else redis.asyncio.Redis(**options)
+
+    def on_client(self, client: Any, **options: Any) -> AsyncSessionStore:
+        """A store on a client that the caller owns."""
+        options = {"prefix": self.prefix, **options}
+        if self.driver == "sync":
+            return as_async(SessionStore(client, **options))
+        return AsyncSessionStore(client, **options)
+
+    def close(self) -> None:
+        self.raw.close()
+
+    def key(self, session_key: str) -> str:
+        return f"{self.prefix}:{{checkout}}:staging:s:{session_key}"
