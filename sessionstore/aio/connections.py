@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from ..commands import Call
 from ..config import StoreConfig
-from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, translate
+from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, pack, translate
 from ..errors import SessionStoreError
 from ..trust import IDENTIFY
 
@@ -134,7 +134,7 @@ async def _evaluate(connection: Any, call: Call[Any]) -> Any:
     """
     try:
         try:
-            await connection.send_command(*evalsha(call))
+            await connection.send_packed_command(pack(evalsha(call)), check_health=False)
             return await connection.read_response()
         except NoScriptError:
             await connection.send_command(*evaluate(call))

@@ -24,6 +24,7 @@ from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
 from .apikeys import AsyncApiKeys
 from .connections import Connections
+from .pool import Pool
 from .project import AsyncProject
 
 __all__ = ["AsyncEnvironment", "AsyncSessionStore"]
@@ -59,9 +60,9 @@ class AsyncSessionStore:
         It connects when it is used.
         """
         deadline_s = StoreConfig(**options).deadline_s
-        pool: Any = redis.asyncio.BlockingConnectionPool.from_url(
-            check_url(url), max_connections=max_connections, timeout=deadline_s, **client_options(deadline_s)
-        )
+        # No socket time-out: the deadline of each call does its work, and redis-py would make a task for each command.
+        settings = {**client_options(deadline_s), "socket_timeout": None}
+        pool: Any = Pool.from_url(check_url(url), max_connections=max_connections, **settings)
         return cls._owning(redis.asyncio.Redis.from_pool(pool), options)
 
     @classmethod

@@ -1,0 +1,54 @@
+"""The connection pool of an asyncio store that makes its own connections."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+__all__ = ["Pool"]
+
+
+class Pool(redis.asyncio.ConnectionPool):
+    """Lends each connection to one call at a time; a call that finds none waits, for as long as its deadline lets it.
+
+    redis-py's `BlockingConnectionPool` does this too, at a cost of a third of a round trip: a condition, a time-out and
+    several events for each call. Here the one time-out is the caller's.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._free = asyncio.Semaphore(self.max_connections)
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """Lend a connection that is ready for a command."""
+        await self._free.acquire()
+        try:
+            connection: Any = self.get_available_connection()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self._free.release()
+            raise
+        try:
+            # A connection that Redis has closed meanwhile, or that holds an answer nobody asked for, is made anew.
+            if connection.is_connected and (connection.should_reconnect() or await self._is_stale(connection)):
+                await connection.disconnect(nowait=True)
+            if not connection.is_connected:
+                await connection.connect()
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        """Take a connection back. Nothing is awaited, so a cancellation can't lose it."""
+        self._in_use_connections.remove(connection)
+        self._available_connections.append(connection)
+        self._free.release()
+
+    async def _is_stale(self, connection: Any) -> bool:
+        try:
+            return bool(await connection.can_read())
+        except (RedisConnectionError, OSError):
+            return True
