@@ -194,7 +194,7 @@ class API:
         if project is None:
             raise ProjectRequiredError("Name the project, as in ?project=checkout: this key opens every project.")
         if environment is None:
-            registered = await self._store.environments(project)
+            registered = await self._store.project(project).environments()
             if len(registered) != 1:
                 there_are = f"has {', '.join(registered)}" if registered else "has registered none to choose from"
                 raise EnvironmentRequiredError(

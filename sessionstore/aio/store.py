@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -18,14 +17,16 @@ from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..connection import check_url, client_options, connection_pool
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
-from ..keys import ProjectKeys
-from ..messages import Applied
+from ..follower import DEFAULT_TOUCH_INTERVAL_S
 from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
+from ..view import DEFAULT_OPEN_TIMEOUT_S, OnStale
 from .apikeys import AsyncApiKeys
 from .connections import Connections
+from .hub import HubDriver
 from .pool import Pool
 from .project import AsyncProject
+from .view import AsyncView
 
 __all__ = ["AsyncEnvironment", "AsyncSessionStore"]
 
@@ -51,6 +52,7 @@ class AsyncSessionStore:
         self.config = StoreConfig(**options)
         self._owned: redis.asyncio.Redis | None = None
         self._closed = False
+        self._driver: HubDriver | None = None
         self._connections = Connections(connection_pool(client), self.config)
 
     @classmethod
@@ -102,15 +104,6 @@ class AsyncSessionStore:
         """The API keys of every project; no I/O."""
         return AsyncApiKeys(self)
 
-    async def environments(self, project: str) -> tuple[str, ...]:
-        """Read a project's registered environments, in alphabetical order.
-
-        Raises
-        ------
-        InvalidSlugError, StoreUnavailableError
-        """
-        return await self._run(operations.environments(ProjectKeys(self.config.prefix, project)))
-
     async def ping(self) -> None:
         """Make one round trip.
 
@@ -123,6 +116,8 @@ class AsyncSessionStore:
     async def aclose(self) -> None:
         """Close the connections that the store made itself; closing twice is fine."""
         self._closed = True
+        if self._driver is not None:
+            await self._driver.aclose()
         if self._owned is not None:
             await self._owned.aclose()
 
@@ -143,7 +138,7 @@ class AsyncSessionStore:
             while True:
                 try:
                     if isinstance(step, AwaitApplied):
-                        result: Any = await self._await_applied(step)
+                        result: Any = await self._hub().await_applied(step)
                     else:
                         result = await self._connections.execute(step)
                 except SessionStoreError as exc:
@@ -154,9 +149,12 @@ class AsyncSessionStore:
             value: T = stop.value
             return value
 
-    async def _await_applied(self, step: AwaitApplied) -> Applied | None:
-        await asyncio.sleep(step.timeout_s)
-        return None
+    def _hub(self) -> HubDriver:
+        if self._closed:
+            raise StoreClosedError("This store is closed; open another.")
+        if self._driver is None:
+            self._driver = HubDriver(self._connections, self.config.deadline_s)
+        return self._driver
 
 
 class AsyncEnvironment:
@@ -337,3 +335,29 @@ class AsyncEnvironment:
             Session key → ms since 1970, in Redis time. Sent in batches of 200, each atomic.
         """
         return await self._store._run(operations.touch(self._context, seen))
+
+    def view(
+        self,
+        *,
+        on_stale: OnStale = "serve",
+        wait: bool = True,
+        timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
+        touch_interval_s: float = DEFAULT_TOUCH_INTERVAL_S,
+    ) -> AsyncView:
+        """Make a view: the environment's sessions in local memory, kept right by tasks on the event loop.
+
+        Use it as a context manager. Views of one environment share their memory, and all views of a store share one
+        subscription.
+
+        Parameters
+        ----------
+        on_stale : "serve" or "raise"
+            What a look-up does where the view can't prove that it is current: serve what it has, or raise `StaleView`.
+        wait : bool
+            Opening returns when the view is in touch; False: at once, and it serves nothing until it is.
+        timeout_s : float
+            Seconds that opening waits.
+        touch_interval_s : float
+            Seconds between two flushes of what was looked up. ``last_seen_at`` is exact to within it.
+        """
+        return AsyncView(self._store._hub(), self._context, on_stale, wait, timeout_s, touch_interval_s)

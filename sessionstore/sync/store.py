@@ -17,13 +17,15 @@ from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..connection import check_url, client_options, connection_pool
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
-from ..keys import ProjectKeys
-from ..messages import Applied
+from ..follower import DEFAULT_TOUCH_INTERVAL_S
 from ..operations import AwaitApplied, Operation
 from ..session import Deletion, Session, SessionPage
+from ..view import DEFAULT_OPEN_TIMEOUT_S, OnStale
 from .apikeys import ApiKeys
 from .connections import Connections
+from .hub import HubDriver
 from .project import Project
+from .view import SyncView
 
 __all__ = ["Environment", "SessionStore"]
 
@@ -49,6 +51,7 @@ class SessionStore:
         self.config = StoreConfig(**options)
         self._owned: redis.Redis | None = None
         self._closed = False
+        self._driver: HubDriver | None = None
         self._connections = Connections(connection_pool(client), self.config)
 
     @classmethod
@@ -100,15 +103,6 @@ class SessionStore:
         """The API keys of every project; no I/O."""
         return ApiKeys(self)
 
-    def environments(self, project: str) -> tuple[str, ...]:
-        """Read a project's registered environments, in alphabetical order.
-
-        Raises
-        ------
-        InvalidSlugError, StoreUnavailableError
-        """
-        return self._run(operations.environments(ProjectKeys(self.config.prefix, project)))
-
     def ping(self) -> None:
         """Make one round trip.
 
@@ -121,6 +115,8 @@ class SessionStore:
     def close(self) -> None:
         """Close the connections that the store made itself; closing twice is fine."""
         self._closed = True
+        if self._driver is not None:
+            self._driver.close()
         if self._owned is not None:
             self._owned.close()
 
@@ -141,7 +137,7 @@ class SessionStore:
             while True:
                 try:
                     if isinstance(step, AwaitApplied):
-                        result: Any = self._await_applied(step)
+                        result: Any = self._hub().await_applied(step)
                     else:
                         result = self._connections.execute(step)
                 except SessionStoreError as exc:
@@ -152,9 +148,12 @@ class SessionStore:
             value: T = stop.value
             return value
 
-    def _await_applied(self, step: AwaitApplied) -> Applied | None:
-        time.sleep(step.timeout_s)
-        return None
+    def _hub(self) -> HubDriver:
+        if self._closed:
+            raise StoreClosedError("This store is closed; open another.")
+        if self._driver is None:
+            self._driver = HubDriver(self._connections, self.config.deadline_s)
+        return self._driver
 
 
 class Environment:
@@ -331,3 +330,29 @@ class Environment:
             Session key → ms since 1970, in Redis time. Sent in batches of 200, each atomic.
         """
         return self._store._run(operations.touch(self._context, seen))
+
+    def view(
+        self,
+        *,
+        on_stale: OnStale = "serve",
+        wait: bool = True,
+        timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
+        touch_interval_s: float = DEFAULT_TOUCH_INTERVAL_S,
+    ) -> SyncView:
+        """Make a view: the environment's sessions in local memory, kept right by a background thread.
+
+        Use it as a context manager. Views of one environment share their memory, and all views of a store share one
+        subscription.
+
+        Parameters
+        ----------
+        on_stale : "serve" or "raise"
+            What a look-up does where the view can't prove that it is current: serve what it has, or raise `StaleView`.
+        wait : bool
+            Opening returns when the view is in touch; False: at once, and it serves nothing until it is.
+        timeout_s : float
+            Seconds that opening waits.
+        touch_interval_s : float
+            Seconds between two flushes of what was looked up. ``last_seen_at`` is exact to within it.
+        """
+        return SyncView(self._store._hub(), self._context, on_stale, wait, timeout_s, touch_interval_s)
