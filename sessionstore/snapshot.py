@@ -8,9 +8,9 @@ behind. The snapshot is complete once the chain has passed through the positions
 was read from the history that the messages tell, and not from one that Redis has lost since.
 
 **The merge.** A session that a message has set or deleted since the first page is as the messages say, whatever a page
-says. Any other has had no change but of its expiry, so the page has the rest of it, and the expiry is that of the page
-or of a message that was published after the page was read. Nothing of this is served before the snapshot is complete:
-until then, a message may take back what a page ahead of it has shown.
+says. Any other has had no change but of its expiry, so the page has the rest of it, and the expiry is as the last
+message says, if one spoke of it. Nothing of this is served before the snapshot is complete: until then, a message may
+take back what a page ahead of it has shown.
 """
 
 from __future__ import annotations
@@ -173,9 +173,9 @@ class Snapshot:
         self.sessions: dict[str, HeldSession] = {}
         self.catalog: Catalog | None = None
         self._early: deque[Change] = deque(maxlen=EARLY_MESSAGES)
-        #: what messages said of sessions that no page has shown yet: deletions; and the revision, expiry, last seen
+        #: what messages said of sessions that no page has shown yet: that they are gone, or expiresAt and lastSeenAt
         self._deleted: set[str] = set()
-        self._moves: dict[str, tuple[int, int, int]] = {}
+        self._moves: dict[str, tuple[int, int]] = {}
         #: positions of pages that the chain has yet to pass through
         self._unpassed: deque[tuple[int, str]] = deque()
         self._page_rev = 0
@@ -255,7 +255,7 @@ class Snapshot:
             self.restart()
             return
         for state in reply.sessions:
-            self._take_session(state, reply.rev)
+            self._take_session(state)
         del self._unread[: len(self._asked)]
         # Those that are known already have come by a message or with an earlier page; messages keep them right.
         known, deleted = self.sessions, self._deleted
@@ -279,15 +279,14 @@ class Snapshot:
         _check_id(rev, page_id, known)
         return True
 
-    def _take_session(self, state: SessionState, page_rev: int) -> None:
+    def _take_session(self, state: SessionState) -> None:
         key = state.session_key
         if key in self.sessions or key in self._deleted:
             return
         session = self._hold(state)
         move = self._moves.pop(key, None)
-        if move is not None and move[0] > page_rev:
-            session = moved(session, move[1], move[2])
-        self.sessions[key] = session
+        # A page ahead of the message may have a later expiry; then the message of that one is yet to come.
+        self.sessions[key] = session if move is None else moved(session, *move)
 
     def _take_catalog(self, reply: CatalogReply) -> None:
         assert self.chain is not None, "the catalog is read after the first page"
@@ -334,7 +333,7 @@ class Snapshot:
                 if session is not None:
                     self.sessions[key] = moved(session, expires_at, last_seen_at)
                 else:
-                    self._moves[key] = (change.rev, expires_at, last_seen_at)
+                    self._moves[key] = (expires_at, last_seen_at)
         else:
             self.catalog = change.catalog
             self._catalog_rev = change.rev
