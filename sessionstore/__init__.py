@@ -40,6 +40,7 @@ from .errors import (
 from .session import (
     Deletion,
     Effect,
+    LiveView,
     Session,
     SessionPage,
     normalize_session_key,
@@ -65,6 +66,7 @@ __all__ = [
     # values
     "Deletion",
     "Effect",
+    "LiveView",
     "Session",
     "SessionPage",
     # API keys

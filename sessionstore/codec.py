@@ -32,6 +32,7 @@ __all__ = [
     "EnvironmentsReply",
     "HeadReply",
     "IndexPage",
+    "LeaseReply",
     "PingReply",
     "Reply",
     "ScanReply",
@@ -40,12 +41,17 @@ __all__ = [
     "SnapshotReply",
     "StandingReply",
     "TouchReply",
+    "ViewInfo",
+    "ViewReply",
+    "ViewsReply",
     "WriteReply",
     "decode_cursor",
     "decode_overrides",
+    "decode_view_info",
     "decoder",
     "encode_cursor",
     "encode_overrides",
+    "encode_view_info",
     "session_from_state",
 ]
 
@@ -83,6 +89,8 @@ class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
     expired: int = 0
     #: ms during which leases that live may be missing from the count
     settle: int = 0
+    #: the run of the server that leases are taken from; empty before the first
+    run: str = ""
     changed: bool = False
     existed: bool = False
 
@@ -178,9 +186,49 @@ class StandingReply(Struct, frozen=True, gc=False):
     live: int
     pending: int
     expired: int
-    #: ms until the last of the leases runs out
+    #: ms until the last of the pending ones runs out
     left: int
     settle: int
+    run: str
+
+
+class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
+    """Answer of join, renew, ack and leave: the head, and how long the lease lasts.
+
+    The status is ok, expired (there is no such lease any more), refused (the view lags behind the head that it was
+    told before) or forked (the view's position is not on the head's chain).
+    """
+
+    now: int
+    rev: int
+    id: str
+    #: from `now` on
+    lease_ms: int = msgspec.field(name="lease")
+
+
+class ViewReply(Struct, frozen=True, gc=False):
+    """One lease in the answer of views."""
+
+    lease: str
+    info: str
+    applied: int
+    left: int
+
+
+class ViewsReply(Struct, frozen=True):
+    """Answer of views."""
+
+    now: int
+    rev: int
+    views: tuple[ViewReply, ...]
+
+
+class ViewInfo(Struct, frozen=True, gc=False):
+    """What a view says of itself when it takes a lease."""
+
+    host: str = ""
+    pid: int = 0
+    version: str = ""
 
 
 def decoder(reply: type[T]) -> Callable[[Payload], T]:
@@ -263,6 +311,19 @@ def encode_overrides(ids: tuple[str, ...]) -> str:
 def decode_overrides(text: Payload) -> tuple[str, ...]:
     """The inverse of `encode_overrides`."""
     return msgspec.json.decode(text, type=tuple[str, ...])
+
+
+def encode_view_info(info: ViewInfo) -> str:
+    """What a view says of itself, as the views hash holds it."""
+    return _encode_json(info).decode()
+
+
+def decode_view_info(text: str) -> ViewInfo:
+    """The inverse of `encode_view_info`; what another program has written there may say nothing."""
+    try:
+        return msgspec.json.decode(text, type=ViewInfo)
+    except msgspec.DecodeError:
+        return ViewInfo()
 
 
 def encode_cursor(last_seen_at: int, session_key: str) -> str:

@@ -22,6 +22,7 @@ from .codec import (
     EnvironmentsReply,
     HeadReply,
     IndexPage,
+    LeaseReply,
     Payload,
     PingReply,
     Reply,
@@ -31,6 +32,7 @@ from .codec import (
     SnapshotReply,
     StandingReply,
     TouchReply,
+    ViewsReply,
     WriteReply,
     decoder,
     encode_overrides,
@@ -57,23 +59,28 @@ __all__ = [
     "Call",
     "IfMatch",
     "WriteContext",
+    "ack",
     "activate",
     "apply_catalog",
     "deactivate",
     "delete",
     "environments",
     "get",
+    "join",
+    "leave",
     "page",
     "ping",
     "put",
     "read",
     "read_catalog",
     "read_head",
+    "renew",
     "reset",
     "scan",
     "snapshot",
     "standing",
     "touch",
+    "views",
 ]
 
 #: Sessions of one page of a list, at most.
@@ -136,6 +143,8 @@ _catalog_reply = decoder(CatalogReply)
 _catalog_applied = decoder(CatalogApplied)
 _environments_reply = decoder(EnvironmentsReply)
 _standing_reply = decoder(StandingReply)
+_lease_reply = decoder(LeaseReply)
+_views_reply = decoder(ViewsReply)
 
 
 def _checked(
@@ -369,9 +378,62 @@ def environments(keys: ProjectKeys) -> Call[EnvironmentsReply]:
     return Call(load_script("environments"), (keys.environments,), (), _environments_reply)
 
 
-def standing(keys: EnvironmentKeys, rev: int) -> Call[StandingReply]:
+def standing(context: WriteContext, rev: int) -> Call[StandingReply]:
     """Read which leases have not applied `rev`."""
-    return Call(load_script("standing"), (keys.head, keys.leases, keys.acks, keys.views), (rev,), _standing_reply)
+    keys = context.keys
+    return Call(
+        load_script("standing"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.changes),
+        (rev, context.lease_ms),
+        _standing_reply,
+    )
+
+
+def join(
+    keys: EnvironmentKeys, lease_id: str, lease_ms: int, info: str, applied_rev: int, applied_id: str
+) -> Call[LeaseReply]:
+    """Take a lease. The id must never have been used before; `info` is JSON, see `codec.ViewInfo`."""
+    return Call(
+        load_script("join"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.changes, keys.applied),
+        (lease_id, lease_ms, info, applied_rev, applied_id),
+        _lease_reply,
+    )
+
+
+def renew(keys: EnvironmentKeys, lease_id: str, lease_ms: int, applied_rev: int, applied_id: str) -> Call[LeaseReply]:
+    """Prolong a lease, and acknowledge what its view has applied."""
+    return Call(
+        load_script("renew"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.changes, keys.applied),
+        (lease_id, lease_ms, applied_rev, applied_id),
+        _lease_reply,
+    )
+
+
+def ack(keys: EnvironmentKeys, lease_id: str, applied_rev: int, applied_id: str) -> Call[LeaseReply]:
+    """Acknowledge what a lease's view has applied."""
+    return Call(
+        load_script("ack"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.applied),
+        (lease_id, applied_rev, applied_id),
+        _lease_reply,
+    )
+
+
+def leave(keys: EnvironmentKeys, lease_id: str) -> Call[LeaseReply]:
+    """Give a lease up; its view must have stopped calling itself fresh."""
+    return Call(
+        load_script("leave"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.applied),
+        (lease_id,),
+        _lease_reply,
+    )
+
+
+def views(keys: EnvironmentKeys) -> Call[ViewsReply]:
+    """Read which views hold a lease."""
+    return Call(load_script("views"), (keys.head, keys.leases, keys.views), (), _views_reply)
 
 
 def _toggle(

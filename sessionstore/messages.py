@@ -81,11 +81,15 @@ Change = SessionSet | SessionDeleted | ExpiryMoved | CatalogChanged
 
 
 class Applied(Struct, frozen=True, gc=False):
-    """Every live view has applied `rev`; `live` is how many there are, `expired` how many leases ever ran out."""
+    """Every live view has applied `rev`; `live` is how many there are, `expired` how many leases ever ran out.
+
+    `run` is the run of the server that they took their leases from.
+    """
 
     rev: int
     live: int
     expired: int
+    run: str = ""
 
 
 _changes = msgspec.json.Decoder(Change)

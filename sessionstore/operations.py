@@ -15,12 +15,12 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from . import commands
-from .codec import WriteReply, decode_cursor, encode_cursor, session_from_state
+from .codec import StandingReply, WriteReply, decode_cursor, decode_view_info, encode_cursor, session_from_state
 from .commands import Call, IfMatch, WriteContext
-from .errors import InvalidQueryError, NotEffectiveError, StoreUnavailableError
+from .errors import InvalidQueryError, NotEffectiveError, SessionStoreError, StoreUnavailableError
 from .keys import EnvironmentKeys, ProjectKeys
 from .messages import Applied
-from .session import Deletion, Effect, Session, SessionPage
+from .session import Deletion, Effect, LiveView, Session, SessionPage
 
 __all__ = [
     "AwaitApplied",
@@ -35,6 +35,7 @@ __all__ = [
     "put",
     "reset",
     "touch",
+    "views",
 ]
 
 #: Seconds between two looks at the leases while a writer waits, at first and at most: a message says when every view
@@ -42,8 +43,19 @@ __all__ = [
 _FIRST_LOOK_S = 0.05
 _LAST_LOOK_S = 0.5
 
-#: Seconds that a wait may take beyond a lease and a third before it is given up.
+#: Leases that a wait lasts at most because of views: each may renew once more, a third of a lease after the write or a
+#: twentieth later, without having applied it (scripts/renew.lua).
+_LONGEST_WAIT_LEASES = 1 + 1 / 3 + 1 / 20
+
+#: Seconds that a wait may take beyond that before it is given up.
 _PATIENCE_S = 1.0
+
+_STOPPED = "Redis then stopped answering; repeat the call, which is safe."
+_OUTLASTED = (
+    "a view's lease outlasted the longest wait, as when Redis's clock is set back or leases differ in length; "
+    "see sessionstore views, and repeat the call."
+)
+_LOST = "Redis was emptied, restarted or replaced meanwhile and may have lost it; repeat the call, which is safe."
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +208,26 @@ def list_sessions(keys: EnvironmentKeys, limit: int, cursor: str | None) -> Oper
             return SessionPage(tuple(sessions), encode_cursor(*after))
 
 
+def views(keys: EnvironmentKeys) -> Operation[tuple[LiveView, ...]]:
+    """List the views that hold a lease, the one that runs out first first."""
+    reply = yield commands.views(keys)
+    found = []
+    for view in reply.views:
+        info = decode_view_info(view.info)
+        found.append(
+            LiveView(
+                id=view.lease,
+                host=info.host,
+                pid=info.pid,
+                version=info.version,
+                applied_revision=view.applied,
+                lag=max(0, reply.rev - view.applied),
+                lease_left_ms=view.left,
+            )
+        )
+    return tuple(found)
+
+
 def _write_session(context: WriteContext, clock: Clock, call: Call[WriteReply], wait: bool) -> Operation[Session]:
     started = clock()
     reply: WriteReply = yield call
@@ -211,46 +243,59 @@ def _take_effect(
     """Wait until every live lease has applied the write, or has run out."""
     committed = clock()
     context.learn(reply.rev, settling=reply.settle > 0)
-    live, pending, expired = reply.live, reply.pending, 0
-    settled = committed + reply.settle / 1000
-    give_up = max(settled, committed + context.lease_ms * 4 / 3000) + _PATIENCE_S
-    look_s = _FIRST_LOOK_S
+    live, pending, expired = reply.live, reply.pending, reply.expired
+    # Until then leases may be missing from the count.
+    settled = max(committed + reply.settle / 1000, context.trust.settled_at)
+    longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
+    look_s = next_look_s = _FIRST_LOOK_S
     unreachable: StoreUnavailableError | None = None
     while wait and (pending or clock() < settled):
         now = clock()
-        if now > give_up:
-            raise NotEffectiveError(
-                f"The write was committed as revision {reply.wait_rev}, but Redis then stopped answering, so whether "
-                "every view serves it is not known; repeat the call, which is safe.",
-                session,
-            ) from unreachable
-        applied: Applied | None = yield AwaitApplied(
-            context.keys, reply.wait_rev, min(look_s, settled - now) if not pending else look_s
-        )
-        if applied is not None and clock() >= settled:
-            live, pending, expired = applied.live, 0, applied.expired - reply.expired
-            break
-        look_s = min(2 * look_s, _LAST_LOOK_S)
+        if now > max(settled, longest) + _PATIENCE_S:
+            raise _not_effective(reply, session, _STOPPED if unreachable else _OUTLASTED) from unreachable
+        timeout_s = next_look_s if pending else min(next_look_s, settled - now)
+        look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
         try:
-            standing = yield commands.standing(context.keys, reply.wait_rev)
+            applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s)
+            if applied is not None and applied.run == reply.run:
+                live, pending, expired = applied.live, 0, applied.expired
+                continue
+            standing: StandingReply = yield commands.standing(context, reply.wait_rev)
         except StoreUnavailableError as exc:
             unreachable = exc
             continue
-        if standing.rev < reply.wait_rev:
-            raise NotEffectiveError(
-                f"The write was committed as revision {reply.wait_rev}, but Redis has lost it since (it is at revision "
-                f"{standing.rev}); repeat the call.",
-                session,
-            )
-        live, pending, expired = standing.live, standing.pending, standing.expired - reply.expired
+        except SessionStoreError as exc:
+            raise _not_effective(reply, session, str(exc)) from exc
+        unreachable = None
+        if _is_lost(reply, standing):
+            raise _not_effective(reply, session, _LOST)
+        live, pending, expired = standing.live, standing.pending, standing.expired
+        if standing.settle:
+            settled = max(settled, clock() + standing.settle / 1000)
         if pending:
-            look_s = min(look_s, standing.left / 1000 + 0.001)
-        settled = max(settled, clock() + standing.settle / 1000) if standing.settle else settled
+            # Redis drops a lease in the millisecond after its last.
+            next_look_s = min(look_s, (standing.left + 1) / 1000)
     return Effect(
         revision=reply.wait_rev,
         confirmed=live - pending,
-        expired=max(0, expired),
+        expired=max(0, expired - reply.expired),
         waited=wait,
         commit_s=committed - started,
         effective_s=clock() - committed if wait else 0.0,
+    )
+
+
+def _is_lost(reply: WriteReply, standing: StandingReply) -> bool:
+    """Whether Redis may hold another history than that of the write: it was emptied, restarted or replaced since."""
+    if standing.rev < reply.wait_rev:
+        return True
+    if reply.run == "" or standing.run == reply.run:
+        return False
+    return standing.run == "" or "-" not in (reply.run, standing.run)
+
+
+def _not_effective(reply: WriteReply, session: Session | None, why: str) -> NotEffectiveError:
+    return NotEffectiveError(
+        f"The write was committed as revision {reply.wait_rev}, but whether every view serves it is not known: {why}",
+        session,
     )

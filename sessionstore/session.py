@@ -28,6 +28,7 @@ __all__ = [
     # values
     "Deletion",
     "Effect",
+    "LiveView",
     "Session",
     "SessionDocument",
     "SessionPage",
@@ -205,6 +206,32 @@ class Deletion(Struct, frozen=True, gc=False):
         return self.existed
 
 
+class LiveView(Struct, frozen=True, gc=False):
+    """A view that holds a lease, as writers wait for it.
+
+    Attributes
+    ----------
+    id : str
+        Of the lease; the same view has another after it was out of touch.
+    host, pid, version : str, int, str
+        Where it runs, and which release of this library it is, as it says itself.
+    applied_revision : int
+        The last revision that it has said it has applied; told with each renewal, and at once where a writer waits.
+    lag : int
+        How many revisions the environment was ahead of that.
+    lease_left_ms : int
+        Milliseconds until its lease runs out.
+    """
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    applied_revision: int
+    lag: int
+    lease_left_ms: int
+
+
 class SessionPage(Struct, frozen=True):
     """One page of an environment's sessions, newest seen first; `next_cursor` is None on the last."""
 
@@ -217,7 +244,7 @@ _encode = msgspec.json.Encoder().encode
 
 def format_time(ms: int) -> str:
     """Milliseconds since 1970 as the HTTP API writes a time: ``2026-06-23T12:00:00.000Z``."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"
+    return f"{datetime.fromtimestamp(ms // 1000, UTC).isoformat()[:19]}.{ms % 1000:03d}Z"
 
 
 def normalize_session_key(key: str) -> str:

@@ -1,21 +1,30 @@
 -- Which leases have not applied a revision yet, for a writer that waits.
 --
--- KEYS[1] head  [2] leases  [3] acks  [4] views
--- ARGV[1] the revision that the writer waits for
+-- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)
+-- ARGV[1] the revision that the writer waits for  [2] lease, ms
 --
 -- Returns {"now": ms, "rev": head, "live": leases that live, "pending": those of them that have not applied it,
---          "expired": leases that ever ran out, "left": ms until the last lease runs out, "settle": ms during which
---          live leases may be missing from the count}
+--          "expired": leases that ever ran out, "left": ms until the last of the pending ones runs out, "settle": ms during
+--          which live leases may be missing from the count, "run": the run of the server that leases are taken from}
 
 --@include lib/clock
+--@include lib/revision
 --@include lib/lease
 
 local now = now_ms()
-purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
-local live, pending = standing(KEYS[2], KEYS[3], tonumber(ARGV[1]))
-local value = redis.call('HMGET', KEYS[1], 'rev', 'expired', 'settle')
-local last = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-return '{"now":' .. int(now) .. ',"rev":' .. (value[1] or '0') .. ',"live":' .. int(live)
-  .. ',"pending":' .. int(pending) .. ',"expired":' .. (value[2] or '0')
-  .. ',"left":' .. int(last[2] and tonumber(last[2]) - now or 0)
-  .. ',"settle":' .. int(math.max(0, tonumber(value[3] or '0') - now)) .. '}'
+local rev = tonumber(ARGV[1])
+local head = open_head(KEYS[1], KEYS[5], now, tonumber(ARGV[2]), rev)
+if head.forgotten then
+  keep_settle(KEYS[1], head)
+end
+head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
+local live, pending = standing(KEYS[2], KEYS[3], rev)
+local left = 0
+if pending > 0 then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. int(rev))) do
+    left = math.max(left, tonumber(redis.call('ZSCORE', KEYS[2], id) or now) - now)
+  end
+end
+return '{"now":' .. int(now) .. ',"rev":' .. int(head.rev) .. ',"live":' .. int(live) .. ',"pending":' .. int(pending)
+  .. ',"expired":' .. int(head.expired) .. ',"left":' .. int(left) .. ',"settle":' .. int(math.max(0, head.settle - now))
+  .. ',"run":"' .. head.run .. '"}'

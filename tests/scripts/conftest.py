@@ -9,6 +9,7 @@ import pytest
 
 from ..redis_server import RedisServer
 from .harness import Scripts
+from .leases import Leases
 
 
 @pytest.fixture(params=["fakeredis", "redis"])
@@ -25,3 +26,10 @@ def scripts(request: pytest.FixtureRequest, prefix: str) -> Iterator[Scripts]:
         scripts = Scripts(client, prefix, restricted)
         yield scripts
         scripts.close()
+
+
+@pytest.fixture
+def leases(scripts: Scripts) -> Iterator[Leases]:
+    leases = Leases(scripts)
+    yield leases
+    leases.close()

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from .harness import Scripts
+import pytest
+
+from .harness import LEASE_MS, Scripts
+from .leases import OTHER_RUN, Leases
 
 
 def standing(scripts: Scripts, rev: int) -> dict[str, Any]:
-    return scripts.run("standing", [scripts.head, scripts.leases, scripts.acks, scripts.views], [rev])
+    keys = [scripts.head, scripts.leases, scripts.acks, scripts.views, scripts.changes]
+    return scripts.run("standing", keys, [rev, LEASE_MS])
 
 
 def test_with_no_lease(scripts: Scripts) -> None:
-    reply = standing(scripts, 1)
+    reply = standing(scripts, 0)
 
-    assert reply == {"now": reply["now"], "rev": 0, "live": 0, "pending": 0, "expired": 0, "left": 0, "settle": 0}
+    assert reply == {
+        "now": reply["now"],
+        "rev": 0,
+        "live": 0,
+        "pending": 0,
+        "expired": 0,
+        "left": 0,
+        "settle": 0,
+        "run": "",
+    }
+    assert scripts.everything() == {}
 
 
 def test_counts_those_that_have_not_applied_the_revision(scripts: Scripts) -> None:
@@ -26,17 +40,27 @@ def test_counts_those_that_have_not_applied_the_revision(scripts: Scripts) -> No
     reply = standing(scripts, 7)
 
     assert (reply["rev"], reply["live"], reply["pending"], reply["expired"]) == (7, 3, 1, 2)
-    assert 0 < reply["left"] <= 60_000
     assert 0 < reply["settle"] <= 60_000
+
+
+def test_tells_when_the_last_of_those_runs_out(scripts: Scripts) -> None:
+    now = scripts.now()
+    scripts.redis.hset(scripts.head, mapping={"rev": 7, "id": "a"})
+    scripts.redis.zadd(scripts.leases, {"behind": now + 30_000, "further": now + 40_000, "current": now + 60_000})
+    scripts.redis.zadd(scripts.acks, {"behind": 6, "further": 2, "current": 7})
+
+    assert 30_000 < standing(scripts, 7)["left"] <= 40_000
+    assert 0 < standing(scripts, 8)["left"] <= 60_000
+    assert standing(scripts, 2)["left"] == 0
 
 
 def test_leases_that_have_run_out_are_dropped_and_counted(scripts: Scripts) -> None:
     now = scripts.now()
+    scripts.redis.hset(scripts.head, mapping={"rev": 2, "id": "a"})
     scripts.redis.zadd(scripts.leases, {"dead": now, "deader": 5, "live": now + 60_000})
     scripts.redis.zadd(scripts.acks, {"dead": 1, "deader": 9, "live": 1})
-    scripts.redis.hset(
-        scripts.views, mapping={"dead": "{}", "dead:head": 1, "deader": "{}", "live": "{}", "live:head": 1}
-    )
+    fields = {"dead": "{}", "dead:head": 1, "dead:at": 1, "dead:run": "-", "deader": "{}", "live": "{}", "live:head": 1}
+    scripts.redis.hset(scripts.views, mapping=fields)
 
     reply = standing(scripts, 2)
 
@@ -45,3 +69,27 @@ def test_leases_that_have_run_out_are_dropped_and_counted(scripts: Scripts) -> N
     assert scripts.redis.zrange(scripts.acks, 0, -1) == ["live"]
     assert scripts.redis.hgetall(scripts.views) == {"live": "{}", "live:head": "1"}
     assert scripts.redis.hget(scripts.head, "expired") == "2"
+
+
+def test_a_head_that_was_lost_is_kept_as_such(scripts: Scripts) -> None:
+    # When a writer that waits for revision 2 finds nothing
+    reply = standing(scripts, 2)
+
+    # Then it sees that, and whoever writes next waits for a whole lease
+    assert (reply["rev"], reply["settle"]) == (0, LEASE_MS)
+    assert 0 < scripts.put()["settle"] <= LEASE_MS
+
+
+def test_another_run_of_the_server_is_told_and_kept(scripts: Scripts, leases: Leases) -> None:
+    if leases.server_run() == "-":
+        pytest.skip("fakeredis never restarts")
+    scripts.redis.hset(scripts.head, mapping={"rev": 2, "id": "a", "run": OTHER_RUN})
+
+    reply = standing(scripts, 2)
+
+    assert reply["run"] == leases.server_run()
+    assert reply["settle"] == LEASE_MS
+    assert scripts.redis.hget(scripts.head, "run") == reply["run"]
+    # Then it is found out once
+    assert standing(scripts, 2)["settle"] <= LEASE_MS
+    assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + LEASE_MS)

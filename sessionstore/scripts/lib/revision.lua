@@ -2,7 +2,7 @@
 --
 -- head (hash): rev, the revision counter; id, the random id of the write that made it; maxTtl, the longest TTL in ms
 -- that a write has used; expired, how many leases have run out; settle, a Redis time until which no write may
--- count on the leases it sees (see open_head).
+-- count on the leases it sees (see open_head); run, the run of the server that leases were taken from.
 
 -- Count on no lease that is seen now: some may be lost.
 local function forget_leases(head, now, lease)
@@ -10,25 +10,55 @@ local function forget_leases(head, now, lease)
   head.forgotten = true
 end
 
--- Read the head before a write. `known` is the highest revision that the writer has seen of this environment.
--- Where leases may have been lost with the head, writes wait for a whole lease: the head is lower than the writer
--- knows it was, or it is missing although somebody listens.
-local function open_head(head_key, changes, now, lease, known)
-  local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle')
+-- The id of this run of the server: another one after a restart, and after a replica took over. '-' where it is not told.
+local function server_run()
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or '-'
+end
+
+-- Whether both are known, and differ.
+local function runs_differ(run, other)
+  return run ~= other and run ~= '-' and other ~= '-'
+end
+
+-- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`, where
+-- given, how many subscriptions the caller has itself.
+-- Where leases may have been lost, writes wait for a whole lease: the head is lower than the caller knows it was; it is
+-- missing although somebody listens; or leases were taken from another run of the server, so that the last of them, and
+-- the last acknowledgements, may not have reached this one's data. Without leases nobody has to ask for the run.
+local function open_head(head_key, changes, now, lease, known, own)
+  local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle', 'run')
   local head = {
     rev = whole(value[1] or '0'),
     id = value[2] or '',
     maxTtl = whole(value[3] or '0'),
     expired = whole(value[4] or '0'),
     settle = whole(value[5] or '0'),
+    run = value[6] or '',
+    missing = not value[1],
   }
   if not (head.rev and head.maxTtl and head.expired and head.settle) then
     error('SSCORRUPT ' .. head_key)
   end
-  if head.rev < known or (not value[1] and redis.call('PUBSUB', 'NUMSUB', changes)[2] > 0) then
+  if head.rev < known or (head.missing and redis.call('PUBSUB', 'NUMSUB', changes)[2] > (own or 0)) then
     forget_leases(head, now, lease)
   end
+  if head.run ~= '' then
+    local run = server_run()
+    if runs_differ(head.run, run) then
+      head.run = run
+      forget_leases(head, now, lease)
+    end
+  end
   return head
+end
+
+-- Keep what open_head has found out, so that it is found out once.
+local function keep_settle(head_key, head)
+  redis.call('HSET', head_key, 'rev', int(head.rev), 'settle', int(head.settle))
+  if head.run ~= '' then
+    redis.call('HSET', head_key, 'run', head.run)
+  end
 end
 
 -- Take the next revision for the write `id`. Returns the id that was at the head before.
@@ -39,7 +69,7 @@ local function advance_head(head_key, head, id, ttl)
   head.maxTtl = math.max(head.maxTtl, ttl)
   redis.call('HSET', head_key, 'rev', int(head.rev), 'id', id, 'maxTtl', int(head.maxTtl))
   if head.forgotten then
-    redis.call('HSET', head_key, 'settle', int(head.settle))
+    keep_settle(head_key, head)
   end
   return prev
 end

@@ -29,7 +29,7 @@ end
 -- Keep what a write that takes no revision has found out about the head.
 local function keep_head()
   if head.forgotten then
-    redis.call('HSET', KEYS[3], 'rev', int(head.rev), 'settle', int(head.settle))
+    keep_settle(KEYS[3], head)
   end
 end
 

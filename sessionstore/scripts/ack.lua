@@ -1,0 +1,32 @@
+-- Acknowledge what a lease's view has applied, between two renewals, since a writer waits for it. Does not prolong the lease.
+--
+-- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] applied (channel)
+-- ARGV[1] the lease's id  [2] the revision that the view has applied, and [3] its id
+--
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "lease": ms that the lease still lasts}; or the same with the status
+--           expired: it has run out, join anew; or forked: leave and resync
+-- Publishes on `applied` where every live lease has applied more than before
+
+--@include lib/clock
+--@include lib/lease
+--@include lib/view
+
+local lease_id, rev = ARGV[1], tonumber(ARGV[2])
+local now = now_ms()
+-- Which run of the server this is does not matter here: one that has not noticed yet has taken no revision either.
+local head = read_head(KEYS[1])
+local floor = floor_of(head)
+head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
+
+local expires = tonumber(redis.call('ZSCORE', KEYS[2], lease_id) or nil)
+local run = redis.call('HGET', KEYS[4], lease_id .. ':run')
+local status = 'ok'
+if not expires or run ~= head.run and run ~= '-' then
+  status = 'expired'
+elseif is_forked(head, rev, ARGV[3]) then
+  status = 'forked'
+else
+  acknowledge(lease_id, rev)
+end
+announce(KEYS[5], head, floor)
+return lease_reply(status, now, head, status == 'ok' and expires - now or 0)

@@ -1,0 +1,42 @@
+-- What the scripts that a view calls for its lease have in common. KEYS[1..4] are head, leases, acks and views.
+
+-- The head as it is. Renewing and joining look at it closer, with open_head.
+local function read_head(head_key)
+  local value = redis.call('HMGET', head_key, 'rev', 'id', 'expired', 'run')
+  return { rev = whole(value[1] or '0'), id = value[2] or '', expired = whole(value[3] or '0'), run = value[4] or '' }
+end
+
+-- Whether a view that has applied `rev`, made by the write `id`, can't have come there by this head's chain.
+local function is_forked(head, rev, id)
+  return rev > head.rev or (rev == head.rev and id ~= head.id)
+end
+
+-- The revision that every live lease has applied; without a lease, the head's.
+local function floor_of(head)
+  local lowest = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+  return lowest[2] and tonumber(lowest[2]) or head.rev
+end
+
+-- Wake the writers that wait, where the floor has risen above `before`.
+local function announce(channel, head, before)
+  local floor = floor_of(head)
+  if floor > before then
+    redis.call('PUBLISH', channel, '{"rev":' .. int(floor) .. ',"live":' .. int(redis.call('ZCARD', KEYS[2]))
+      .. ',"expired":' .. int(head.expired) .. ',"run":"' .. head.run .. '"}')
+  end
+end
+
+-- Note that the lease's view has applied `rev`. Never lowers what it has acknowledged.
+local function acknowledge(lease_id, rev)
+  local score = tonumber(redis.call('ZSCORE', KEYS[3], lease_id) or '0')
+  if rev > score then
+    redis.call('ZADD', KEYS[3], int(rev), lease_id)
+  end
+  redis.call('HSET', KEYS[4], lease_id .. ':at', int(rev))
+end
+
+-- The answer: how it stands, the head, and how long the lease lasts from now on, in ms.
+local function lease_reply(status, now, head, lasts)
+  return '{"status":"' .. status .. '","now":' .. int(now) .. ',"rev":' .. int(head.rev)
+    .. ',"id":' .. cjson.encode(head.id) .. ',"lease":' .. int(lasts) .. '}'
+end

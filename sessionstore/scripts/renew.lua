@@ -1,0 +1,45 @@
+-- Prolong a lease, and acknowledge what its view has applied. Only a view that has applied the head which its last join or
+-- renewal returned may go on: one whose subscription is dead while its commands work is refused.
+--
+-- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)  [6] applied (channel)
+-- ARGV[1] the lease's id  [2] lease, ms  [3] the revision that the view has applied, and [4] its id
+--
+-- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "lease": ms that the lease lasts, 0 where it was not prolonged}
+--           status: ok; expired: it has run out, or was taken from another run of the server: join anew; refused, forked: the
+--           view has missed something: leave and resync
+-- Publishes on `applied` where every live lease has applied more than before
+
+--@include lib/clock
+--@include lib/revision
+--@include lib/lease
+--@include lib/view
+
+local lease_id, lease, rev = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local now = now_ms()
+local head = open_head(KEYS[1], KEYS[5], now, lease, rev)
+local floor = floor_of(head)
+head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
+if head.forgotten then
+  keep_settle(KEYS[1], head)
+end
+
+local expires = tonumber(redis.call('ZSCORE', KEYS[2], lease_id) or nil)
+local held = redis.call('HMGET', KEYS[4], lease_id .. ':head', lease_id .. ':run')
+local status, lasts = 'ok', 0
+if not expires or not held[1] or not held[2] or runs_differ(held[2], head.run) then
+  status = 'expired'
+elseif is_forked(head, rev, ARGV[4]) then
+  status = 'forked'
+elseif rev < tonumber(held[1]) then
+  status = 'refused'
+else
+  -- A writer that commits now waits for a lease and a third, and a twentieth for a renewal that is a little late. A view
+  -- that is behind and renews later than that is not given the time it was late.
+  local due = expires - lease + math.floor(lease / 3 + lease / 20)
+  lasts = lease - (rev < head.rev and math.max(0, now - due) or 0)
+  redis.call('ZADD', KEYS[2], int(now + lasts), lease_id)
+  redis.call('HSET', KEYS[4], lease_id .. ':head', int(head.rev))
+  acknowledge(lease_id, rev)
+end
+announce(KEYS[6], head, floor)
+return lease_reply(status, now, head, lasts)

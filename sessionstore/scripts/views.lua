@@ -1,0 +1,20 @@
+-- The views that hold a lease, for people.
+--
+-- KEYS[1] head  [2] leases  [3] views
+--
+-- Returns {"now": ms, "rev": head, "views": [{"lease": id, "info": what the view says of itself, JSON as text, "applied": the last
+--         revision that it said it has applied, "left": ms until its lease runs out}, …]}, the one that runs out first first
+
+--@include lib/clock
+
+local now = now_ms()
+local rev = redis.call('HGET', KEYS[1], 'rev') or '0'
+local live = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. int(now), '+inf', 'WITHSCORES')
+local views = {}
+for i = 1, #live, 2 do
+  local id = live[i]
+  local value = redis.call('HMGET', KEYS[3], id, id .. ':at')
+  views[#views + 1] = '{"lease":' .. cjson.encode(id) .. ',"info":' .. cjson.encode(value[1] or '{}')
+    .. ',"applied":' .. (value[2] or '0') .. ',"left":' .. int(tonumber(live[i + 1]) - now) .. '}'
+end
+return '{"now":' .. int(now) .. ',"rev":' .. rev .. ',"views":[' .. table.concat(views, ',') .. ']}'

@@ -1,0 +1,89 @@
+"""ack.lua: a view says what it has applied, between two renewals."""
+
+from __future__ import annotations
+
+import pytest
+
+from .harness import LEASE_MS, Scripts
+from .leases import OTHER_RUN, Leases
+
+
+def given(scripts: Scripts, leases: Leases) -> None:
+    """Two leases at revision 1, and then a revision 2."""
+    scripts.put("ci-42", op="g1")
+    leases.join("l1", 1, "g1")
+    leases.join("l2", 1, "g1")
+    scripts.put("ci-43", op="g2")
+
+
+def test_the_last_to_acknowledge_wakes_the_writers(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    expiry = leases.expiry("l1")
+
+    reply = leases.ack("l1", 2, "g2")
+
+    assert (reply["status"], reply["rev"], reply["id"]) == ("ok", 2, "g2")
+    assert 0 < reply["lease"] <= LEASE_MS
+    assert (leases.acked("l1"), leases.noted("l1")["l1:at"]) == (2, "2")
+    assert leases.expiry("l1") == expiry
+    assert leases.standing(2)["pending"] == 1
+    assert leases.announced() == []
+
+    leases.ack("l2", 2, "g2")
+
+    assert leases.standing(2)["pending"] == 0
+    assert leases.announced() == [{"rev": 2, "live": 2, "expired": 0, "run": leases.run()}]
+
+
+def test_never_lowers(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    leases.ack("l1", 2, "g2")
+
+    assert leases.ack("l1", 1, "g1")["status"] == "ok"
+    assert leases.acked("l1") == 2
+
+
+def test_does_not_lower_what_the_join_returned(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    leases.join("l3", 0, "")
+
+    leases.ack("l3", 1, "g1")
+
+    assert (leases.acked("l3"), leases.noted("l3")["l3:at"]) == (2, "1")
+
+
+@pytest.mark.parametrize(("rev", "write_id"), [(3, "g3"), (2, "x")])
+def test_a_view_on_another_chain_is_told(scripts: Scripts, leases: Leases, rev: int, write_id: str) -> None:
+    given(scripts, leases)
+
+    assert leases.ack("l1", rev, write_id)["status"] == "forked"
+    assert leases.acked("l1") == 1
+
+
+def test_a_lease_that_has_run_out(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    leases.ack("l2", 2, "g2")
+    leases.run_out("l1")
+
+    reply = leases.ack("l1", 2, "g2")
+
+    assert (reply["status"], reply["lease"]) == ("expired", 0)
+    assert leases.expiry("l1") is None
+    assert leases.acked("l1") is None
+    assert leases.announced() == [{"rev": 2, "live": 1, "expired": 1, "run": leases.run()}]
+
+
+def test_a_lease_that_never_was_is_not_made(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    before = scripts.everything()
+
+    assert leases.ack("l9", 2, "g2")["status"] == "expired"
+    assert scripts.everything() == before
+
+
+def test_a_lease_of_another_run_of_the_server(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    scripts.redis.hset(scripts.views, "l1:run", OTHER_RUN)
+
+    assert leases.ack("l1", 2, "g2")["status"] == "expired"
+    assert leases.acked("l1") == 1

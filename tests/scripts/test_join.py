@@ -1,0 +1,122 @@
+"""join.lua: a view takes a lease."""
+
+from __future__ import annotations
+
+import pytest
+
+from .harness import LEASE_MS, Scripts
+from .leases import OTHER_RUN, Leases
+
+
+def given(scripts: Scripts) -> None:
+    """An environment at revision 2, made by the write g2."""
+    scripts.put("ci-42", op="g1")
+    scripts.put("ci-43", op="g2")
+
+
+def test_takes_a_lease_and_returns_the_head(scripts: Scripts, leases: Leases) -> None:
+    given(scripts)
+
+    reply = leases.join("l1", 2, "g2", info='{"pid":7}')
+
+    assert reply == {"status": "ok", "now": reply["now"], "rev": 2, "id": "g2", "lease": LEASE_MS}
+    assert leases.expiry("l1") == reply["now"] + LEASE_MS
+    assert leases.acked("l1") == 2
+    assert leases.noted("l1") == {"l1": '{"pid":7}', "l1:head": "2", "l1:at": "2", "l1:run": leases.run()}
+    assert scripts.put("ci-44")["pending"] == 1
+
+
+def test_the_run_of_the_server_is_kept(scripts: Scripts, leases: Leases) -> None:
+    leases.join("l1")
+
+    assert leases.run() == leases.server_run()
+    assert scripts.put()["run"] == leases.server_run()
+
+
+def test_writers_do_not_wait_for_it_to_reach_the_head(scripts: Scripts, leases: Leases) -> None:
+    # When a view joins that has yet to apply revision 2
+    given(scripts)
+    leases.join("l1", 1, "g1")
+
+    # Then it is not waited for: it does not call itself fresh before that
+    assert leases.acked("l1") == 2
+    assert leases.standing(2)["pending"] == 0
+    assert leases.standing(3)["pending"] == 1
+    assert leases.noted("l1")["l1:at"] == "1"
+
+
+def test_makes_the_head_of_a_new_environment(scripts: Scripts, leases: Leases) -> None:
+    reply = leases.join("l1")
+
+    assert (reply["status"], reply["rev"], reply["id"]) == ("ok", 0, "")
+    assert scripts.redis.hgetall(scripts.head) == {"rev": "0", "settle": "0", "run": leases.run()}
+    # Then the first write follows on what the view has
+    assert scripts.put(op="a1")["settle"] == 0
+    [message] = scripts.messages()
+    assert (message["rev"], message["prev"]) == (1, "")
+
+
+def test_a_missing_head_with_others_that_listen_was_lost(scripts: Scripts, leases: Leases) -> None:
+    with scripts.redis.pubsub() as own, scripts.redis.pubsub() as other:
+        for pubsub in (own, other):
+            pubsub.subscribe(scripts.changes)
+            assert pubsub.get_message(timeout=10)["type"] == "subscribe"
+
+        reply = leases.join("l1")
+
+        assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + LEASE_MS)
+        assert 0 < scripts.put()["settle"] <= LEASE_MS
+
+
+def test_a_missing_head_with_nobody_else_that_listens_was_never_there(scripts: Scripts, leases: Leases) -> None:
+    with scripts.redis.pubsub() as own:
+        own.subscribe(scripts.changes)
+        assert own.get_message(timeout=10)["type"] == "subscribe"
+
+        leases.join("l1")
+
+        assert scripts.put()["settle"] == 0
+
+
+def test_a_view_that_is_ahead_of_the_head_gets_no_lease(scripts: Scripts, leases: Leases) -> None:
+    given(scripts)
+
+    reply = leases.join("l1", 3, "g3")
+
+    assert reply == {"status": "forked", "now": reply["now"], "rev": 2, "id": "g2", "lease": 0}
+    assert (leases.expiry("l1"), leases.acked("l1"), leases.noted("l1")) == (None, None, {})
+    # And writers wait, since leases were lost with what it has seen
+    assert 0 < scripts.put("ci-44")["settle"] <= LEASE_MS
+
+
+def test_a_view_that_has_another_revision_of_that_number_gets_no_lease(scripts: Scripts, leases: Leases) -> None:
+    given(scripts)
+
+    assert leases.join("l1", 2, "x")["status"] == "forked"
+    assert leases.expiry("l1") is None
+
+
+def test_leases_that_have_run_out_are_dropped_counted_and_announced(scripts: Scripts, leases: Leases) -> None:
+    given(scripts)
+    leases.join("dead", 2, "g2")
+    scripts.put("ci-44", op="g3")
+    leases.run_out("dead")
+    assert leases.announced() == []
+
+    leases.join("l1", 3, "g3")
+
+    assert leases.expiry("dead") is None
+    assert leases.announced() == [{"rev": 3, "live": 1, "expired": 1, "run": leases.run()}]
+
+
+def test_another_run_of_the_server_lets_writers_wait(scripts: Scripts, leases: Leases) -> None:
+    if leases.server_run() == "-":
+        pytest.skip("fakeredis never restarts")
+    given(scripts)
+    scripts.redis.hset(scripts.head, "run", OTHER_RUN)
+
+    reply = leases.join("l1", 2, "g2")
+
+    assert reply["status"] == "ok"
+    assert leases.run() == leases.server_run() == leases.noted("l1")["l1:run"]
+    assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + LEASE_MS)

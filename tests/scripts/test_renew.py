@@ -1,0 +1,152 @@
+"""renew.lua: a lease is prolonged, if its view keeps up."""
+
+from __future__ import annotations
+
+import pytest
+
+from .harness import LEASE_MS, Scripts
+from .leases import OTHER_RUN, Leases
+
+
+def given(scripts: Scripts, leases: Leases) -> None:
+    """An environment at revision 2, and a lease that was taken there."""
+    scripts.put("ci-42", op="g1")
+    scripts.put("ci-43", op="g2")
+    leases.join("l1", 2, "g2")
+    leases.announced()
+
+
+def test_prolongs_acknowledges_and_returns_the_head(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    scripts.put("ci-44", op="g3")
+    leases.age("l1", 500)
+
+    reply = leases.renew("l1", 3, "g3")
+
+    assert reply == {"status": "ok", "now": reply["now"], "rev": 3, "id": "g3", "lease": LEASE_MS}
+    assert leases.expiry("l1") == reply["now"] + LEASE_MS
+    assert leases.acked("l1") == 3
+    assert (leases.noted("l1")["l1:head"], leases.noted("l1")["l1:at"]) == ("3", "3")
+    assert leases.announced() == [{"rev": 3, "live": 1, "expired": 0, "run": leases.run()}]
+
+
+def test_a_view_that_is_behind_may_go_on_once(scripts: Scripts, leases: Leases) -> None:
+    # Given a view whose subscription is dead
+    given(scripts, leases)
+    scripts.put("ci-44", op="g3")
+
+    # Then its next renewal does, and tells it the head
+    assert leases.renew("l1", 2, "g2")["status"] == "ok"
+    assert (leases.acked("l1"), leases.noted("l1")["l1:head"]) == (2, "3")
+    expiry = leases.expiry("l1")
+
+    # And the one after that does not
+    reply = leases.renew("l1", 2, "g2")
+    assert (reply["status"], reply["lease"], reply["rev"]) == ("refused", 0, 3)
+    assert leases.expiry("l1") == expiry
+    assert leases.announced() == []
+
+
+def test_a_view_that_joined_behind_the_head_must_have_reached_it(scripts: Scripts, leases: Leases) -> None:
+    scripts.put("ci-42", op="g1")
+    leases.join("l1", 0, "")
+
+    assert leases.renew("l1", 0, "")["status"] == "refused"
+
+
+@pytest.mark.parametrize("late", [0, 700, 766])
+def test_a_renewal_in_time_is_given_a_whole_lease(scripts: Scripts, leases: Leases, late: int) -> None:
+    # 60 s, so that what the test itself takes does not count
+    scripts.put("ci-42", op="g1")
+    leases.join("l1", 1, "g1", lease=60_000)
+    scripts.put("ci-43", op="g2")
+    leases.age("l1", late * 30)
+
+    assert leases.renew("l1", 1, "g1", lease=60_000)["lease"] == 60_000
+
+
+def test_a_view_that_is_behind_and_late_is_not_given_what_it_is_late(scripts: Scripts, leases: Leases) -> None:
+    # Given a view that is behind, and half a lease after it should have been renewed
+    scripts.put("ci-42", op="g1")
+    leases.join("l1", 1, "g1", lease=60_000)
+    scripts.put("ci-43", op="g2")
+    leases.age("l1", 23_000 + 30_000)
+
+    reply = leases.renew("l1", 1, "g1", lease=60_000)
+
+    # Then a writer that committed before waits for a lease and a third, and a twentieth, at most
+    assert 25_000 < reply["lease"] <= 30_000
+    assert leases.expiry("l1") == reply["now"] + reply["lease"]
+
+
+def test_a_view_that_is_late_and_not_behind_is_given_a_whole_lease(scripts: Scripts, leases: Leases) -> None:
+    scripts.put("ci-42", op="g1")
+    leases.join("l1", 1, "g1", lease=60_000)
+    leases.age("l1", 50_000)
+
+    assert leases.renew("l1", 1, "g1", lease=60_000)["lease"] == 60_000
+
+
+@pytest.mark.parametrize(("rev", "write_id"), [(3, "g3"), (2, "x")])
+def test_a_view_on_another_chain_is_told(scripts: Scripts, leases: Leases, rev: int, write_id: str) -> None:
+    given(scripts, leases)
+    before = leases.expiry("l1")
+
+    reply = leases.renew("l1", rev, write_id)
+
+    assert (reply["status"], reply["rev"], reply["id"], reply["lease"]) == ("forked", 2, "g2", 0)
+    assert (leases.expiry("l1"), leases.acked("l1")) == (before, 2)
+
+
+def test_a_lease_that_has_run_out_is_dropped_and_counted(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    scripts.put("ci-44", op="g3")
+    leases.run_out("l1")
+
+    reply = leases.renew("l1", 3, "g3")
+
+    assert (reply["status"], reply["lease"]) == ("expired", 0)
+    assert (leases.expiry("l1"), leases.acked("l1"), leases.noted("l1")) == (None, None, {})
+    assert leases.announced() == [{"rev": 3, "live": 0, "expired": 1, "run": leases.run()}]
+
+
+def test_a_lease_that_never_was_is_not_made(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+
+    assert leases.renew("l2", 2, "g2")["status"] == "expired"
+    assert (leases.expiry("l2"), leases.acked("l2"), leases.noted("l2")) == (None, None, {})
+
+
+def test_a_lease_of_another_run_of_the_server_is_not_prolonged(scripts: Scripts, leases: Leases) -> None:
+    if leases.server_run() == "-":
+        pytest.skip("fakeredis never restarts")
+    given(scripts, leases)
+    scripts.redis.hset(scripts.head, "run", OTHER_RUN)
+    scripts.redis.hset(scripts.views, "l1:run", OTHER_RUN)
+    expiry = leases.expiry("l1")
+
+    assert leases.renew("l1", 2, "g2")["status"] == "expired"
+    # Then writers wait for it until it has run out, and for leases that may be missing
+    assert leases.expiry("l1") == expiry
+    assert 0 < scripts.put("ci-44")["settle"] <= LEASE_MS
+
+
+def test_where_everything_was_flushed(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    scripts.redis.delete(scripts.head, scripts.leases, scripts.acks, scripts.views)
+
+    reply = leases.renew("l1", 2, "g2")
+
+    assert (reply["status"], reply["rev"]) == ("expired", 0)
+    assert 0 < scripts.put("ci-44")["settle"] <= LEASE_MS
+
+
+def test_the_floor_rises_with_the_slowest(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    leases.join("l2", 2, "g2")
+    scripts.put("ci-44", op="g3")
+
+    leases.renew("l1", 3, "g3")
+    assert leases.announced() == []
+    leases.renew("l2", 3, "g3")
+    assert leases.announced() == [{"rev": 3, "live": 2, "expired": 0, "run": leases.run()}]
