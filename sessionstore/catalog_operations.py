@@ -33,7 +33,7 @@ _ATTEMPTS = 10
 Contexts = Callable[[str], WriteContext]
 
 
-class EnvironmentReport(Struct, frozen=True, rename="camel"):
+class EnvironmentReport(Struct, frozen=True):
     """What an apply did to one environment.
 
     Attributes
@@ -55,7 +55,7 @@ class EnvironmentReport(Struct, frozen=True, rename="camel"):
     effect: Effect | None = None
 
 
-class CatalogReport(Struct, frozen=True, rename="camel"):
+class CatalogReport(Struct, frozen=True):
     """What an apply did: one report for each environment of the document, then for each that it removed.
 
     `left_alone` names the registered environments that the document does not have, where it was not told to prune.
@@ -80,11 +80,7 @@ def apply(
     keys: ProjectKeys, contexts: Contexts, clock: Clock, document: CatalogDocument, *, prune: bool, wait: bool
 ) -> Operation[CatalogReport]:
     """Apply a document, one environment after another."""
-    registered = yield from operations.environments(keys)
-    others = tuple(name for name in registered if name not in document.environments)
-    targets: dict[str, Catalog | None] = {**document.environments}
-    if prune:
-        targets |= dict.fromkeys(others)
+    targets, others = yield from _targets(keys, document, prune=prune)
     reports: list[EnvironmentReport] = []
     for name, catalog in targets.items():
         try:
@@ -97,7 +93,7 @@ def apply(
                 f"{exc} This was environment {name!r}; applied before it: {done}. Apply the document again: it is safe."
             ) from exc
         reports.append(report)
-    return CatalogReport(document.project, tuple(reports), () if prune else others)
+    return CatalogReport(document.project, tuple(reports), others)
 
 
 def read(keys: EnvironmentKeys) -> Operation[Catalog | None]:
@@ -130,17 +126,32 @@ def read_project(keys: ProjectKeys, project: str, contexts: Contexts) -> Operati
     return CatalogDocument(project, catalogs)
 
 
-def diff(keys: ProjectKeys, contexts: Contexts, document: CatalogDocument) -> Operation[CatalogReport]:
-    """What an apply of the document would change; environments that it does not have are left alone."""
-    registered = yield from operations.environments(keys)
+def diff(keys: ProjectKeys, contexts: Contexts, document: CatalogDocument, *, prune: bool) -> Operation[CatalogReport]:
+    """What an apply of the document would change."""
+    targets, others = yield from _targets(keys, document, prune=prune)
     reports = []
-    for name, catalog in document.environments.items():
+    for name, catalog in targets.items():
         reply = yield commands.read_catalog(contexts(name).keys)
-        change = "created" if reply.catalog is None else "unchanged" if reply.catalog == catalog else "changed"
+        if catalog is None:
+            change = "removed"
+        elif reply.catalog is None:
+            change = "created"
+        else:
+            change = "unchanged" if reply.catalog == catalog else "changed"
         reports.append(EnvironmentReport(name, change, 0, diff_catalogs(reply.catalog, catalog)))
-    return CatalogReport(
-        document.project, tuple(reports), tuple(name for name in registered if name not in document.environments)
-    )
+    return CatalogReport(document.project, tuple(reports), others)
+
+
+def _targets(
+    keys: ProjectKeys, document: CatalogDocument, *, prune: bool
+) -> Operation[tuple[dict[str, Catalog | None], tuple[str, ...]]]:
+    """What each environment is to offer, None for those that go, and those that are left alone."""
+    registered = yield from operations.environments(keys)
+    others = tuple(name for name in registered if name not in document.environments)
+    targets: dict[str, Catalog | None] = {**document.environments}
+    if prune:
+        targets |= dict.fromkeys(others)
+    return targets, () if prune else others
 
 
 def _apply_environment(

@@ -75,7 +75,7 @@ class AsyncProject:
             )
         )
 
-    async def diff_catalog(self, document: CatalogDocument | dict[str, Any]) -> CatalogReport:
+    async def diff_catalog(self, document: CatalogDocument | dict[str, Any], *, prune: bool = False) -> CatalogReport:
         """Tell what `apply_catalog` would change, and change nothing; sessions are not counted.
 
         Raises
@@ -83,7 +83,7 @@ class AsyncProject:
         InvalidCatalogError
         """
         return await self._store._run(
-            catalog_operations.diff(self._keys, self._context, check_project(document, self.name))
+            catalog_operations.diff(self._keys, self._context, check_project(document, self.name), prune=prune)
         )
 
     def _context(self, environment: str) -> WriteContext:

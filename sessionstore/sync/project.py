@@ -75,14 +75,16 @@ class Project:
             )
         )
 
-    def diff_catalog(self, document: CatalogDocument | dict[str, Any]) -> CatalogReport:
+    def diff_catalog(self, document: CatalogDocument | dict[str, Any], *, prune: bool = False) -> CatalogReport:
         """Tell what `apply_catalog` would change, and change nothing; sessions are not counted.
 
         Raises
         ------
         InvalidCatalogError
         """
-        return self._store._run(catalog_operations.diff(self._keys, self._context, check_project(document, self.name)))
+        return self._store._run(
+            catalog_operations.diff(self._keys, self._context, check_project(document, self.name), prune=prune)
+        )
 
     def _context(self, environment: str) -> WriteContext:
         return self._store.config.context(self.name, environment)

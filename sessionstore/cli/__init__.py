@@ -1,0 +1,18 @@
+"""The ``sessionstore`` command. docs/cli.md says what each part does and which exit codes scripts can rely on."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from .app import app
+    except ModuleNotFoundError as exc:
+        if exc.name != "typer":
+            raise
+        sys.exit("sessionstore: the command line needs typer; install sessionstore[cli].")
+    app(prog_name="sessionstore")

@@ -1,0 +1,100 @@
+"""All commands, and what an error of the library becomes: one line on standard error, and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..errors import (
+    InvalidInputError,
+    NotEffectiveError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PreconditionFailedError,
+    SessionStoreError,
+    StoreUnavailableError,
+)
+from . import catalog, keys, sessions, watch
+from .output import say
+
+__all__ = ["app", "exit_code"]
+
+#: The first class that an error is an instance of says the code; docs/cli.md has the same table.
+_EXIT_CODES: tuple[tuple[type[SessionStoreError], int], ...] = (
+    (NotFoundError, 1),
+    (InvalidInputError, 2),
+    (OutcomeUnknownError, 5),
+    (NotEffectiveError, 5),
+    (StoreUnavailableError, 3),
+    (PreconditionFailedError, 4),
+    (SessionStoreError, 6),
+)
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 not found, or catalogs differ; 2 usage or invalid input; 3 Redis unavailable, nothing "
+    "changed; 4 precondition failed; 5 sent, but whether it took effect is not known; 6 Redis holds something else."
+)
+
+
+def exit_code(error: SessionStoreError) -> int:
+    """The exit code that tells a script what went wrong."""
+    return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+
+
+class _Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SessionStoreError as exc:
+            say(f"sessionstore: {exc}")
+            raise typer.Exit(exit_code(exc)) from exc
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="sessionstore",
+    help="Mock state of test sessions in Redis: sessions, catalogs and API keys.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(catalog.app, name="catalog")
+for command in (sessions.get, sessions.put, sessions.reset, sessions.delete, watch.watch):
+    app.command()(command)
+app.command("list")(sessions.list_sessions)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    help="Run the gateway. All options are those of python -m gateway, --help too.",
+)
+def serve(ctx: typer.Context) -> NoReturn:
+    try:
+        from gateway.__main__ import main
+    except ModuleNotFoundError as exc:
+        say(f"sessionstore: the gateway needs {exc.name}; install sessionstore[gateway].")
+        raise typer.Exit(2) from exc
+    sys.exit(main(ctx.args))

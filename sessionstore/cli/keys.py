@@ -1,0 +1,120 @@
+"""``sessionstore keys create | list | revoke``."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from ..apikeys import REVOCATION_BOUND_S, ApiKey
+from ..errors import InvalidFieldError
+from ..keys import DEFAULT_PREFIX
+from .options import JsonOption, PrefixOption, RedisUrlOption, opened
+from .output import print_json, print_table, say, time_of
+
+__all__ = ["app"]
+
+app = typer.Typer(help="API keys of the gateway.", no_args_is_help=True, rich_markup_mode=None)
+
+_DURATION = re.compile(r"([0-9]{1,6})([smhdw])\Z")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", metavar="SLUG", help="The one project it may use; else every one.")
+    ] = None,
+    expires_in: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends: 90d, 12h, 30m …")] = None,
+    expires_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it ends: 2030-01-31 or 2030-01-31T12:00:00Z.")
+    ] = None,
+    as_json: JsonOption = False,
+    redis_url: RedisUrlOption = None,
+    prefix: PrefixOption = DEFAULT_PREFIX,
+) -> None:
+    """Make a key and print it: the only time that it can be seen. The rest goes to standard error."""
+    with opened(redis_url, prefix) as store:
+        new = store.keys.create(name, project=project, expires_at=_expiry(expires_in, expires_at))
+    if as_json:
+        print_json({**msgspec.to_builtins(new.key), "key": new.secret})
+        return
+    scope = f"project {new.key.project}" if new.key.project else "every project"
+    until = time_of(new.key.expires_at) or "it is revoked"
+    say(f"Key {new.key.id} ({name}) opens {scope} until {until}. Keep it; it is not stored and can't be shown again.")
+    typer.echo(new.secret)
+
+
+@app.command("list")
+def list_keys(
+    every: Annotated[bool, typer.Option("--all", help="Also those that have expired or were revoked.")] = False,
+    as_json: JsonOption = False,
+    redis_url: RedisUrlOption = None,
+    prefix: PrefixOption = DEFAULT_PREFIX,
+) -> None:
+    """List the keys, oldest first; what is listed does not open anything."""
+    with opened(redis_url, prefix) as store:
+        snapshot = store.keys.snapshot()
+    keys = sorted(snapshot.keys.values(), key=lambda key: (key.created_at, key.id))
+    listed = [(key, status) for key in keys if (status := key.status(snapshot.now)) == "active" or every]
+    if as_json:
+        print_json({"keys": [_document(key, status) for key, status in listed]})
+        return
+    print_table(
+        ("ID", "NAME", "PROJECT", "STATUS", "CREATED", "EXPIRES", "LAST USED"),
+        (
+            (
+                key.id,
+                key.name,
+                key.project or "(every)",
+                status,
+                time_of(key.created_at),
+                time_of(key.expires_at),
+                time_of(key.last_used_at),
+            )
+            for key, status in listed
+        ),
+    )
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As list shows it; never the key itself.")],
+    as_json: JsonOption = False,
+    redis_url: RedisUrlOption = None,
+    prefix: PrefixOption = DEFAULT_PREFIX,
+) -> None:
+    """Revoke a key for good; fine where it is revoked already."""
+    with opened(redis_url, prefix) as store:
+        key = store.keys.revoke(key_id)
+    if as_json:
+        print_json(_document(key, "revoked"))
+    else:
+        say(f"Revoked {key.id} ({key.name}); every gateway refuses it within {REVOCATION_BOUND_S:g} s.")
+
+
+def _document(key: ApiKey, status: str) -> dict[str, Any]:
+    return {**msgspec.to_builtins(key), "status": status}
+
+
+def _expiry(expires_in: str | None, expires_at: str | None) -> int | None:
+    """When the key ends, in ms since 1970."""
+    if expires_in is not None and expires_at is not None:
+        raise InvalidFieldError("Give either --expires-in or --expires-at.")
+    if expires_in is not None:
+        match = _DURATION.match(expires_in)
+        if match is None:
+            raise InvalidFieldError("--expires-in takes a number and s, m, h, d or w, as 90d.")
+        return (int(time.time()) + int(match[1]) * _SECONDS[match[2]]) * 1000
+    if expires_at is None:
+        return None
+    try:
+        at = datetime.fromisoformat(expires_at)
+    except ValueError as exc:
+        raise InvalidFieldError("--expires-at takes a date or time as 2030-01-31 or 2030-01-31T12:00:00Z.") from exc
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)

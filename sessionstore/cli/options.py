@@ -1,0 +1,108 @@
+"""Options that several commands share, and the store that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from ..config import DEFAULT_TTL_S, StoreOptions
+from ..errors import InvalidInputError, InvalidQueryError
+from ..keys import DEFAULT_PREFIX
+from ..sync.store import Environment, SessionStore
+
+__all__ = [
+    "EnvironmentOption",
+    "IfMatchOption",
+    "JsonOption",
+    "NoWaitOption",
+    "PrefixOption",
+    "ProjectOption",
+    "RedisUrlOption",
+    "SessionKeyArgument",
+    "TtlOption",
+    "chosen_environment",
+    "if_match_of",
+    "opened",
+]
+
+RedisUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="SESSIONSTORE_REDIS_URL",
+        metavar="URL",
+        help="redis://, rediss:// or unix://; better given as the variable where it holds a password.",
+    ),
+]
+PrefixOption = Annotated[
+    str,
+    typer.Option(envvar="SESSIONSTORE_PREFIX", metavar="TEXT", help="In front of every key in Redis."),
+]
+ProjectOption = Annotated[
+    str, typer.Option("--project", "-p", envvar="SESSIONSTORE_PROJECT", metavar="SLUG", help="The project.")
+]
+EnvironmentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--environment",
+        "-e",
+        envvar="SESSIONSTORE_ENVIRONMENT",
+        metavar="SLUG",
+        help="The environment; not needed where the project has registered exactly one.",
+    ),
+]
+TtlOption = Annotated[
+    float,
+    typer.Option(
+        envvar="SESSIONSTORE_TTL", metavar="SECONDS", help="How long the session lives after it was last seen."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+NoWaitOption = Annotated[
+    bool, typer.Option("--no-wait", help="Return when Redis has it, not when every live proxy serves it.")
+]
+IfMatchOption = Annotated[
+    str | None,
+    typer.Option(metavar="REVISION", help='Only if the session is at this revision; "*": only if it exists.'),
+]
+SessionKeyArgument = Annotated[str, typer.Argument(metavar="SESSION_KEY", help="What names the session, as ci-42.")]
+
+
+@contextmanager
+def opened(redis_url: str | None, prefix: str = DEFAULT_PREFIX, ttl_s: float = DEFAULT_TTL_S) -> Iterator[SessionStore]:
+    """Open the store that the options name, for one command."""
+    if not redis_url:
+        raise InvalidInputError("No Redis is named; give --redis-url or set SESSIONSTORE_REDIS_URL.")
+    options: StoreOptions = {"prefix": prefix, "ttl_s": ttl_s}
+    try:
+        store = SessionStore.from_url(redis_url, max_connections=4, **options)
+    except InvalidInputError:
+        raise
+    except ValueError as exc:  # redis-py's, which may quote the URL and with it a password
+        raise InvalidInputError("The Redis URL can't be used: give it as redis://host:port/database.") from exc
+    with store:
+        yield store
+
+
+def chosen_environment(store: SessionStore, project: str, environment: str | None) -> Environment:
+    """The environment that is named, or the only one that the project has registered."""
+    if environment is None:
+        names = store.project(project).environments()
+        if len(names) != 1:
+            known = f"it has {', '.join(names)}" if names else "none is registered"
+            raise InvalidQueryError(f"Which environment of project {project!r}? Name it with --environment: {known}.")
+        environment = names[0]
+    return store.environment(project, environment)
+
+
+def if_match_of(text: str | None) -> Any:
+    """What --if-match means to the library."""
+    if text is None or text == "*":
+        return text
+    # As the HTTP API's ETag: quoted or not.
+    digits = text.strip('"')
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 16):
+        raise InvalidQueryError('--if-match takes a revision, as get shows it, or "*".')
+    return int(digits)

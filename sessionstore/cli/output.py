@@ -1,0 +1,77 @@
+"""How commands print: tables for people, JSON for scripts, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import typer
+
+from ..session import Effect, format_time
+
+__all__ = ["effect_document", "plain", "print_json", "print_table", "say", "shown", "time_of"]
+
+
+def say(text: str) -> None:
+    """Print a line for a person that is not the command's output: to standard error."""
+    typer.echo(plain(text), err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one value as JSON on one line."""
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+def effect_document(effect: Effect | None) -> dict[str, Any] | None:
+    """How a write took effect, for JSON."""
+    if effect is None:
+        return None
+    return {
+        "revision": effect.revision,
+        "confirmed": effect.confirmed,
+        "expired": effect.expired,
+        "waited": effect.waited,
+        "commitMs": round(effect.commit_s * 1000, 3),
+        "effectiveMs": round(effect.effective_s * 1000, 3),
+    }
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print columns that are as wide as they have to be. None is shown as ``-``."""
+    table = [list(header), *([shown(cell) for cell in row] for row in rows)]
+    widths = [max(_width(row[i]) for row in table) for i in range(len(header))]
+    for row in table:
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(cells).rstrip())
+
+
+def shown(value: Any) -> str:
+    """A value for a table."""
+    if value is None or value in ((), ""):
+        return "-"
+    if isinstance(value, tuple):
+        return ", ".join(map(shown, value))
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Text without control characters, which a terminal might obey: labels and keys are anybody's."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def time_of(ms: int | None) -> str | None:
+    """A time for a table, to the second, UTC."""
+    return None if ms is None else format_time(ms)[:19].replace("T", " ") + "Z"
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal, nearly: wide characters take two."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.combining(char) else 1 for char in text
+    )
