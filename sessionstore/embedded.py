@@ -27,34 +27,35 @@ class EmbeddedServer:
 
     def __init__(self) -> None:
         try:
-            from fakeredis import TcpFakeServer
+            from fakeredis import FakeServer
         except ImportError as exc:
             raise SessionStoreError(
                 "The embedded store needs fakeredis; install sessionstore[embedded], or give the URL of a Redis."
             ) from exc
-        # Port 0 and not bound: it only listens once it is asked to.
-        self._tcp = TcpFakeServer(("127.0.0.1", 0), bind_and_activate=False)
-        self._tcp.daemon_threads = True
-        self._tcp.RequestHandlerClass = _patient(self._tcp.RequestHandlerClass)
+        self._server = FakeServer()
+        self._tcp: Any = None
         self._thread: threading.Thread | None = None
 
     def client(self) -> redis.Redis:
         """A client for threads, in this process."""
         import fakeredis
 
-        return fakeredis.FakeRedis(server=self._tcp.fake_server)
+        return fakeredis.FakeRedis(server=self._server)
 
     def async_client(self) -> redis.asyncio.Redis:
         """A client for asyncio, in this process."""
         import fakeredis
 
-        return fakeredis.FakeAsyncRedis(server=self._tcp.fake_server)
+        return fakeredis.FakeAsyncRedis(server=self._server)
 
     def listen(self, port: int = 0) -> str:
         """Let other processes connect, on 127.0.0.1; returns the URL. Port 0 takes a free one."""
-        self._tcp.server_address = ("127.0.0.1", port)
-        self._tcp.server_bind()
-        self._tcp.server_activate()
+        from fakeredis import TcpFakeServer
+
+        self._tcp = TcpFakeServer(("127.0.0.1", port))
+        self._tcp.fake_server = self._server
+        self._tcp.daemon_threads = True
+        self._tcp.RequestHandlerClass = _patient(self._tcp.RequestHandlerClass)
         self._thread = threading.Thread(target=self._tcp.serve_forever, name="embedded-redis", daemon=True)
         self._thread.start()
         return f"redis://127.0.0.1:{self._tcp.server_address[1]}/0"
@@ -64,8 +65,8 @@ class EmbeddedServer:
         if self._thread is not None:
             self._tcp.shutdown()
             self._thread.join()
+            self._tcp.server_close()
             self._thread = None
-        self._tcp.server_close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
 """One environment as a store follows it: its replica, its lease, and the notes of what was looked up.
 
-No I/O, no clock, no thread: the drivers feed in what arrives and when, run the calls that `poll` asks for, and bring the
-answers back. What a look-up reads is kept here as plain attributes, each replaced by one assignment, so that any thread
-may read them without a lock: ``sessions``, ``fresh_until`` and the `Bound` of each view.
+No I/O, no clock, no thread: the drivers feed in what arrives and when, run the calls that `poll` asks for, and bring
+the answers back. What a look-up reads is kept here as plain attributes, each replaced by one assignment, so that any
+thread may read them without a lock: ``sessions``, ``fresh_until`` and the `Bound` of each view.
 
 Local time is in seconds, of a clock that runs on while the process is stopped or the host sleeps.
 """
@@ -35,6 +35,9 @@ DEFAULT_TOUCH_INTERVAL_S = 1.0
 _FIRST_RETRY_S = 0.02
 _LAST_RETRY_S = 1.0
 
+#: Seconds that a sync waits for messages that Redis must have published.
+_AWAIT_S = 1.0
+
 #: Seconds between two resyncs, where one follows on another.
 _RESYNC_PAUSE_S = 0.25
 
@@ -63,7 +66,8 @@ class Backoff:
 class Bound:
     """Until when a view's look-ups need no check but the clock: one comparison covers lease and expiry together.
 
-    It is the first expiry among all sessions and, where the view is strict (``on_stale="raise"``), the end of its lease.
+    It is the first expiry among all sessions and, where the view is strict (``on_stale="raise"``), the end of its
+    lease.
     """
 
     strict: bool
@@ -120,7 +124,10 @@ class Follower:
         self._resyncs = 0
         #: add this to local ms for an upper bound of Redis time
         self._redis_offset_ms: float | None = None
-        self._head_to_confirm: Position | None = None
+        #: a head that Redis has named and the chain has yet to reach, and the revision applied when it was asked for
+        self._head_to_confirm: tuple[Position, int] | None = None
+        #: since when a sync only waits for messages
+        self._awaiting_since: float | None = None
         self.closed = False
         self.replica.on_change = self._changed
 
@@ -189,6 +196,7 @@ class Follower:
 
     def poll(self, now: float) -> list[FollowerRequest]:
         """Take the calls that are due; each answer goes to `answered` or `failed`."""
+        self._check_awaited(now)
         if self.replica.next_expiry_ms is not None and self.replica.next_expiry_ms <= self.redis_ms(now):
             self.replica.expire(int(self.redis_ms(now)))
         requests: list[FollowerRequest] = []
@@ -215,8 +223,9 @@ class Follower:
             self.replica.answered(purpose, reply)
         elif isinstance(purpose, LeaseRequest):
             self.lease.answered(purpose, reply, now)
-            self._head_to_confirm = self.lease.head
-            self._confirm_head()
+            if purpose.kind in ("join", "renew") and self.lease.head is not None and purpose.position is not None:
+                self._head_to_confirm = (self.lease.head, purpose.position.rev)
+                self._confirm_head()
             self._take_verdict(now)
         else:
             touched: TouchReply = reply
@@ -248,7 +257,9 @@ class Follower:
         elif not self._touch_in_flight:
             # What is looked up in the meantime is flushed by then.
             wake = min(wake, max(self._touch_at, now + self.touch_interval_s))
-        if self.replica.state is State.SYNCING:
+        if self._awaiting_since is not None:
+            wake = min(wake, self._awaiting_since + _AWAIT_S)
+        elif self.replica.state is State.SYNCING:
             wake = min(wake, max(self._retry_at, self._sync_allowed_at))
         if self.replica.next_expiry_ms is not None:
             wake = min(wake, now + (self.replica.next_expiry_ms - self.redis_ms(now)) / 1000)
@@ -271,9 +282,22 @@ class Follower:
 
     def _confirm_head(self) -> None:
         """Check a head that a renewal returned against the chain, as soon as it has been reached."""
-        head = self._head_to_confirm
-        if head is not None and self.live and self.replica.reached(head.rev, head.id):
+        if self._head_to_confirm is None or not self.live:
+            return
+        head, since = self._head_to_confirm
+        if self.replica.rev >= head.rev or head.rev < since:
             self._head_to_confirm = None
+            self.replica.reached(head.rev, head.id, since=since)
+
+    def _check_awaited(self, now: float) -> None:
+        """Doubt a sync that only waits for messages, where they do not come: they may be lost."""
+        if self.replica.awaited is None:
+            self._awaiting_since = None
+        elif self._awaiting_since is None:
+            self._awaiting_since = now
+        elif now - self._awaiting_since >= _AWAIT_S:
+            self._awaiting_since = None
+            self.doubt(f"revision {self.replica.awaited} was not published", now)
 
     def _take_verdict(self, now: float) -> None:
         reason = self.lease.take_verdict()
@@ -302,11 +326,13 @@ class Follower:
         """Bring what look-ups read up to date."""
         if self.replica.resyncs != self._resyncs:
             self._resyncs = self.replica.resyncs
+            self.last_error = self.replica.last_doubt
             self._sync_allowed_at = max(now, self._synced_at + _RESYNC_PAUSE_S)
             self._synced_at = self._sync_allowed_at
+        self.lease.at(self._position())
         expiry = self.replica.next_expiry_ms
         horizon = inf if expiry is None else now + (expiry - self.redis_ms(now)) / 1000
-        self.fresh_until = self.lease.fresh_until() if self.live else 0.0
+        self.fresh_until = self.lease.fresh_until()
         if self.closed:
             horizon = self.fresh_until = -inf
         for bound in self._bounds:

@@ -1,8 +1,9 @@
 """Everything a store follows, over one subscription link: its environments, and what its waiting writers wait for.
 
-No I/O, no clock, no thread. A driver keeps one connection subscribed to `wanted` channels and hands over what it receives;
-in a second flow it runs the calls that `poll` asks for, all that are due together. redis-py's own PubSub is not used: it
-reconnects silently, and what was published in the meantime is lost. Here each connection begins with `link_opened`.
+No I/O, no clock, no thread. A driver keeps one connection subscribed to the channels that are wanted and hands over
+what it receives; in a second flow it runs the calls that `poll` asks for, all that are due together. redis-py's own
+PubSub is not used: it reconnects silently, and what was published in the meantime is lost. Here each connection begins
+with `link_opened`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether the Redis behind a connection is the one that a writer knows.
 
-The leases that a write counts may have been lost with a restart or a failover, while the views that hold them do not know
-yet. So a writer that meets a server which is not the one it knew, or which has only just started, lets one whole lease
-pass before it takes the count for complete. Redis names itself in INFO: `run_id` changes with a restart,
+The leases that a write counts may have been lost with a restart or a failover, while the views that hold them do not
+know yet. So a writer that meets a server which is not the one it knew, or which has only just started, lets one whole
+lease pass before it takes the count for complete. Redis names itself in INFO: `run_id` changes with a restart,
 `master_replid` with a promotion.
 """
 

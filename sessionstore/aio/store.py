@@ -14,7 +14,7 @@ from .. import catalog_operations, operations
 from ..catalog import Catalog, ScenarioPage
 from ..commands import IfMatch, WriteContext
 from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
-from ..connection import check_url, client_options, connection_pool
+from ..connection import client_options, pool_from_url, pool_like
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import DEFAULT_TOUCH_INTERVAL_S
@@ -42,18 +42,22 @@ class AsyncSessionStore:
     Parameters
     ----------
     client : redis.asyncio.Redis
-        A client of one primary. Its pool and time-outs are used, and none of its retries: a write whose answer is lost
-        is never sent again.
+        A client of one primary. The store makes connections of its own with the client's address, credentials and
+        encoding, and none of its time-outs and retries: a write whose answer is lost is never sent again.
     **options
         See `StoreConfig`.
     """
 
     def __init__(self, client: redis.asyncio.Redis, **options: Unpack[StoreOptions]) -> None:
-        self.config = StoreConfig(**options)
-        self._owned: redis.asyncio.Redis | None = None
+        config = StoreConfig(**options)
+        self._open(pool_like(Pool, client, _settings(config)), config)
+
+    def _open(self, pool: Any, config: StoreConfig) -> Self:
+        self.config = config
         self._closed = False
         self._driver: HubDriver | None = None
-        self._connections = Connections(connection_pool(client), self.config)
+        self._connections = Connections(pool, config)
+        return self
 
     @classmethod
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
@@ -61,11 +65,9 @@ class AsyncSessionStore:
 
         It connects when it is used.
         """
-        deadline_s = StoreConfig(**options).deadline_s
-        # No socket time-out: the deadline of each call does its work, and redis-py would make a task for each command.
-        settings = {**client_options(deadline_s), "socket_timeout": None}
-        pool: Any = Pool.from_url(check_url(url), max_connections=max_connections, **settings)
-        return cls._owning(redis.asyncio.Redis.from_pool(pool), options)
+        config = StoreConfig(**options)
+        pool = pool_from_url(Pool, url, max_connections, _settings(config))
+        return cls.__new__(cls)._open(pool, config)
 
     @classmethod
     def embedded(cls, server: EmbeddedServer | None = None, **options: Unpack[StoreOptions]) -> Self:
@@ -73,13 +75,7 @@ class AsyncSessionStore:
 
         Stores on one `server` share it.
         """
-        return cls._owning((server or EmbeddedServer()).async_client(), options)
-
-    @classmethod
-    def _owning(cls, client: redis.asyncio.Redis, options: StoreOptions) -> Self:
-        store = cls(client, **options)
-        store._owned = client
-        return store
+        return cls((server or EmbeddedServer()).async_client(), **options)
 
     def environment(self, project: str, environment: str) -> AsyncEnvironment:
         """The sessions of one environment; no I/O.
@@ -118,8 +114,7 @@ class AsyncSessionStore:
         self._closed = True
         if self._driver is not None:
             await self._driver.aclose()
-        if self._owned is not None:
-            await self._owned.aclose()
+        await self._connections.pool.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -155,6 +150,14 @@ class AsyncSessionStore:
         if self._driver is None:
             self._driver = HubDriver(self._connections, self.config.deadline_s)
         return self._driver
+
+
+def _settings(config: StoreConfig) -> dict[str, Any]:
+    """Options of the store's connections.
+
+    No socket time-out: the deadline of each call does its work, and redis-py would make a task for each command.
+    """
+    return {**client_options(config.deadline_s), "socket_timeout": None}
 
 
 class AsyncEnvironment:

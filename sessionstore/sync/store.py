@@ -14,7 +14,7 @@ from .. import catalog_operations, operations
 from ..catalog import Catalog, ScenarioPage
 from ..commands import IfMatch, WriteContext
 from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
-from ..connection import check_url, client_options, connection_pool
+from ..connection import client_options, pool_from_url, pool_like
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import DEFAULT_TOUCH_INTERVAL_S
@@ -41,18 +41,22 @@ class SessionStore:
     Parameters
     ----------
     client : redis.Redis
-        A client of one primary. Its pool and time-outs are used, and none of its retries: a write whose answer is lost
-        is never sent again.
+        A client of one primary. The store makes connections of its own with the client's address, credentials and
+        encoding, and none of its time-outs and retries: a write whose answer is lost is never sent again.
     **options
         See `StoreConfig`.
     """
 
     def __init__(self, client: redis.Redis, **options: Unpack[StoreOptions]) -> None:
-        self.config = StoreConfig(**options)
-        self._owned: redis.Redis | None = None
+        config = StoreConfig(**options)
+        self._open(pool_like(redis.BlockingConnectionPool, client, _settings(config)), config)
+
+    def _open(self, pool: Any, config: StoreConfig) -> Self:
+        self.config = config
         self._closed = False
         self._driver: HubDriver | None = None
-        self._connections = Connections(connection_pool(client), self.config)
+        self._connections = Connections(pool, config)
+        return self
 
     @classmethod
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
@@ -60,11 +64,9 @@ class SessionStore:
 
         It connects when it is used.
         """
-        deadline_s = StoreConfig(**options).deadline_s
-        pool: Any = redis.BlockingConnectionPool.from_url(
-            check_url(url), max_connections=max_connections, timeout=deadline_s, **client_options(deadline_s)
-        )
-        return cls._owning(redis.Redis.from_pool(pool), options)
+        config = StoreConfig(**options)
+        pool = pool_from_url(redis.BlockingConnectionPool, url, max_connections, _settings(config))
+        return cls.__new__(cls)._open(pool, config)
 
     @classmethod
     def embedded(cls, server: EmbeddedServer | None = None, **options: Unpack[StoreOptions]) -> Self:
@@ -72,13 +74,7 @@ class SessionStore:
 
         Stores on one `server` share it.
         """
-        return cls._owning((server or EmbeddedServer()).client(), options)
-
-    @classmethod
-    def _owning(cls, client: redis.Redis, options: StoreOptions) -> Self:
-        store = cls(client, **options)
-        store._owned = client
-        return store
+        return cls((server or EmbeddedServer()).client(), **options)
 
     def environment(self, project: str, environment: str) -> Environment:
         """The sessions of one environment; no I/O.
@@ -117,8 +113,7 @@ class SessionStore:
         self._closed = True
         if self._driver is not None:
             self._driver.close()
-        if self._owned is not None:
-            self._owned.close()
+        self._connections.pool.disconnect()
 
     def __enter__(self) -> Self:
         return self
@@ -154,6 +149,11 @@ class SessionStore:
         if self._driver is None:
             self._driver = HubDriver(self._connections, self.config.deadline_s)
         return self._driver
+
+
+def _settings(config: StoreConfig) -> dict[str, Any]:
+    """Options of the store's connections."""
+    return {**client_options(config.deadline_s), "timeout": config.deadline_s}
 
 
 class Environment:
