@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import redis.asyncio
 import redis.exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .commands import Call
+from .config import MAX_CONNECTIONS
 from .errors import (
     CorruptDataError,
     InvalidInputError,
@@ -21,9 +25,7 @@ from .errors import (
 
 __all__ = [
     "FOREIGN_ERRORS",
-    "check_url",
     "client_options",
-    "connection_pool",
     "decode_all",
     "describe_loss",
     "evalsha",
@@ -31,8 +33,13 @@ __all__ = [
     "is_refusal",
     "new_link",
     "pack",
+    "pool_from_url",
+    "pool_like",
     "translate",
 ]
+
+#: Connections that one store may be asked for, at most.
+_MAX_CONNECTIONS = 10_000
 
 #: What redis-py, the socket and a deadline raise.
 FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError)
@@ -76,30 +83,59 @@ def client_options(deadline_s: float) -> dict[str, Any]:
     }
 
 
-def check_url(url: str) -> str:
-    """Check a Redis URL's scheme; its message never quotes the URL, which may hold a password.
+def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str, Any]) -> Any:
+    """Make a pool of class `kind` for a URL, checked whole; a message never quotes the URL, which may hold a password.
 
     Raises
     ------
     InvalidInputError
     """
+    if type(max_connections) is not int or not 1 <= max_connections <= _MAX_CONNECTIONS:
+        raise InvalidInputError(f"max_connections must be a whole number from 1 to {_MAX_CONNECTIONS}.")
     try:
-        scheme = urlsplit(url).scheme
-    except ValueError:
-        scheme = ""
-    if scheme not in ("redis", "rediss", "unix"):
-        raise InvalidInputError(
-            "A Redis URL begins with redis://, rediss:// or unix://, as in redis://localhost:6379/0."
-        )
-    return url
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            fine = parts.path.strip("/") != ""
+        else:
+            fine = re.fullmatch(r"/?\d*/?", parts.path) is not None
+        if fine:
+            pool = kind.from_url(url, max_connections=max_connections, **settings)
+            # Made once and dropped, unconnected: an option that no connection takes shows here, not in the first call.
+            pool.connection_class(**pool.connection_kwargs)
+            return pool
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise InvalidInputError(
+        "A Redis URL is redis://[user:password@]host[:port][/database], the same with rediss://, or unix:///path with "
+        "?db= and &password=; percent-encode what a user or password holds besides letters and digits."
+    )
 
 
-def connection_pool(client: Any) -> Any:
-    """The pool of a redis-py client that the caller owns. Calls take its connections, and none of its retries."""
-    pool = getattr(client, "connection_pool", None)
-    if pool is None:
-        raise InvalidInputError(f"A {type(client).__name__} has no connection pool of one primary; pass a redis.Redis.")
-    return pool
+def pool_like(kind: Any, client: Any, settings: dict[str, Any]) -> Any:
+    """Make a pool of class `kind` with the address, credentials and encoding of a client that the caller owns.
+
+    Its own pool is not used: on the way to a connection redis-py would sleep and retry for longer than a call may take.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    asynchronous = issubclass(kind, redis.asyncio.ConnectionPool)
+    pool: Any = getattr(client, "connection_pool", None)
+    connect = getattr(getattr(pool, "connection_class", None), "connect", None)
+    if pool is None or connect is None or inspect.iscoroutinefunction(connect) is not asynchronous:
+        wanted = "redis.asyncio.Redis" if asynchronous else "redis.Redis"
+        raise InvalidInputError(f"The client must be a {wanted} of one primary, not a {type(client).__name__}.")
+    options = {
+        name: value
+        for name, value in pool.connection_kwargs.items()
+        if not name.startswith(("maint_", "retry", "oss_cluster_"))
+    }
+    return kind(
+        connection_class=pool.connection_class,
+        max_connections=min(pool.max_connections, MAX_CONNECTIONS),
+        **{**options, **settings},
+    )
 
 
 def evalsha(call: Call[Any]) -> tuple[Any, ...]:

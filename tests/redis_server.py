@@ -84,6 +84,8 @@ class RedisServer:
                 with self.client(retry=None, socket_timeout=1) as client:
                     client.ping()
                     return
+            except redis.AuthenticationError:
+                return
             except redis.RedisError:
                 if time.monotonic() > deadline:
                     raise

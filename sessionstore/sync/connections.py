@@ -72,6 +72,9 @@ class Connections:
             try:
                 if call.writes and connection not in self._identified:
                     self._identify(connection, deadline)
+                if time.monotonic() >= deadline:
+                    # Not sent, rather than sent without the time to hear the answer.
+                    raise TimeoutError
                 sent = True
                 return _evaluate(connection, call, deadline)
             finally:

@@ -152,8 +152,8 @@ class SessionStore:
 
 
 def _settings(config: StoreConfig) -> dict[str, Any]:
-    """Options of the store's connections."""
-    return {**client_options(config.deadline_s), "timeout": config.deadline_s}
+    """Options of the store's connections: waiting for one may take half of a call's deadline, and so may connecting."""
+    return {**client_options(config.deadline_s), "timeout": config.deadline_s / 2}
 
 
 class Environment:

@@ -1,0 +1,98 @@
+"""A GET, a PUT and a touch each make one round trip, as a real Redis counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sessionstore import AsyncEnvironment, SessionStoreError
+
+from ..redis_server import RedisServer
+from .adapter import Backend
+
+CALLS: dict[str, tuple[Callable[[AsyncEnvironment], Awaitable[Any]], list[str]]] = {
+    "get": (lambda staging: staging.get("ci-42"), ["get"]),
+    "get nothing": (lambda staging: staging.get("never"), ["get"]),
+    "put": (lambda staging: staging.put("ci-42", label="new"), ["put"]),
+    "create": (lambda staging: staging.put("new", if_none_match="*"), ["put"]),
+    "repeat": (lambda staging: staging.put("ci-42", label="x"), ["put"]),
+    "activate": (lambda staging: staging.activate("ci-42", "ovr_a"), ["activate"]),
+    "deactivate": (lambda staging: staging.deactivate("ci-42", "ovr_a"), ["deactivate"]),
+    "reset": (lambda staging: staging.reset("ci-42"), ["reset"]),
+    "delete": (lambda staging: staging.delete("ci-42"), ["delete"]),
+    "touch": (lambda staging: staging.touch({"ci-42": 5, "other": 6}), ["touch"]),
+    "touch 201": (lambda staging: staging.touch({f"k{number}": 5 for number in range(201)}), ["touch", "touch"]),
+    "list": (lambda staging: staging.list(), ["page", "read"]),
+}
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def real(request: pytest.FixtureRequest, own_redis: RedisServer, prefix: str) -> Iterator[Backend]:
+    backend = Backend(request.param, own_redis, prefix)
+    yield backend
+    backend.close()
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_round_trips(real: Backend, name: str) -> None:
+    observed: list[tuple[str, float, SessionStoreError | None]] = []
+    call, expected = CALLS[name]
+    async with real.store(lease_s=0.1, observe=lambda *seen: observed.append(seen)) as store:
+        # Given a store that is connected, on a Redis that knows the scripts
+        staging = store.environment("checkout", "staging")
+        await staging.put("ci-42", label="x")
+        await call(staging)
+        await staging.put("ci-42", label="x")
+        await staging.delete("new")
+        real.raw.config_resetstat()
+        observed.clear()
+
+        await call(staging)
+
+        # Then Redis has run as many scripts as expected, and nothing else that the store sent
+        stats = real.raw.info("commandstats")
+    assert [script for script, _, _ in observed] == expected
+    assert all(seconds > 0 and error is None for _, seconds, error in observed)
+    assert stats["cmdstat_evalsha"]["calls"] == len(expected)
+    inside = {f"cmdstat_{command}" for command in _IN_SCRIPTS}
+    outside = {name for name in stats if name not in inside} - {"cmdstat_evalsha", "cmdstat_config|resetstat"}
+    assert outside == set()
+
+
+#: Commands that scripts run.
+_IN_SCRIPTS = (
+    *("time", "hmget", "hset", "hget", "hexists", "hdel", "hincrby", "hlen", "del", "exists", "pexpireat", "publish"),
+    *("sismember", "pubsub|numsub", "zadd", "zcard", "zcount", "zrangebyscore", "zrevrangebyscore", "zrem", "zrange"),
+)
+
+
+async def test_a_forgotten_script_costs_one_more(real: Backend) -> None:
+    async with real.store(lease_s=0.1) as store:
+        staging = store.environment("checkout", "staging")
+        first = await staging.put("ci-42", label="x")
+        real.raw.script_flush()
+        real.raw.config_resetstat()
+
+        assert (await staging.put("ci-42", label="y")).revision == first.revision + 1
+
+        stats = real.raw.info("commandstats")
+        assert (stats["cmdstat_evalsha"]["calls"], stats["cmdstat_eval"]["calls"]) == (1, 1)
+
+
+async def test_errors_are_observed(real: Backend) -> None:
+    observed: list[tuple[str, float, SessionStoreError | None]] = []
+    async with real.store(lease_s=0.1, observe=lambda *seen: observed.append(seen)) as store:
+        real.raw.config_set("maxmemory", "1")
+        with pytest.raises(SessionStoreError) as caught:
+            await store.environment("checkout", "staging").put("ci-42")
+    assert [(script, error) for script, _, error in observed] == [("put", caught.value)]
+
+
+async def test_what_is_not_sent_is_not_observed(real: Backend) -> None:
+    observed: list[Any] = []
+    async with real.store(observe=lambda *seen: observed.append(seen)) as store:
+        with pytest.raises(ValueError, match="label"):
+            await store.environment("checkout", "staging").put("ci-42", label="x" * 201)
+    assert observed == []

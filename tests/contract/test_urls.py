@@ -1,0 +1,130 @@
+"""Stores from URLs: schemes, passwords, databases, sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sessionstore import AsyncSessionStore, InvalidInputError, SessionStore, SessionStoreError, StoreUnavailableError
+
+from ..conftest import require_redis_server
+from ..redis_server import RedisServer
+from .adapter import as_async
+
+PASSWORD = "s3cret-pa55"
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return SessionStore if request.param == "sync" else AsyncSessionStore
+
+
+def open_store(kind: Any, url: str, **options: Any) -> AsyncSessionStore:
+    store = kind.from_url(url, lease_s=0.1, **options)
+    return as_async(store) if kind is SessionStore else store
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[RedisServer]:
+    """A Redis with a password, a user and a Unix socket."""
+    require_redis_server()
+    with RedisServer(requirepass=PASSWORD, unixsocket="redis.sock") as server:
+        with server.client(password=PASSWORD) as client:
+            client.execute_command("ACL", "SETUSER", "app", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+        yield server
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:{password}@127.0.0.1:{port}/0",
+        "redis://:{password}@127.0.0.1:{port}",
+        "redis://app:{password}@127.0.0.1:{port}/3",
+        "redis://127.0.0.1:{port}/?password={password}&db=4",
+        "unix://{socket}?password={password}",
+        "unix://app:{password}@{socket}?db=2",
+    ],
+)
+async def test_ways_to_name_it(kind: Any, guarded: RedisServer, url: str, prefix: str) -> None:
+    filled = url.format(password=PASSWORD, port=guarded.port, socket=guarded.folder / "redis.sock")
+    async with open_store(kind, filled, prefix=prefix) as store:
+        session = await store.environment("checkout", "staging").put("ci-42")
+        assert await store.environment("checkout", "staging").get("ci-42") == session
+
+
+async def test_the_database_counts(kind: Any, guarded: RedisServer, prefix: str) -> None:
+    base = f"redis://:{PASSWORD}@127.0.0.1:{guarded.port}"
+    async with (
+        open_store(kind, f"{base}/5", prefix=prefix) as five,
+        open_store(kind, f"{base}/6", prefix=prefix) as six,
+    ):
+        await five.environment("checkout", "staging").put("ci-42")
+
+        assert await six.environment("checkout", "staging").get("ci-42") is None
+
+
+@pytest.mark.parametrize("password", ["wr0ng-passw0rd", None])
+async def test_a_wrong_password_is_said_and_not_quoted(kind: Any, guarded: RedisServer, password: str | None) -> None:
+    credentials = f":{password}@" if password else ""
+    async with open_store(kind, f"redis://{credentials}127.0.0.1:{guarded.port}/0") as store:
+        with pytest.raises(StoreUnavailableError, match="password") as caught:
+            await store.environment("checkout", "staging").put("ci-42")
+    assert "wr0ng" not in _texts(caught.value)
+    assert "127.0.0.1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://:{PASSWORD}@localhost:6379/0",
+        f"localhost:6379/{PASSWORD}",
+        f"rediss//:{PASSWORD}@localhost",
+        f"redis:/{PASSWORD}",
+        f"redis://:{PASSWORD}@localhost:notaport/0",
+        f"redis://:{PASSWORD}@localhost:99999999/0",
+        f"redis://:{PASSWORD}@[::1/0",
+        f"redis://:{PASSWORD}@localhost/notadb",
+        f"redis://:{PASSWORD}@localhost/0?db=x",
+        f"redis://:{PASSWORD}@localhost/0?unknown_option=1",
+        f"unix://?password={PASSWORD}",
+        "",
+    ],
+)
+def test_a_url_that_is_none_is_not_quoted(kind: Any, url: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"redis://") as caught:
+        kind.from_url(url)
+    assert PASSWORD not in _texts(caught.value)
+
+
+@pytest.mark.parametrize("url", [None, 5, b"redis://localhost"])
+def test_a_url_is_text(kind: Any, url: Any) -> None:
+    with pytest.raises(InvalidInputError, match="redis://"):
+        kind.from_url(url)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "5", 100_001, True])
+def test_the_number_of_connections_is_checked(kind: Any, count: Any) -> None:
+    with pytest.raises(InvalidInputError, match="max_connections"):
+        kind.from_url("redis://localhost", max_connections=count)
+
+
+async def test_a_store_connects_when_it_is_used(kind: Any) -> None:
+    store = open_store(kind, "redis://127.0.0.1:1/0")
+    with pytest.raises(SessionStoreError):
+        await store.ping()
+    await store.aclose()
+
+
+def test_a_store_does_not_show_its_password(kind: Any) -> None:
+    assert PASSWORD not in repr(kind.from_url(f"redis://:{PASSWORD}@localhost:6379/0"))
+
+
+def _texts(error: BaseException | None) -> str:
+    """An error's text with those of its causes that a traceback would print."""
+    texts = []
+    while error is not None:
+        texts.append(repr(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return " ".join(texts)
