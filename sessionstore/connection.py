@@ -25,6 +25,7 @@ from .errors import (
 
 __all__ = [
     "FOREIGN_ERRORS",
+    "check_url",
     "client_options",
     "decode_all",
     "describe_loss",
@@ -109,6 +110,17 @@ def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str,
         "A Redis URL is redis://[user:password@]host[:port][/database], the same with rediss://, or unix:///path with "
         "?db= and &password=; percent-encode what a user or password holds besides letters and digits."
     )
+
+
+def check_url(url: str) -> str:
+    """Check a Redis URL as a store would, without connecting; returns it.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    pool_from_url(redis.ConnectionPool, url, 1, {})
+    return url
 
 
 def pool_like(kind: Any, client: Any, settings: dict[str, Any]) -> Any:
