@@ -330,6 +330,7 @@ class Replica:
         chain = snapshot.chain
         if chain is None or not snapshot.complete:
             return
+        snapshot.verify()
         sessions = self.sessions
         for key in [key for key in sessions if key not in snapshot.sessions]:
             del sessions[key]

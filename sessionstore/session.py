@@ -159,6 +159,10 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
             return NotImplemented
         return msgspec.structs.astuple(self)[:-1] == msgspec.structs.astuple(other)[:-1]
 
+    def __ne__(self, other: object) -> bool:
+        # Else it would be the one of Struct, which goes by identity.
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(msgspec.structs.astuple(self)[:-1])
 

@@ -154,6 +154,7 @@ class Snapshot:
         "_hold",
         "_keys",
         "_moves",
+        "_page_now",
         "_page_rev",
         "_scanning",
         "_unpassed",
@@ -178,7 +179,9 @@ class Snapshot:
         self._moves: dict[str, tuple[int, int]] = {}
         #: positions of pages that the chain has yet to pass through
         self._unpassed: deque[tuple[int, str]] = deque()
+        #: where and when the last page was read
         self._page_rev = 0
+        self._page_now = 0
         self._cursor = "0"
         self._scanning = True
         self._unread: list[str] = []
@@ -237,6 +240,19 @@ class Snapshot:
             and self._catalog_due <= self._catalog_rev
         )
 
+    def verify(self) -> None:
+        """Check that a complete snapshot has all sessions that messages spoke of.
+
+        Raises
+        ------
+        Doubt
+            One whose expiry moved was not found, although it can't have expired yet: where it was looked for, Redis had
+            lost that.
+        """
+        for key, (expires_at, _) in self._moves.items():
+            if expires_at > self._page_now:
+                raise Doubt(f"the session {key!r} lives longer, and was not found")
+
     @property
     def awaited(self) -> int | None:
         """The revision that messages have yet to bring, where only they are missing."""
@@ -254,6 +270,7 @@ class Snapshot:
         elif not self._check_position(self.chain, reply.rev, reply.id):
             self.restart()
             return
+        self._page_now = reply.now
         for state in reply.sessions:
             self._take_session(state)
         del self._unread[: len(self._asked)]
