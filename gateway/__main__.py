@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _open_store(settings: Settings, embedded: EmbeddedServer | None) -> AsyncSessionStore:
     options: StoreOptions = {
         "ttl_s": settings.ttl_s,
+        "lease_s": settings.lease_s,
         "deadline_s": settings.deadline_s,
         "prefix": settings.prefix,
     }

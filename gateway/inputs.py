@@ -32,7 +32,8 @@ __all__ = [
     "parse_query",
 ]
 
-_Slug = Annotated[str, Meta(pattern=SLUG_PATTERN, max_length=MAX_SLUG_LENGTH)]
+# In Python `$` also matches before a line break at the end; in JSON Schema it does not.
+_Slug = Annotated[str, Meta(pattern=SLUG_PATTERN + r"(?!\n)", max_length=MAX_SLUG_LENGTH)]
 _Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS)]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from sessionstore.apikeys import is_secret
-from sessionstore.config import DEFAULT_DEADLINE_S, DEFAULT_TTL_S
+from sessionstore.config import DEFAULT_DEADLINE_S, DEFAULT_LEASE_S, DEFAULT_TTL_S
 from sessionstore.connection import check_url
 from sessionstore.errors import InvalidInputError
 from sessionstore.keys import DEFAULT_PREFIX, validate_prefix
@@ -50,6 +50,7 @@ class Settings:
     redis_url: str | None
     prefix: str
     ttl_s: float
+    lease_s: float
     deadline_s: float
     shutdown_grace_s: float
     log_level: str
@@ -134,6 +135,14 @@ _OPTIONS = (
         f"{DEFAULT_TTL_S:.0f}",
         _seconds(1, 366 * 24 * 3600),
         "how long a session lives after it was last seen",
+    ),
+    _Option(
+        "lease_s",
+        "lease",
+        "SECONDS",
+        f"{DEFAULT_LEASE_S:g}",
+        _seconds(0.1, 60),
+        "how long a view's lease lasts; all that share a Redis need the same",
     ),
     _Option(
         "deadline_s",

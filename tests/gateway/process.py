@@ -1,0 +1,109 @@
+"""The gateway as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from .conftest import AUTHORIZATION, KEY, PLACE
+
+__all__ = ["GatewayProcess", "run_gateway"]
+
+_LISTENING = re.compile(r"Listening on http://([^\"]+):(\d+)")
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SESSIONSTORE_")}
+    return {**inherited, "PYTHONWARNINGS": "error", **variables}
+
+
+def run_gateway(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, for what ends at once."""
+    command = [sys.executable, "-m", "gateway", *arguments]
+    return subprocess.run(command, env=_environment(variables), capture_output=True, text=True, timeout=30, check=False)
+
+
+class GatewayProcess:
+    """Runs on a free port, as a context manager; `redis_url` None: on the embedded store."""
+
+    def __init__(self, redis_url: str | None, *arguments: str, **variables: str) -> None:
+        self._command = [sys.executable, "-m", "gateway", "--port", "0", *arguments]
+        if redis_url is not None:
+            self._command += ["--redis-url", redis_url]
+            variables.setdefault("SESSIONSTORE_API_KEY", KEY)
+        self._variables = variables
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  closed in `close`
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process: subprocess.Popen[bytes] | None = None
+        self.host, self.port = "", 0
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._command, env=_environment(self._variables), stdout=self._output, stderr=self._errors
+        )
+        deadline = time.monotonic() + 30
+        while True:
+            match = _LISTENING.search(self.log)
+            if match:
+                self.host, self.port = match[1], int(match[2])
+                return self
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.close()
+                raise AssertionError(f"the gateway did not start: {self.log}")
+            time.sleep(0.01)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def output(self) -> str:
+        """Its standard output so far."""
+        return _read(self._output.fileno())
+
+    @property
+    def log(self) -> str:
+        """Its standard error so far."""
+        return _read(self._errors.fileno())
+
+    def client(self) -> httpx.Client:
+        """A client with the test's key, project and environment."""
+        url = f"http://{self.host}:{self.port}/api/v1"
+        return httpx.Client(base_url=url, headers=AUTHORIZATION, params=PLACE, timeout=20)
+
+    def connect(self) -> socket.socket:
+        """A bare connection, for what no client library would send."""
+        return socket.create_connection((self.host, self.port), timeout=20)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit code."""
+        assert self._process is not None
+        return self._process.wait(30)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(10)
+        self._output.close()
+        self._errors.close()
+
+
+def _read(descriptor: int) -> str:
+    # Not by the file object: the position is shared with the process that writes.
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode()

@@ -1,0 +1,287 @@
+"""Redis in trouble, seen over HTTP: 503 within the deadline, never half a write, and recovery without a restart."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from ..redis_server import RedisServer
+from .conftest import PLACE, assert_error
+from .process import GatewayProcess
+
+#: Seconds: what the gateway may take for one call. Clients here give up after 20, which would fail the test.
+DEADLINE_S = "0.5"
+LEASE_S = "0.1"
+
+BEFORE = {
+    "label": "before",
+    "scenario": "scn_before",
+    "overrides": ["ovr_a", "ovr_b"],
+    "globalDelayMs": 1,
+    "globalDelayMaxMs": 2,
+}
+AFTER = {
+    "label": "after",
+    "scenario": "scn_after",
+    "overrides": ["ovr_c"],
+    "globalDelayMs": 3,
+    "globalDelayMaxMs": 4,
+}
+
+
+@pytest.fixture
+def gateway(own_redis: RedisServer) -> Iterator[GatewayProcess]:
+    with GatewayProcess(own_redis.url, "--deadline", DEADLINE_S, "--lease", LEASE_S) as process:
+        yield process
+
+
+@pytest.fixture
+def client(gateway: GatewayProcess) -> Iterator[httpx.Client]:
+    with gateway.client() as client:
+        assert client.put("/sessions/ci-42", json=BEFORE).status_code == 200
+        yield client
+
+
+def state(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    document = response.json()
+    return {name: document[name] for name in BEFORE}
+
+
+def assert_unavailable(response: httpx.Response, *words: str) -> None:
+    assert_error(response, 503, "store_unavailable", *words)
+    assert int(response.headers["retry-after"]) >= 1
+
+
+def outside(client: httpx.Client, path: str) -> httpx.Response:
+    """GET a path that is not below /api/v1."""
+    return client.get(client.base_url.copy_with(path=path), params={})
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again and again; twenty seconds are a failure."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def every_call(client: httpx.Client) -> Iterator[httpx.Response]:
+    """Each call that needs Redis, once."""
+    yield client.put("/sessions/ci-42", json=AFTER)
+    yield client.post("/sessions/ci-42/overrides/ovr_new")
+    yield client.delete("/sessions/ci-42/overrides/ovr_a")
+    yield client.delete("/sessions/ci-42")
+    yield client.delete("/sessions/ci-42", params={**PLACE, "mode": "delete"})
+    yield client.get("/sessions/ci-42")
+    yield client.get("/sessions")
+    yield client.get("/sessions/ci-42", params={"project": "checkout"})
+
+
+class TestDown:
+    def test_every_call_is_503_and_works_again_once_redis_is_back(
+        self, own_redis: RedisServer, gateway: GatewayProcess, client: httpx.Client
+    ) -> None:
+        own_redis.stop()
+
+        for response in every_call(client):
+            assert_unavailable(response, "nothing was changed")
+        assert_unavailable(outside(client, "/readyz"))
+        assert outside(client, "/healthz").status_code == 200
+
+        own_redis.start()
+        assert outside(client, "/readyz").status_code == 200
+        assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+        assert state(client.get("/sessions/ci-42")) == AFTER
+        assert "traceback" not in gateway.log
+
+    def test_restart_between_two_requests_is_not_noticed(self, own_redis: RedisServer, client: httpx.Client) -> None:
+        # Given connections in the gateway's pool
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            assert {r.status_code for r in threads.map(client.get, ["/sessions/ci-42"] * 32)} == {200}
+
+        own_redis.stop()
+        own_redis.start()
+
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            assert {r.status_code for r in threads.map(client.get, ["/sessions/ci-42"] * 32)} == {404}
+        assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+    def test_gateway_starts_while_redis_is_down(self, own_redis: RedisServer) -> None:
+        own_redis.stop()
+        with (
+            GatewayProcess(own_redis.url, "--deadline", DEADLINE_S, "--lease", LEASE_S) as gateway,
+            gateway.client() as client,
+        ):
+            assert_unavailable(outside(client, "/readyz"))
+            own_redis.start()
+            assert outside(client, "/readyz").status_code == 200
+            assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+    def test_scripts_that_redis_has_forgotten_are_sent_again(
+        self, own_redis: RedisServer, client: httpx.Client
+    ) -> None:
+        with own_redis.client() as behind:
+            behind.script_flush()
+
+        assert state(client.get("/sessions/ci-42")) == BEFORE
+        assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+    def test_log_says_why_and_no_password(self, own_redis: RedisServer) -> None:
+        url = own_redis.url.replace("redis://", "redis://:s3cret@")
+        with GatewayProcess(url, "--deadline", DEADLINE_S) as gateway, gateway.client() as client:
+            own_redis.stop()
+            response = client.get("/sessions/ci-42", headers={"X-Request-Id": "ci-7"})
+
+            assert_unavailable(response)
+            assert "ci-7" in gateway.log
+            assert "s3cret" not in gateway.log + response.text
+
+
+class TestRefusing:
+    """Redis is there, and refuses: each write is answered 503, and nothing has changed."""
+
+    @pytest.mark.parametrize(
+        ("trouble", "cure", "words"),
+        [
+            (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"], "out of memory"),
+            (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"], "read-only"),
+            (
+                ["CONFIG", "SET", "min-replicas-to-write", "1"],
+                ["CONFIG", "SET", "min-replicas-to-write", "0"],
+                "too few replicas",
+            ),
+        ],
+        ids=["OOM", "READONLY", "NOREPLICAS"],
+    )
+    def test_writes(
+        self, own_redis: RedisServer, client: httpx.Client, trouble: list[str], cure: list[str], words: str
+    ) -> None:
+        with own_redis.client() as behind:
+            behind.execute_command(*trouble)
+            assert_unavailable(client.put("/sessions/ci-42", json=AFTER), words, "nothing was changed")
+            assert_unavailable(client.put("/sessions/new", json=AFTER), words)
+            assert_unavailable(client.post("/sessions/ci-42/overrides/ovr_new"), words)
+            assert_unavailable(client.delete("/sessions/ci-42"), words)
+            assert state(client.get("/sessions/ci-42")) == BEFORE
+
+            behind.execute_command(*cure)
+            assert client.get("/sessions/new").status_code == 404
+            assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+    def test_while_it_loads(self, own_redis: RedisServer, client: httpx.Client) -> None:
+        # Given data that takes ten seconds to load, a millisecond for each key, unless it is told to hurry
+        with own_redis.client() as behind:
+            behind.config_set("rdbcompression", "no")
+            behind.mset({f"filler:{number}": "x" * 1024 for number in range(10_000)})
+            behind.save()
+        own_redis.stop()
+        own_redis.options |= {"key_load_delay": "1000", "loading_process_events_interval_bytes": "1024"}
+        own_redis.start(await_ready=False)
+
+        # Then calls say that it loads
+        def loads() -> bool:
+            response = client.put("/sessions/ci-42", json=AFTER)
+            assert_unavailable(response)
+            return "loading" in response.json()["error"]
+
+        until(loads)
+        assert_unavailable(client.get("/sessions/ci-42"), "loading")
+        assert_unavailable(outside(client, "/readyz"), "loading")
+
+        # And once it is there, nothing was changed
+        with own_redis.client() as behind:
+            behind.execute_command("CONFIG", "SET", "key-load-delay", "0")
+        own_redis.await_ready()
+        assert state(client.get("/sessions/ci-42")) == BEFORE
+        assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+    def test_connections_it_does_not_take(self, own_redis: RedisServer, gateway: GatewayProcess) -> None:
+        with contextlib.ExitStack() as stack:
+            behind = stack.enter_context(own_redis.client())
+            behind.config_set("maxclients", 1)
+            with gateway.client() as client:
+                assert_unavailable(client.put("/sessions/ci-42", json=AFTER))
+
+                behind.config_set("maxclients", 100)
+                assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+
+class TestHanging:
+    def test_every_call_is_503_within_the_deadline_and_works_again(
+        self, own_redis: RedisServer, client: httpx.Client
+    ) -> None:
+        own_redis.pause()
+        responses = list(every_call(client))
+        ready = outside(client, "/readyz")
+        own_redis.resume()
+
+        for response in (*responses, ready):
+            assert_unavailable(response)
+        # A write that was sent may take place once Redis wakes up, and says so
+        assert "applied whole or not at all" in responses[0].json()["error"]
+        until(lambda: outside(client, "/readyz").status_code == 200)
+        assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+        assert state(client.get("/sessions/ci-42")) == AFTER
+
+    def test_write_takes_place_whole_or_not_at_all(self, own_redis: RedisServer, client: httpx.Client) -> None:
+        own_redis.pause()
+        assert_unavailable(client.put("/sessions/ci-42", json=AFTER), "a PUT is safe to send again")
+        own_redis.resume()
+
+        assert state(client.get("/sessions/ci-42")) in (BEFORE, AFTER)
+        assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+    def test_more_calls_than_connections_are_all_answered(self, own_redis: RedisServer, client: httpx.Client) -> None:
+        own_redis.pause()
+        with concurrent.futures.ThreadPoolExecutor(100) as threads:
+            responses = list(threads.map(client.get, ["/sessions/ci-42"] * 100))
+        own_redis.resume()
+
+        for response in responses:
+            assert_unavailable(response)
+        until(lambda: client.get("/sessions/ci-42").status_code == 200)
+
+
+class TestKilled:
+    def test_between_writes_every_answered_one_is_kept_and_none_is_half_there(self, own_redis: RedisServer) -> None:
+        own_redis.close()
+        with (
+            RedisServer(appendonly="yes", appendfsync="always") as server,
+            GatewayProcess(server.url, "--deadline", DEADLINE_S, "--lease", LEASE_S) as gateway,
+            gateway.client() as client,
+        ):
+            assert client.put("/sessions/ci-42", json=BEFORE).status_code == 200
+
+            def write(number: int) -> int:
+                body = AFTER if number % 2 else BEFORE
+                return client.put("/sessions/ci-42", json=body).status_code
+
+            with concurrent.futures.ThreadPoolExecutor(8) as threads:
+                pending = [threads.submit(write, number) for number in range(200)]
+                done, _ = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+                assert done
+                server.kill()
+                assert {future.result() for future in pending} <= {200, 503}
+
+            server.start()
+            assert state(client.get("/sessions/ci-42")) in (BEFORE, AFTER)
+            assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+
+def test_the_faults_are_real(own_redis: RedisServer) -> None:
+    """What these tests lean on: a paused Redis does not answer, and a resumed one does."""
+    with own_redis.client(retry=None, socket_timeout=0.2) as behind:
+        behind.ping()
+        own_redis.pause()
+        with pytest.raises(redis.RedisError):
+            behind.ping()
+        own_redis.resume()
+        assert behind.ping()

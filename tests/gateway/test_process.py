@@ -1,0 +1,323 @@
+"""The gateway as a process: options, the first try, sockets, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sessionstore import SessionStore
+from sessionstore.apikeys import is_secret
+
+from ..redis_server import RedisServer, free_port
+from .conftest import AUTHORIZATION, KEY
+from .process import GatewayProcess, run_gateway
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[GatewayProcess]:
+    """On the embedded store, with nothing set: as `make run` starts it."""
+    with GatewayProcess(None) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def gateway(shared_redis: RedisServer) -> Iterator[GatewayProcess]:
+    with GatewayProcess(shared_redis.url, "--prefix", "process") as process:
+        yield process
+
+
+class TestFirstTry:
+    def test_says_that_state_is_lost(self, embedded: GatewayProcess) -> None:
+        lines = [line for line in embedded.output.splitlines() if "lost" in line]
+
+        assert len(lines) == 1
+        assert "memory" in lines[0]
+
+    def test_prints_a_key_and_nothing_logs_it(self, embedded: GatewayProcess) -> None:
+        keys = set(re.findall(r"fmk_[A-Za-z0-9_-]+", embedded.output))
+
+        assert len(keys) == 1
+        assert is_secret(keys.pop())
+        assert "fmk_" not in embedded.log
+
+    def test_printed_curl_lines_work_when_pasted(self, embedded: GatewayProcess) -> None:
+        if shutil.which("curl") is None:
+            pytest.skip("curl is not installed")
+        lines = [line.strip() for line in embedded.output.splitlines() if line.strip().startswith("curl ")]
+
+        answers = [
+            json.loads(subprocess.run(["sh", "-c", line], capture_output=True, check=True, timeout=30).stdout)
+            for line in lines
+        ]
+
+        assert len(answers) == 3
+        put, got, deleted = answers
+        assert put["overrides"] == ["ovr_extraMock"]
+        assert got == put
+        assert deleted == {"ok": True, "mode": "delete"}
+
+    def test_other_processes_reach_the_embedded_store(self, embedded: GatewayProcess) -> None:
+        url = re.search(r"redis://127\.0\.0\.1:\d+/0", embedded.output)
+        key = re.search(r"fmk_[A-Za-z0-9_-]+", embedded.output)
+        assert url is not None
+        assert key is not None
+        with SessionStore.from_url(url[0], deadline_s=20) as store:
+            store.environment("checkout", "staging").put("from-a-proxy", label="x")
+        with embedded.client() as client:
+            response = client.get("/sessions/from-a-proxy", headers={"Authorization": f"Bearer {key[0]}"})
+
+        assert response.json()["label"] == "x"
+
+    def test_chosen_key_is_used_and_not_shown(self) -> None:
+        with GatewayProcess(None, SESSIONSTORE_API_KEY=KEY) as gateway, gateway.client() as client:
+            assert client.put("/sessions/a", json={}).status_code == 200
+            assert KEY not in gateway.output + gateway.log
+            assert "$SESSIONSTORE_API_KEY" in gateway.output
+
+
+class TestOptions:
+    def test_help_names_every_option_and_variable(self) -> None:
+        done = run_gateway("--help")
+
+        assert done.returncode == 0
+        assert done.stderr == ""
+        for name in (
+            "host",
+            "port",
+            "redis-url",
+            "prefix",
+            "ttl",
+            "lease",
+            "deadline",
+            "shutdown-grace",
+            "log-level",
+            "no-access-log",
+        ):
+            assert f"--{name}" in done.stdout
+        for text in ("SESSIONSTORE_REDIS_URL", "SESSIONSTORE_API_KEY", "127.0.0.1", "8080", "86400"):
+            assert text in done.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "variables", "words"),
+        [
+            (["--prot", "8080"], {}, ["--prot"]),
+            (["--por", "8080"], {}, ["--por"]),
+            (["extra"], {}, ["extra"]),
+            (["--port", "http"], {}, ["--port", "65535"]),
+            (["--port", "65536"], {}, ["--port", "65535"]),
+            ([], {"SESSIONSTORE_PORT": "tcp://10.0.0.1:80"}, ["SESSIONSTORE_PORT", "65535"]),
+            (["--log-level", "loud"], {}, ["--log-level", "warning"]),
+            (["--ttl", "0"], {}, ["--ttl", "seconds"]),
+            (["--deadline", "nan"], {}, ["--deadline", "0.05 to 60"]),
+            ([], {"SESSIONSTORE_ACCESS_LOG": "maybe"}, ["SESSIONSTORE_ACCESS_LOG", "on or off"]),
+            (["--redis-url", "http://user:s3cret@localhost"], {}, ["--redis-url", "redis://"]),
+            (["--redis-url", "redis://:s3cret@localhost:port"], {"SESSIONSTORE_API_KEY": KEY}, ["redis://"]),
+            (["--redis-url", "redis://localhost"], {}, ["SESSIONSTORE_API_KEY", "export SESSIONSTORE_API_KEY="]),
+            ([], {"SESSIONSTORE_REDIS_URL": "redis://localhost"}, ["SESSIONSTORE_API_KEY"]),
+            ([], {"SESSIONSTORE_API_KEY": "fmk_s3cret"}, ["SESSIONSTORE_API_KEY", "43"]),
+            (["--prefix", "a:b"], {}, ["--prefix"]),
+        ],
+        ids=str,
+    )
+    def test_that_can_not_be_used_is_refused_in_words(
+        self, arguments: list[str], variables: dict[str, str], words: list[str]
+    ) -> None:
+        done = run_gateway(*arguments, **variables)
+
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        assert "s3cret" not in done.stderr
+        for word in words:
+            assert word in done.stderr
+
+    def test_command_that_makes_a_key_makes_one(self) -> None:
+        done = run_gateway("--redis-url", "redis://localhost")
+        command = re.search(r"export SESSIONSTORE_API_KEY=.*", done.stderr)
+        assert command is not None
+
+        made = subprocess.run(
+            ["sh", "-c", f'{command[0]}; printf %s "$SESSIONSTORE_API_KEY"'],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+
+        assert is_secret(made.stdout)
+
+    def test_port_that_is_in_use_is_one_clear_sentence(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = str(other.getsockname()[1])
+
+            done = run_gateway("--port", port)
+
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        for word in ("127.0.0.1", port, "in use", "--port"):
+            assert word in done.stderr
+
+    def test_variables_stand_for_options_and_options_win(self, shared_redis: RedisServer) -> None:
+        variables = {
+            "SESSIONSTORE_REDIS_URL": shared_redis.url,
+            "SESSIONSTORE_PREFIX": "variables",
+            "SESSIONSTORE_API_KEY": KEY,
+            "SESSIONSTORE_PORT": str(free_port()),
+            "SESSIONSTORE_HOST": "localhost",
+            "SESSIONSTORE_ACCESS_LOG": "off",
+            "SESSIONSTORE_TTL": "",
+        }
+        with GatewayProcess(None, **variables) as gateway, gateway.client() as client:
+            assert str(gateway.port) != variables["SESSIONSTORE_PORT"]  # --port 0 won
+            assert client.put("/sessions/a", json={}).status_code == 200
+            assert gateway.output == ""
+            assert "gateway.access" not in gateway.log
+        with SessionStore.from_url(shared_redis.url, prefix="variables") as store:
+            session = store.environment("checkout", "staging").get("a")
+        assert session is not None
+        assert session.expires_at - session.created_at == 86_400_000
+
+
+class TestSocket:
+    def exchange(self, gateway: GatewayProcess, request: bytes) -> tuple[bytes, bytes]:
+        """Send bytes, and read to the end of the connection; returns head and body."""
+        with gateway.connect() as connection:
+            connection.sendall(request)
+            received = b""
+            while chunk := connection.recv(65536):
+                received += chunk
+        head, _, body = received.partition(b"\r\n\r\n")
+        return head, body
+
+    def request(self, method: str, target: bytes, *headers: str, body: bytes = b"") -> bytes:
+        lines = [f"Authorization: Bearer {KEY}", "Host: localhost", "Connection: close", *headers]
+        return method.encode() + b" " + target + b" HTTP/1.1\r\n" + "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+    @pytest.mark.parametrize(
+        ("segment", "key"),
+        [("a%2Fb", "a/b"), ("..", ".."), ("%2e%2e", ".."), ("a%3Fb", "a?b"), ("%23", "#"), ("%20", None)],
+    )
+    def test_path_is_taken_as_it_was_sent(self, gateway: GatewayProcess, segment: str, key: str | None) -> None:
+        target = f"/api/v1/sessions/{segment}?project=checkout&environment=staging".encode()
+        head, body = self.exchange(
+            gateway, self.request("PUT", target, "Content-Type: application/json", "Content-Length: 2", body=b"{}")
+        )
+
+        if key is None:
+            assert head.startswith(b"HTTP/1.1 422 ")
+        else:
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert json.loads(body)["sessionKey"] == key
+
+    @pytest.mark.parametrize(
+        "request_line", [b"GET /\xff HTTP/1.1", b"GET / HTTP/9", b"\x00\x01", b"GET /a b c HTTP/1.1"]
+    )
+    def test_what_is_not_http_is_400_in_the_envelope(self, gateway: GatewayProcess, request_line: bytes) -> None:
+        head, body = self.exchange(gateway, request_line + b"\r\nHost: localhost\r\n\r\n")
+
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"content-type: application/json" in head
+        assert json.loads(body)["code"] == "bad_request"
+
+    def test_chunked_body(self, gateway: GatewayProcess) -> None:
+        target = b"/api/v1/sessions/chunked?project=checkout&environment=staging"
+        chunked = ("Content-Type: application/json", "Transfer-Encoding: chunked")
+
+        head, body = self.exchange(
+            gateway,
+            self.request("PUT", target, *chunked, body=b'5\r\n{"lab\r\na\r\nel": "a" }\r\n0\r\n\r\n'),
+        )
+
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert json.loads(body)["label"] == "a"
+
+    def test_chunked_body_that_is_too_large_is_413_before_it_ends(self, gateway: GatewayProcess) -> None:
+        target = b"/api/v1/sessions/huge?project=checkout&environment=staging"
+        chunked = ("Content-Type: application/json", "Transfer-Encoding: chunked")
+        with gateway.connect() as connection:
+            connection.sendall(self.request("PUT", target, *chunked))
+            connection.sendall((b"4000\r\n" + b" " * 0x4000 + b"\r\n") * 5)
+            received = b""
+            while b"body_too_large" not in received:
+                chunk = connection.recv(65536)
+                assert chunk, received
+                received += chunk
+
+        assert received.startswith(b"HTTP/1.1 413 ")
+        with gateway.client() as client:
+            assert client.get("/sessions/huge").status_code == 404
+
+    def test_connection_is_kept_after_an_error(self, gateway: GatewayProcess) -> None:
+        with gateway.client() as client:
+            assert (
+                client.put(
+                    "/sessions/kept", content=b"x" * 100_000, headers={"Content-Type": "application/json"}
+                ).status_code
+                == 413
+            )
+            assert client.get("/sessions/nobody").status_code == 404
+            assert client.put("/sessions/kept", json={}).status_code == 200
+
+
+class TestSignals:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_ends_with_0(self, shared_redis: RedisServer, number: signal.Signals) -> None:
+        with GatewayProcess(shared_redis.url) as gateway, gateway.client() as client:
+            assert client.get(f"http://{gateway.host}:{gateway.port}/healthz").status_code == 200
+
+            gateway.signal(number)
+
+            assert gateway.wait() == 0
+            assert "Traceback" not in gateway.log
+
+    def test_request_in_flight_is_finished_and_new_ones_are_not_taken(
+        self, shared_redis: RedisServer, prefix: str
+    ) -> None:
+        with GatewayProcess(shared_redis.url, "--prefix", prefix) as gateway, gateway.connect() as connection:
+            # Given a PUT whose body is still to come: 100 says that the gateway waits for it
+            head = (
+                "PUT /api/v1/sessions/a?project=checkout&environment=staging HTTP/1.1\r\nHost: localhost\r\n"
+                f"Authorization: {AUTHORIZATION['Authorization']}\r\nContent-Type: application/json\r\n"
+                "Content-Length: 13\r\nExpect: 100-continue\r\n\r\n"
+            )
+            connection.sendall(head.encode())
+            assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")
+
+            # When it is told to stop, and has closed its door
+            gateway.signal(signal.SIGTERM)
+            deadline = time.monotonic() + 20
+            with contextlib.suppress(OSError):
+                while time.monotonic() < deadline:
+                    gateway.connect().close()
+            connection.sendall(b'{"label":"x"}')
+
+            # Then the PUT is answered, and it has taken place
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b'"label":"x"' in answer
+            assert gateway.wait() == 0
+
+    def test_request_that_takes_too_long_is_cut_off(self, shared_redis: RedisServer) -> None:
+        with GatewayProcess(shared_redis.url, "--shutdown-grace", "0.1") as gateway, gateway.connect() as connection:
+            connection.sendall(
+                b"PUT /api/v1/sessions/a?project=checkout&environment=staging HTTP/1.1\r\nHost: localhost\r\n"
+                b"Authorization: %b\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 13\r\nExpect: 100-continue\r\n\r\n" % AUTHORIZATION["Authorization"].encode()
+            )
+            assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")
+
+            gateway.signal(signal.SIGTERM)
+
+            assert gateway.wait() == 0

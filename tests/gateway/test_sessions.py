@@ -1,0 +1,391 @@
+"""GET, PUT and DELETE on a session, its overrides, and the list: the contract, sentence by sentence."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from .conftest import API, PLACE, assert_error
+
+FIELDS = [
+    "project",
+    "environment",
+    "sessionKey",
+    "label",
+    "scenario",
+    "overrides",
+    "globalDelayMs",
+    "globalDelayMaxMs",
+    "lastSeenAt",
+]
+FULL = {
+    "label": "CI run 4821",
+    "scenario": "scn_paymentDeclined",
+    "overrides": ["ovr_extraMock"],
+    "globalDelayMs": 5,
+    "globalDelayMaxMs": 10,
+}
+CLEARED: dict[str, object] = {
+    "label": None,
+    "scenario": None,
+    "overrides": [],
+    "globalDelayMs": 0,
+    "globalDelayMaxMs": 0,
+}
+
+
+def state(document: dict[str, object]) -> dict[str, object]:
+    return {name: document[name] for name in FULL}
+
+
+class TestGet:
+    async def test_answers_exactly_these_fields_in_this_order(self, api: API) -> None:
+        await api.put("ci-42", FULL)
+
+        response = await api.get("ci-42")
+
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "application/json"
+        document = response.json()
+        assert list(document) == FIELDS
+        assert state(document) == FULL
+        assert (document["project"], document["environment"], document["sessionKey"]) == (
+            "checkout",
+            "staging",
+            "ci-42",
+        )
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", document["lastSeenAt"])
+
+    async def test_session_that_does_not_exist_is_404(self, api: API) -> None:
+        assert_error(await api.get("nobody"), 404, "not_found", "'nobody'", "checkout/staging")
+
+    async def test_does_not_count_as_seen(self, api: API) -> None:
+        before = (await api.put("ci-42")).json()["lastSeenAt"]
+        start = time.time_ns()
+        while time.time_ns() // 1_000_000 == start // 1_000_000:
+            pass  # let the clock's millisecond pass
+
+        assert (await api.get("ci-42")).json()["lastSeenAt"] == before
+
+    async def test_head_is_get_without_a_body(self, api: API) -> None:
+        await api.put("ci-42", FULL)
+        got = await api.get("ci-42")
+
+        head = await api.call("HEAD", "/sessions/ci-42")
+
+        assert head.status_code == 200
+        assert head.content == b""
+        for name in ("content-length", "content-type", "etag"):
+            assert head.headers[name] == got.headers[name]
+
+    async def test_head_of_a_session_that_does_not_exist_is_404(self, api: API) -> None:
+        head = await api.call("HEAD", "/sessions/nobody")
+
+        assert (head.status_code, head.content) == (404, b"")
+
+
+class TestPut:
+    async def test_creates_with_nothing_set(self, api: API) -> None:
+        response = await api.put("ci-42", {})
+
+        assert response.status_code == 200
+        assert list(response.json()) == FIELDS
+        assert state(response.json()) == CLEARED
+
+    async def test_answers_200_with_the_shape_of_get_for_create_change_and_repeat(self, api: API) -> None:
+        created = await api.put("ci-42", {"label": "one"})
+        changed = await api.put("ci-42", FULL)
+        repeated = await api.put("ci-42", FULL)
+
+        assert [created.status_code, changed.status_code, repeated.status_code] == [200, 200, 200]
+        assert repeated.json() == (await api.get("ci-42")).json()
+        assert state(repeated.json()) == FULL
+
+    async def test_omitted_field_is_left_unchanged(self, api: API) -> None:
+        await api.put("ci-42", FULL)
+
+        assert state((await api.put("ci-42", {"label": "other"})).json()) == {**FULL, "label": "other"}
+
+    @pytest.mark.parametrize("field", ["label", "scenario", "globalDelayMs", "globalDelayMaxMs"])
+    async def test_null_clears_one_field(self, api: API, field: str) -> None:
+        await api.put("ci-42", FULL)
+
+        assert state((await api.put("ci-42", {field: None})).json()) == {**FULL, field: CLEARED[field]}
+
+    async def test_overrides_are_the_exact_set_and_remove_what_was_set_by_hand(self, api: API) -> None:
+        await api.post("/sessions/ci-42/overrides/ovr_byHand")
+
+        response = await api.put("ci-42", {"overrides": ["ovr_a", "ovr_b"]})
+
+        assert response.json()["overrides"] == ["ovr_a", "ovr_b"]
+        assert (await api.put("ci-42", {"overrides": []})).json()["overrides"] == []
+
+    async def test_duplicate_overrides_are_folded_the_first_place_kept(self, api: API) -> None:
+        response = await api.put("ci-42", {"overrides": ["ovr_b", "ovr_a", "ovr_b"]})
+
+        assert response.json()["overrides"] == ["ovr_b", "ovr_a"]
+
+    async def test_new_scenario_replaces_the_old_and_overrides_outlive_it(self, api: API) -> None:
+        await api.put("ci-42", FULL)
+
+        assert (await api.put("ci-42", {"scenario": "scn_other"})).json()["overrides"] == ["ovr_extraMock"]
+        assert state((await api.put("ci-42", {"scenario": None})).json()) == {**FULL, "scenario": None}
+
+    async def test_counts_as_seen_though_nothing_changes(self, api: API) -> None:
+        before = (await api.put("ci-42", FULL)).json()["lastSeenAt"]
+        start = time.time_ns()
+        while time.time_ns() // 1_000_000 == start // 1_000_000:
+            pass  # let the clock's millisecond pass
+
+        assert (await api.put("ci-42", FULL)).json()["lastSeenAt"] > before
+
+    async def test_takes_project_and_environment_from_the_body(self, api: API) -> None:
+        response = await api.put("ci-42", {**PLACE, "label": "x"}, params={})
+
+        assert response.status_code == 200
+        assert (await api.get("ci-42")).json()["label"] == "x"
+
+    async def test_takes_them_from_both_places_where_they_agree(self, api: API) -> None:
+        assert (await api.put("ci-42", PLACE)).status_code == 200
+
+    @pytest.mark.parametrize("field", ["project", "environment"])
+    async def test_different_ones_in_both_places_are_an_error(self, api: API, field: str) -> None:
+        assert_error(await api.put("ci-42", {field: "other"}), 422, "invalid_body", field, "'other'", PLACE[field])
+        assert (await api.get("ci-42")).status_code == 404
+
+    async def test_sessions_of_other_environments_and_projects_are_others(self, api: API) -> None:
+        await api.put("ci-42", {"label": "here"})
+
+        for place in ({**PLACE, "environment": "live"}, {**PLACE, "project": "search"}):
+            assert (await api.get("ci-42", params=place)).status_code == 404
+
+    async def test_text_keeps_every_character(self, api: API) -> None:
+        label = 'Zürich "x" \\ \n\t \u2028 😀 \x00'
+
+        assert (await api.put("ci-42", {"label": label})).json()["label"] == label
+        assert (await api.get("ci-42")).json()["label"] == label
+
+
+class TestEnvironment:
+    async def register(self, api: API, *environments: str) -> None:
+        await api.store.project("checkout").apply_catalog(
+            {"project": "checkout", "environments": {name: {} for name in environments}}
+        )
+
+    async def test_only_registered_one_is_chosen_by_itself(self, api: API) -> None:
+        await self.register(api, "staging")
+
+        response = await api.put("ci-42", {}, params={"project": "checkout"})
+
+        assert response.json()["environment"] == "staging"
+        assert (await api.get("ci-42", params={"project": "checkout"})).status_code == 200
+        assert (await api.call("GET", "/sessions", params={"project": "checkout"})).status_code == 200
+
+    async def test_is_required_where_there_are_several(self, api: API) -> None:
+        await self.register(api, "staging", "live")
+
+        response = await api.put("ci-42", {}, params={"project": "checkout"})
+
+        assert_error(response, 422, "environment_required", "live", "staging")
+
+    async def test_is_required_where_none_is_registered(self, api: API) -> None:
+        assert_error(await api.get("ci-42", params={"project": "checkout"}), 422, "environment_required")
+
+    async def test_one_that_is_not_registered_is_404(self, api: API) -> None:
+        await self.register(api, "live")
+
+        assert_error(await api.put("ci-42"), 404, "not_found", "'staging'")
+        assert_error(await api.get("ci-42"), 404, "not_found", "'staging'")
+
+    async def test_project_is_required_with_a_key_for_all(self, api: API) -> None:
+        for method, path in (
+            ("GET", "/sessions"),
+            ("GET", "/sessions/a"),
+            ("PUT", "/sessions/a"),
+            ("DELETE", "/sessions/a"),
+            ("POST", "/sessions/a/overrides/ovr_a"),
+            ("DELETE", "/sessions/a/overrides/ovr_a"),
+        ):
+            body: dict[str, object] = {"json": {}} if method == "PUT" else {}
+            response = await api.call(method, path, params={"environment": "staging"}, **body)
+            assert_error(response, 422, "project_required", "?project=")
+
+
+class TestDelete:
+    async def test_reset_is_the_default_clears_every_field_and_keeps_the_session(self, api: API) -> None:
+        await api.put("ci-42", FULL)
+
+        response = await api.delete("ci-42")
+
+        assert response.status_code == 200
+        assert response.json() == {"ok": True, "mode": "reset"}
+        assert state((await api.get("ci-42")).json()) == CLEARED
+        assert (await api.delete("ci-42", "reset")).json() == {"ok": True, "mode": "reset"}
+
+    async def test_delete_removes_the_session(self, api: API) -> None:
+        await api.put("ci-42", FULL)
+
+        response = await api.delete("ci-42", "delete")
+
+        assert (response.status_code, response.json()) == (200, {"ok": True, "mode": "delete"})
+        assert (await api.get("ci-42")).status_code == 404
+
+    async def test_delete_of_a_session_that_does_not_exist_is_200(self, api: API) -> None:
+        response = await api.delete("nobody", "delete")
+
+        assert (response.status_code, response.json()) == (200, {"ok": True, "mode": "delete"})
+
+    async def test_reset_of_a_session_that_does_not_exist_is_404(self, api: API) -> None:
+        assert_error(await api.delete("nobody", "reset"), 404, "not_found")
+        assert_error(await api.delete("nobody"), 404, "not_found")
+
+    @pytest.mark.parametrize("mode", ["", "purge", "Reset", "delete "])
+    async def test_any_other_mode_is_422(self, api: API, mode: str) -> None:
+        await api.put("ci-42", FULL)
+
+        assert_error(await api.delete("ci-42", mode), 422, "invalid_mode", "reset", "delete")
+        assert state((await api.get("ci-42")).json()) == FULL
+
+
+class TestOverrides:
+    async def test_post_switches_on_and_creates_the_session(self, api: API) -> None:
+        for _ in ("first", "again"):
+            response = await api.post("/sessions/ci-42/overrides/ovr_extraMock")
+
+            assert response.status_code == 200
+            assert response.json() == {"overrideId": "ovr_extraMock", "active": True}
+            assert list(response.json()) == ["overrideId", "active"]
+            assert (await api.get("ci-42")).json()["overrides"] == ["ovr_extraMock"]
+
+    async def test_delete_switches_off(self, api: API) -> None:
+        await api.put("ci-42", {"overrides": ["ovr_a", "ovr_b"]})
+
+        for _ in ("first", "again"):
+            response = await api.call("DELETE", "/sessions/ci-42/overrides/ovr_a")
+
+            assert (response.status_code, response.json()) == (200, {"overrideId": "ovr_a", "active": False})
+            assert (await api.get("ci-42")).json()["overrides"] == ["ovr_b"]
+
+    async def test_delete_on_a_session_that_does_not_exist_is_404(self, api: API) -> None:
+        assert_error(await api.call("DELETE", "/sessions/nobody/overrides/ovr_a"), 404, "not_found")
+
+    @pytest.mark.parametrize(
+        "override", ["extraMock", "ovr_", "ovr_a%20b", "ovr_%C3%A4", "%FF", "scn_a", "ovr_" + 125 * "a"]
+    )
+    async def test_malformed_id_is_422(self, api: API, override: str) -> None:
+        for method in ("POST", "DELETE"):
+            response = await api.call(method, f"/sessions/ci-42/overrides/{override}")
+            assert_error(response, 422, "invalid_override", "ovr_")
+        assert (await api.get("ci-42")).status_code == 404
+
+    async def test_201st_override_is_422(self, api: API) -> None:
+        full = [f"ovr_{number}" for number in range(200)]
+        assert (await api.put("ci-42", {"overrides": full})).status_code == 200
+
+        assert_error(await api.post("/sessions/ci-42/overrides/ovr_more"), 422, "invalid_override", "200")
+        assert (await api.get("ci-42")).json()["overrides"] == full
+
+    async def test_catalog_decides_what_may_be_switched_on(self, api: API) -> None:
+        await api.store.project("checkout").apply_catalog(
+            {
+                "project": "checkout",
+                "environments": {
+                    "staging": {
+                        "mocks": [{"id": "ovr_extraMock", "name": "Extra"}],
+                        "scenarios": [
+                            {
+                                "id": "scn_declined",
+                                "name": "Declined",
+                                "urlId": "declined",
+                                "mocks": ["ovr_local"],
+                                "localMocks": [{"id": "ovr_local", "name": "Local"}],
+                            }
+                        ],
+                    }
+                },
+            }
+        )
+
+        assert (await api.post("/sessions/ci-42/overrides/ovr_extraMock")).status_code == 200
+        for method in ("POST", "DELETE"):
+            unknown = await api.call(method, "/sessions/ci-42/overrides/ovr_unknown")
+            local = await api.call(method, "/sessions/ci-42/overrides/ovr_local")
+            assert_error(unknown, 404, "not_found", "ovr_unknown")
+            assert_error(local, 422, "invalid_override", "ovr_local")
+        for body, code, word in (
+            ({"overrides": ["ovr_extraMock", "ovr_unknown"]}, "invalid_override", "ovr_unknown"),
+            ({"overrides": ["ovr_local"]}, "invalid_override", "ovr_local"),
+            ({"scenario": "scn_unknown"}, "invalid_scenario", "scn_unknown"),
+        ):
+            assert_error(await api.put("ci-42", body), 422, code, word)
+        assert (await api.get("ci-42")).json()["overrides"] == ["ovr_extraMock"]
+
+
+class TestList:
+    async def keys(self, api: API, **params: str) -> tuple[list[str], str | None]:
+        response = await api.call("GET", "/sessions", params={**PLACE, **params})
+        assert response.status_code == 200, response.text
+        document = response.json()
+        assert list(document) == ["sessions", "nextCursor"]
+        return [session["sessionKey"] for session in document["sessions"]], document["nextCursor"]
+
+    async def fill(self, api: API, count: int) -> list[str]:
+        """Sessions whose order is certain; newest first."""
+        names = [f"ci-{number:03d}" for number in range(count)]
+        for name in names:
+            await api.put(name)
+        return sorted(names, reverse=True)  # of the same millisecond, the greater key comes first
+
+    async def test_of_an_environment_without_sessions_is_empty(self, api: API) -> None:
+        assert await self.keys(api) == ([], None)
+
+    async def test_has_sessions_as_get_shows_them(self, api: API) -> None:
+        await api.put("ci-42", FULL)
+
+        document = (await api.call("GET", "/sessions")).json()
+
+        assert document["sessions"] == [(await api.get("ci-42")).json()]
+        assert list(document["sessions"][0]) == FIELDS
+
+    async def test_newest_seen_first_fifty_to_a_page(self, api: API) -> None:
+        names = await self.fill(api, 51)
+
+        first, cursor = await self.keys(api)
+        assert first == names[:50]
+        assert cursor is not None
+        assert await self.keys(api, cursor=cursor) == (names[50:], None)
+
+    async def test_pages_by_cursor(self, api: API) -> None:
+        names = await self.fill(api, 5)
+
+        found: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            page, cursor = await self.keys(api, limit="2", **({"cursor": cursor} if cursor else {}))
+            found += page
+        assert found == names
+
+    @pytest.mark.parametrize("limit", ["1", "100"])
+    async def test_limit_at_its_bounds(self, api: API, limit: str) -> None:
+        await self.fill(api, 2)
+
+        assert len((await self.keys(api, limit=limit))[0]) == min(2, int(limit))
+
+    @pytest.mark.parametrize("limit", ["0", "101", "-1", "1.5", "", "ten", "１", "9" * 30])
+    async def test_limit_past_its_bounds_is_422(self, api: API, limit: str) -> None:
+        response = await api.call("GET", "/sessions", params={**PLACE, "limit": limit})
+
+        assert_error(response, 422, "invalid_query", "limit", "1 to 100")
+
+    @pytest.mark.parametrize("cursor", ["", "x", "%%%", "bnVsbA", "WzEsMl0"])
+    async def test_cursor_that_no_list_returned_is_422(self, api: API, cursor: str) -> None:
+        response = await api.call("GET", "/sessions", params={**PLACE, "cursor": cursor})
+
+        assert_error(response, 422, "invalid_query", "cursor")
+
+    async def test_head(self, api: API) -> None:
+        head = await api.call("HEAD", "/sessions")
+
+        assert (head.status_code, head.content) == (200, b"")
