@@ -10,7 +10,7 @@ import fakeredis
 import redis
 import redis.asyncio
 
-from sessionstore import AsyncSessionStore, EmbeddedServer, SessionStore
+from sessionstore import ApiKeys, AsyncSessionStore, EmbeddedServer, SessionStore
 
 from ..redis_server import RedisServer
 
@@ -24,16 +24,18 @@ _ASYNC_NAMES = {"aclose": "close"}
 
 
 class _Awaitable:
-    """Calls a store for threads, or one of its environments, where a test awaits."""
+    """Calls a store for threads, or something that it made, where a test awaits."""
 
     def __init__(self, target: Any) -> None:
         self._target = target
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, _ASYNC_NAMES.get(name, name))
+        if isinstance(value, ApiKeys):
+            return _Awaitable(value)
         if not inspect.ismethod(value):
             return value
-        if name == "environment":
+        if name in ("environment", "project"):
             return lambda *args: _Awaitable(value(*args))
         return _awaitable(value)
 

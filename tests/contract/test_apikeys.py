@@ -1,0 +1,163 @@
+"""What a store's API keys promise, whatever the driver and the server."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from sessionstore import (
+    ApiKey,
+    ApiKeyNotFoundError,
+    AsyncSessionStore,
+    CorruptDataError,
+    InvalidFieldError,
+    InvalidSlugError,
+    KeyRing,
+    Refusal,
+    StoreClosedError,
+    TooManyApiKeysError,
+)
+from sessionstore.apikeys import MAX_ACTIVE_KEYS, MAX_ENDED_KEYS, hash_secret
+
+from .adapter import Backend
+
+
+def in_ms(ms: int) -> int:
+    return time.time_ns() // 1_000_000 + ms
+
+
+async def test_a_key_is_created_listed_and_found_by_its_hash_alone(backend: Backend, store: AsyncSessionStore) -> None:
+    # Given an org-wide key and one of a project
+    expires_at = in_ms(60_000)
+    everywhere = await store.keys.create("nightly")
+    scoped = await store.keys.create("Zürich 🔑", project="checkout", expires_at=expires_at)
+
+    # Then both are listed, oldest first, and each opens what it should
+    assert {key.id for key in await store.keys.list()} == {everywhere.key.id, scoped.key.id}
+    ring = KeyRing()
+    ring.load(await store.keys.snapshot(), 0.0)
+    assert ring.authenticate(everywhere.secret, 0.0) == everywhere.key
+    assert ring.authenticate(scoped.secret, 0.0) == scoped.key
+    assert (scoped.key.name, scoped.key.project, scoped.key.expires_at) == ("Zürich 🔑", "checkout", expires_at)
+    assert (everywhere.key.project, everywhere.key.expires_at, everywhere.key.revoked_at) == (None, None, None)
+    # Then Redis holds the hash, and the secret nowhere
+    stored = backend.raw.hgetall(f"{backend.prefix}:keys")
+    assert _texts(stored.keys()) == {hash_secret(everywhere.secret), hash_secret(scoped.secret)}
+    assert everywhere.secret not in str(stored)
+    assert everywhere.secret[4:] not in str(stored)
+
+
+def _texts(values: Any) -> set[str]:
+    return {value if isinstance(value, str) else value.decode() for value in values}
+
+
+async def test_a_revoked_key_is_refused_and_stays_listed(store: AsyncSessionStore) -> None:
+    new = await store.keys.create("ci")
+    revoked = await store.keys.revoke(new.key.id)
+    assert revoked.revoked_at is not None
+    # When it is revoked again, then the time stays
+    assert await store.keys.revoke(new.key.id) == revoked
+    assert await store.keys.list() == (revoked,)
+    ring = KeyRing()
+    ring.load(await store.keys.snapshot(), 0.0)
+    assert ring.authenticate(new.secret, 0.0) is Refusal.REVOKED
+
+
+async def test_a_key_that_is_not_there_cant_be_revoked(store: AsyncSessionStore) -> None:
+    with pytest.raises(ApiKeyNotFoundError, match="000000000000"):
+        await store.keys.revoke("000000000000")
+
+
+async def test_only_so_many_keys_are_active(store: AsyncSessionStore) -> None:
+    # Given as many as there may be
+    first = await store.keys.create("first")
+    for _ in range(MAX_ACTIVE_KEYS - 1):
+        await store.keys.create("more")
+    # When one more is created, then it is refused
+    with pytest.raises(TooManyApiKeysError, match="25 active"):
+        await store.keys.create("too many")
+    assert len(await store.keys.list()) == MAX_ACTIVE_KEYS
+    # When one is revoked, then there is room for one
+    await store.keys.revoke(first.key.id)
+    await store.keys.create("again")
+    with pytest.raises(TooManyApiKeysError):
+        await store.keys.create("too many")
+
+
+async def test_keys_that_have_ended_dont_pile_up(store: AsyncSessionStore) -> None:
+    for _ in range(MAX_ENDED_KEYS + 5):
+        await store.keys.revoke((await store.keys.create("short")).key.id)
+    assert len(await store.keys.list()) == MAX_ENDED_KEYS + 1
+
+
+async def test_uses_are_noted_once_a_minute(store: AsyncSessionStore) -> None:
+    # Given two keys
+    first = (await store.keys.create("first")).key
+    second = (await store.keys.create("second")).key
+    # When both were used, and one again at once
+    now = (await store.keys.snapshot()).now
+    assert await store.keys.mark_used({first.id: now - 70_000, second.id: now - 5_000}) == 2
+    assert await store.keys.mark_used({first.id: now, second.id: now}) == 1
+    # Then only the use after a minute was written
+    assert {key.id: key.last_used_at for key in await store.keys.list()} == {first.id: now, second.id: now - 5_000}
+    # When there is nothing to note, or nothing to note it in, then nothing happens
+    assert await store.keys.mark_used({}) == 0
+    assert await store.keys.mark_used({"000000000000": now}) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"name": ""}, InvalidFieldError),
+        ({"name": "  "}, InvalidFieldError),
+        ({"name": "x" * 201}, InvalidFieldError),
+        ({"name": "a\nb"}, InvalidFieldError),
+        ({"name": None}, InvalidFieldError),
+        ({"project": "a:b"}, InvalidSlugError),
+        ({"project": ""}, InvalidSlugError),
+        ({"expires_at": 5}, InvalidFieldError),
+        ({"expires_at": -1}, InvalidFieldError),
+        ({"expires_at": 1.5}, InvalidFieldError),
+        ({"expires_at": 2**53}, InvalidFieldError),
+    ],
+)
+async def test_bad_input_creates_nothing(store: AsyncSessionStore, fields: dict[str, Any], error: Any) -> None:
+    with pytest.raises(error):
+        await store.keys.create(**{"name": "ci", **fields})
+    assert await store.keys.list() == ()
+
+
+@pytest.mark.parametrize("key_id", ["", "fmk_secret", "0" * 11, "0" * 13, "A" * 12, "0" * 12 + "\n", None])
+async def test_what_is_no_id_is_not_quoted(store: AsyncSessionStore, key_id: Any) -> None:
+    with pytest.raises(InvalidFieldError) as caught:
+        await store.keys.revoke(key_id)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(InvalidFieldError):
+        await store.keys.mark_used({key_id: 1})
+    with pytest.raises(InvalidFieldError):
+        await store.keys.mark_used({"0" * 12: -1})
+
+
+async def test_records_that_the_library_did_not_write(backend: Backend, store: AsyncSessionStore) -> None:
+    backend.raw.hset(f"{backend.prefix}:keys", "0" * 64, '{"id": 5}')
+    with pytest.raises(CorruptDataError):
+        await store.keys.list()
+
+
+async def test_a_store_that_is_closed(backend: Backend) -> None:
+    async with backend.store() as store:
+        keys = store.keys
+    with pytest.raises(StoreClosedError):
+        await keys.list()
+
+
+async def test_each_operation_is_one_round_trip(backend: Backend) -> None:
+    scripts: list[str] = []
+    async with backend.store(observe=lambda script, _seconds, _error: scripts.append(script)) as store:
+        key: ApiKey = (await store.keys.create("ci")).key
+        await store.keys.list()
+        await store.keys.mark_used({key.id: 1})
+        await store.keys.revoke(key.id)
+    assert scripts == ["key_create", "key_list", "key_used", "key_revoke"]
