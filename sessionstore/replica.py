@@ -287,7 +287,6 @@ class Replica:
         self._chain = None
         self._snapshot = None
         if state is State.SYNCING:
-            self._shared = {}
             self._snapshot = Snapshot(self._keys, self._catalog_call, self._hold_again)
             self.resyncs = self._syncs
             self._syncs += 1
@@ -365,10 +364,10 @@ class Replica:
     def _hold(self, state: SessionState) -> HeldSession:
         """Make a session of its state, with values that others have shared with them."""
         shared = self._shared
+        if len(shared) > 2 * len(self.sessions) + _SLACK:
+            shared.clear()
         overrides = shared.get(state.overrides)
         if overrides is None:
-            if len(shared) > 2 * len(self.sessions) + _SLACK:
-                shared.clear()
             overrides = tuple([shared.setdefault(value, value) for value in state.overrides])
             shared[overrides] = overrides
         return HeldSession(

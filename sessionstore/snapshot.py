@@ -174,7 +174,7 @@ class Snapshot:
         self.sessions: dict[str, HeldSession] = {}
         self.catalog: Catalog | None = None
         self._early: deque[Change] = deque(maxlen=EARLY_MESSAGES)
-        #: what messages said of sessions that no page has shown yet: that they are gone, or expiresAt and lastSeenAt
+        #: what messages said of sessions before a page has shown them: that they were deleted; expiresAt and lastSeenAt
         self._deleted: set[str] = set()
         self._moves: dict[str, tuple[int, int]] = {}
         #: positions of pages that the chain has yet to pass through
@@ -338,7 +338,6 @@ class Snapshot:
         if isinstance(change, SessionSet):
             key = change.session.session_key
             self.sessions[key] = self._hold(change.session)
-            self._deleted.discard(key)
             self._moves.pop(key, None)
         elif isinstance(change, SessionDeleted):
             self.sessions.pop(change.session_key, None)
