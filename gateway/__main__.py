@@ -16,15 +16,17 @@ from collections.abc import Sequence
 
 from sessionstore import AsyncSessionStore, EmbeddedServer
 from sessionstore.apikeys import generate_secret
+from sessionstore.clock import lease_clock
 from sessionstore.config import StoreOptions
 from sessionstore.errors import SessionStoreError
 
 from .app import create_app
 from .auth import Authenticator
+from .limits import RateLimiter
 from .logs import configure_logging
 from .routes import BASE_PATH
 from .server import Server, listening_socket, server_config
-from .settings import API_KEY_VARIABLE, Settings, UsageError, parse_settings
+from .settings import API_KEY_VARIABLE, MAKE_ONE, Settings, UsageError, parse_settings
 
 __all__ = ["main"]
 
@@ -49,15 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             store = _open_store(settings, embedded)
         except SessionStoreError as exc:
             return _fail(1, str(exc))
-        except ValueError:  # redis-py's, which may quote the URL
-            return _fail(2, "The Redis URL can't be used: give it as redis://host:port/database.")
-        secret = settings.api_key or generate_secret()
+        secret = settings.api_key or (generate_secret() if embedded is not None else None)
         url = f"http://{_shown_address(listener)}"
         if embedded is not None:
+            assert secret is not None, "an embedded store has a key"
             _print_welcome(url, embedded.listen(), secret, generated=settings.api_key is None)
-        log.info("Listening on %s", url)
-        _run(settings, store, secret, listener)
+        try:
+            _run(settings, store, secret, listener, url)
+        except NoKeyError as exc:
+            return _fail(1, str(exc))
     return 0
+
+
+class NoKeyError(Exception):
+    """Nobody could call this gateway."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No API key opens this gateway: make one with sessionstore keys create, or set "
+            f"{API_KEY_VARIABLE}. {MAKE_ONE}"
+        )
 
 
 def _open_store(settings: Settings, embedded: EmbeddedServer | None) -> AsyncSessionStore:
@@ -72,13 +85,30 @@ def _open_store(settings: Settings, embedded: EmbeddedServer | None) -> AsyncSes
     return AsyncSessionStore.from_url(settings.redis_url, **options)
 
 
-def _run(settings: Settings, store: AsyncSessionStore, secret: str, listener: socket.socket) -> None:
-    app = create_app(store, Authenticator(secret), access_log=settings.access_log)
+def _run(settings: Settings, store: AsyncSessionStore, secret: str | None, listener: socket.socket, url: str) -> None:
+    authenticator = Authenticator(secret, store)
+    limiter = (
+        None
+        if settings.rate_limit is None
+        else RateLimiter(store.connection_pool, settings.rate_limit, settings.prefix)
+    )
+    app = create_app(store, authenticator, limiter=limiter, access_log=settings.access_log)
     config = server_config(app, shutdown_grace_s=settings.shutdown_grace_s)
 
     async def serve() -> None:
         async with store:
-            await Server(config).serve([listener])
+            loaded = await authenticator.load()
+            if secret is None and loaded and not authenticator.ring.admits_anybody(lease_clock()):
+                raise NoKeyError
+            if not loaded:
+                log.warning("Redis can't be reached yet; the gateway answers 503 until it can.")
+            log.info("Listening on %s", url)
+            keeper = asyncio.create_task(authenticator.keep())
+            try:
+                await Server(config).serve([listener])
+            finally:
+                keeper.cancel()
+                await asyncio.gather(keeper, return_exceptions=True)
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(serve())

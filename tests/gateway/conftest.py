@@ -18,6 +18,8 @@ from ..conftest import require_redis_server
 KEY = "fmk_" + "k" * 43
 AUTHORIZATION = {"Authorization": f"Bearer {KEY}"}
 PLACE = {"project": "checkout", "environment": "staging"}
+#: Seconds. Short: the first write to a Redis that has only just started waits for one.
+LEASE_S = 0.1
 
 
 @dataclass
@@ -59,10 +61,10 @@ class API:
 async def api(request: pytest.FixtureRequest, prefix: str) -> AsyncIterator[API]:
     """The API on the embedded store, and on a real Redis."""
     if request.param == "embedded":
-        store = AsyncSessionStore.embedded(request.getfixturevalue("embedded_server"), prefix=prefix)
+        store = AsyncSessionStore.embedded(request.getfixturevalue("embedded_server"), prefix=prefix, lease_s=LEASE_S)
     else:
         require_redis_server()
-        store = AsyncSessionStore.from_url(request.getfixturevalue("shared_redis").url, prefix=prefix)
+        store = AsyncSessionStore.from_url(request.getfixturevalue("shared_redis").url, prefix=prefix, lease_s=LEASE_S)
     app = create_app(store, Authenticator(KEY))
     transport = httpx.ASGITransport(app=app)
     async with (

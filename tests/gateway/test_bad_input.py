@@ -86,7 +86,7 @@ class TestFields:
             ({"label": "after", "globalDelayMs": -1, "overrides": []}, "invalid_body", ("globalDelayMs",)),
             ({"label": "after", "overrides": ["bad"], "scenario": None}, "invalid_override", ("'bad'",)),
         ],
-        ids=str,
+        ids=lambda value: repr(value)[:40],
     )
     async def test_one_past_its_bound_or_of_a_wrong_type(
         self, api: API, body: dict[str, object], code: str, words: tuple[str, ...]

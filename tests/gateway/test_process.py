@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.__main__ import main
 from sessionstore import SessionStore
 from sessionstore.apikeys import is_secret
 
@@ -120,7 +121,7 @@ class TestOptions:
             (["--deadline", "nan"], {}, ["--deadline", "0.05 to 60"]),
             ([], {"SESSIONSTORE_ACCESS_LOG": "maybe"}, ["SESSIONSTORE_ACCESS_LOG", "on or off"]),
             (["--redis-url", "http://user:s3cret@localhost"], {}, ["--redis-url", "redis://"]),
-            (["--redis-url", "redis://:s3cret@localhost:port"], {"SESSIONSTORE_API_KEY": KEY}, ["redis://"]),
+            (["--redis-url", "redis://:s3cret@localhost:port"], {}, ["--redis-url", "redis://"]),
             (["--redis-url", "redis://localhost"], {}, ["SESSIONSTORE_API_KEY", "export SESSIONSTORE_API_KEY="]),
             ([], {"SESSIONSTORE_REDIS_URL": "redis://localhost"}, ["SESSIONSTORE_API_KEY"]),
             ([], {"SESSIONSTORE_API_KEY": "fmk_s3cret"}, ["SESSIONSTORE_API_KEY", "43"]),
@@ -129,16 +130,24 @@ class TestOptions:
         ids=str,
     )
     def test_that_can_not_be_used_is_refused_in_words(
-        self, arguments: list[str], variables: dict[str, str], words: list[str]
+        self,
+        arguments: list[str],
+        variables: dict[str, str],
+        words: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
-        done = run_gateway(*arguments, **variables)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
 
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert "Traceback" not in done.stderr
-        assert "s3cret" not in done.stderr
+        code = main(arguments)
+
+        output, errors = capsys.readouterr()
+        assert code == 2
+        assert output == ""
+        assert "s3cret" not in errors
         for word in words:
-            assert word in done.stderr
+            assert word in errors
 
     def test_command_that_makes_a_key_makes_one(self) -> None:
         done = run_gateway("--redis-url", "redis://localhost")

@@ -13,7 +13,7 @@ from gateway.auth import Authenticator
 from sessionstore import AsyncSessionStore
 
 from ..redis_server import RedisServer
-from .conftest import AUTHORIZATION, KEY, PLACE
+from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE
 
 
 class Monitor:
@@ -53,7 +53,7 @@ def monitor(own_redis: RedisServer) -> Iterator[Monitor]:
 
 
 async def test_get_put_and_delete_make_exactly_one(own_redis: RedisServer, monitor: Monitor) -> None:
-    async with AsyncSessionStore.from_url(own_redis.url) as store:
+    async with AsyncSessionStore.from_url(own_redis.url, lease_s=LEASE_S) as store:
         transport = httpx.ASGITransport(app=create_app(store, Authenticator(KEY)))
         async with httpx.AsyncClient(
             transport=transport, base_url="http://gateway/api/v1", headers=AUTHORIZATION, params=PLACE
