@@ -13,6 +13,7 @@ from sessionstore.errors import SessionStoreError, StoreUnavailableError
 from .auth import Authenticator
 from .errors import STATUS, error_body, error_headers
 from .exchange import ClientGoneError, Exchange, Receive, Reply, Scope, Send
+from .limits import RateLimiter
 from .routes import API, unknown_route
 
 __all__ = ["Boundary", "create_app"]
@@ -21,7 +22,13 @@ log = logging.getLogger("gateway")
 access = logging.getLogger("gateway.access")
 
 
-def create_app(store: AsyncSessionStore, authenticator: Authenticator, *, access_log: bool = True) -> Boundary:
+def create_app(
+    store: AsyncSessionStore,
+    authenticator: Authenticator,
+    *,
+    limiter: RateLimiter | None = None,
+    access_log: bool = True,
+) -> Boundary:
     """Build the app. It opens nothing and closes nothing: the store is the caller's.
 
     Parameters
@@ -30,10 +37,12 @@ def create_app(store: AsyncSessionStore, authenticator: Authenticator, *, access
         Where the sessions are.
     authenticator : Authenticator
         Knows the keys.
+    limiter : RateLimiter, optional
+        Counts the requests of each key; without it there is no limit.
     access_log : bool
         Log one line for each request, to the logger ``gateway.access``.
     """
-    routes = API(store, authenticator).routes()
+    routes = API(store, authenticator, limiter).routes()
     router = Router(routes, redirect_slashes=False, default=unknown_route)
     return Boundary(router, access_log=access_log)
 

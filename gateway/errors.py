@@ -7,6 +7,7 @@
         ├── BadRequestError                 400  not HTTP that can be read
         ├── InvalidJSONError                400
         ├── UnauthorizedError               401
+        ├── ScopeMismatchError              403
         ├── RouteNotFoundError              404
         ├── MethodNotAllowedError           405
         ├── BodyTooLargeError               413
@@ -14,7 +15,8 @@
         ├── InvalidBodyError                422
         ├── InvalidModeError                422
         ├── ProjectRequiredError            422
-        └── EnvironmentRequiredError        422
+        ├── EnvironmentRequiredError        422
+        └── RateLimitedError                429
 
 An error's body is ``{"error": "a sentence for a person", "code": "snake_case"}``; `STATUS` has each code's status.
 """
@@ -41,7 +43,9 @@ __all__ = [
     "InvalidModeError",
     "MethodNotAllowedError",
     "ProjectRequiredError",
+    "RateLimitedError",
     "RouteNotFoundError",
+    "ScopeMismatchError",
     "UnauthorizedError",
     "UnsupportedMediaTypeError",
     "error_body",
@@ -56,6 +60,7 @@ STATUS: dict[str, int] = {
     "bad_request": 400,
     "invalid_json": 400,
     "unauthorized": 401,
+    "scope_mismatch": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "precondition_failed": 412,
@@ -69,6 +74,7 @@ STATUS: dict[str, int] = {
     "invalid_scenario": 422,
     "invalid_session_key": 422,
     "project_required": 422,
+    "rate_limited": 429,
     "internal_error": 500,
     "store_unavailable": 503,
 }
@@ -111,6 +117,18 @@ class UnauthorizedError(GatewayError):
 
     def __init__(self) -> None:
         super().__init__("Send a valid API key, as in 'Authorization: Bearer fmk_…'.")
+
+
+class ScopeMismatchError(GatewayError):
+    """The key is for one project, and the call names another."""
+
+    code: ClassVar[str] = "scope_mismatch"
+
+
+class RateLimitedError(GatewayError):
+    """The key has made more requests than it may."""
+
+    code: ClassVar[str] = "rate_limited"
 
 
 class RouteNotFoundError(GatewayError):

@@ -59,10 +59,13 @@ class Exchange:
         Of the response, once it was begun; else 0.
     error_code : str or None
         The code of the error that it was answered with.
+    extra_headers : tuple
+        What the response carries whatever it is.
     """
 
     __slots__ = (
         "error_code",
+        "extra_headers",
         "headers",
         "principal",
         "receive",
@@ -88,6 +91,7 @@ class Exchange:
         self.principal: Principal | None = None
         self.status = 0
         self.error_code: str | None = None
+        self.extra_headers: Headers = ()
 
     @property
     def method(self) -> str:
@@ -136,7 +140,7 @@ class Exchange:
     async def answer(self, reply: Reply) -> None:
         """Send the response, with the headers that each has."""
         self.status = reply.status
-        headers = [(b"x-request-id", self.request_id), *reply.headers]
+        headers = [(b"x-request-id", self.request_id), *self.extra_headers, *reply.headers]
         if reply.status != 304:
             headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply.body)))
         await self.send({"type": "http.response.start", "status": reply.status, "headers": headers})

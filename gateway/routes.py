@@ -13,17 +13,20 @@ import msgspec
 from msgspec import Struct
 from starlette.routing import Route
 
-from sessionstore import AsyncEnvironment, AsyncSessionStore, Session
+from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect, Session
 from sessionstore.errors import InvalidQueryError, SessionNotFoundError
 from sessionstore.session import SessionDocument
 
 from .auth import Authenticator
 from .errors import (
     EnvironmentRequiredError,
+    Headers,
     InvalidModeError,
     MethodNotAllowedError,
     ProjectRequiredError,
+    RateLimitedError,
     RouteNotFoundError,
+    ScopeMismatchError,
 )
 from .exchange import Exchange, Receive, Reply, Scope, Send
 from .inputs import (
@@ -36,6 +39,7 @@ from .inputs import (
     parse_limit,
     parse_query,
 )
+from .limits import RateLimiter
 
 __all__ = ["API", "BASE_PATH", "Resource"]
 
@@ -68,6 +72,21 @@ class SessionListDocument(Struct, frozen=True, rename="camel"):
     next_cursor: str | None
 
 
+class ScenarioDocument(Struct, frozen=True, rename="camel"):
+    """A scenario as the API shows it."""
+
+    id: str
+    name: str
+    url_id: str
+
+
+class ScenarioListDocument(Struct, frozen=True, rename="camel"):
+    """Answer of GET on the scenarios of an environment."""
+
+    scenarios: tuple[ScenarioDocument, ...]
+    next_before: str | None
+
+
 class StatusDocument(Struct, frozen=True):
     """Answer of the health checks."""
 
@@ -77,9 +96,12 @@ class StatusDocument(Struct, frozen=True):
 class API:
     """The handlers, and what they work on."""
 
-    def __init__(self, store: AsyncSessionStore, authenticator: Authenticator) -> None:
+    def __init__(
+        self, store: AsyncSessionStore, authenticator: Authenticator, limiter: RateLimiter | None = None
+    ) -> None:
         self._store = store
         self._authenticator = authenticator
+        self._limiter = limiter
 
     def routes(self) -> list[Route]:
         """Every route there is; `_secured` ones ask for a key."""
@@ -90,6 +112,7 @@ class API:
                 f"{session}/overrides/{{overrideId}}", POST=self.activate_override, DELETE=self.deactivate_override
             ),
             self._secured(f"{BASE_PATH}/sessions", GET=self.list_sessions),
+            self._secured(f"{BASE_PATH}/scenarios", GET=self.list_scenarios),
             _open("/healthz", GET=self.healthz),
             _open("/readyz", GET=self.readyz),
         ]
@@ -131,8 +154,9 @@ class API:
             global_delay_max_ms=patch.global_delay_max_ms,
             if_match=if_match,
             if_none_match=if_none_match,
+            wait=_waits(exchange),
         )
-        return Reply(200, session.to_json(), _etag(session))
+        return Reply(200, session.to_json(), (*_etag(session), *_effect_headers(session.effect)))
 
     async def delete_session(self, exchange: Exchange) -> Reply:
         """Reset a session, or remove it."""
@@ -145,22 +169,22 @@ class API:
         environment = await self._environment(exchange, query.get("project"), query.get("environment"))
         key = decode_session_key(exchange.path_segment("sessionKey"))
         if mode == "delete":
-            await environment.delete(key, if_match=if_match)
-            return Reply(200, _encode(DeletionDocument(True, "delete")))
-        await environment.reset(key, if_match=if_match)
-        return Reply(200, _encode(DeletionDocument(True, "reset")))
+            deletion = await environment.delete(key, if_match=if_match, wait=_waits(exchange))
+            return Reply(200, _encode(DeletionDocument(True, "delete")), _effect_headers(deletion.effect))
+        session = await environment.reset(key, if_match=if_match, wait=_waits(exchange))
+        return Reply(200, _encode(DeletionDocument(True, "reset")), _effect_headers(session.effect))
 
     async def activate_override(self, exchange: Exchange) -> Reply:
         """Switch an override on; create the session if it is missing."""
         environment, key, override = await self._override(exchange)
-        await environment.activate(key, override)
-        return Reply(200, _encode(OverrideDocument(override, True)))
+        session = await environment.activate(key, override, wait=_waits(exchange))
+        return Reply(200, _encode(OverrideDocument(override, True)), _effect_headers(session.effect))
 
     async def deactivate_override(self, exchange: Exchange) -> Reply:
         """Switch an override off."""
         environment, key, override = await self._override(exchange)
-        await environment.deactivate(key, override)
-        return Reply(200, _encode(OverrideDocument(override, False)))
+        session = await environment.deactivate(key, override, wait=_waits(exchange))
+        return Reply(200, _encode(OverrideDocument(override, False)), _effect_headers(session.effect))
 
     async def list_sessions(self, exchange: Exchange) -> Reply:
         """List the live sessions of an environment, newest seen first."""
@@ -170,6 +194,15 @@ class API:
         page = await environment.list(limit, query.get("cursor"))
         sessions = tuple(session.document() for session in page.sessions)
         return Reply(200, _encode(SessionListDocument(sessions, page.next_cursor)))
+
+    async def list_scenarios(self, exchange: Exchange) -> Reply:
+        """List the scenarios of an environment, by name."""
+        query = parse_query(exchange.scope["query_string"], ("project", "environment", "limit", "search", "before"))
+        limit = parse_limit(query.get("limit"), DEFAULT_LIMIT)
+        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        page = await environment.scenarios(limit, query.get("search"), query.get("before"))
+        scenarios = tuple(ScenarioDocument(item.id, item.name, item.url_id) for item in page.scenarios)
+        return Reply(200, _encode(ScenarioListDocument(scenarios, page.next_before)))
 
     async def healthz(self, exchange: Exchange) -> Reply:
         """Say that this process answers."""
@@ -191,6 +224,11 @@ class API:
 
     async def _environment(self, exchange: Exchange, project: str | None, environment: str | None) -> AsyncEnvironment:
         """The environment that a call is about; where it names none and the project has one, that one."""
+        scope = exchange.principal.project if exchange.principal is not None else None
+        if scope is not None:
+            if project is not None and project != scope:
+                raise ScopeMismatchError(f"This key is for the project {scope!r} only; leave project out.")
+            project = scope
         if project is None:
             raise ProjectRequiredError("Name the project, as in ?project=checkout: this key opens every project.")
         if environment is None:
@@ -204,19 +242,26 @@ class API:
         return self._store.environment(project, environment)
 
     def _secured(self, path: str, **handlers: Handler) -> Route:
-        return Route(path, Resource(path, handlers, self._authenticator))
+        return Route(path, Resource(path, handlers, self._authenticator, self._limiter))
 
 
 class Resource:
     """The handlers of one path, by method: an ASGI app, as a Starlette Route takes one."""
 
-    def __init__(self, path: str, handlers: Mapping[str, Handler], authenticator: Authenticator | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        handlers: Mapping[str, Handler],
+        authenticator: Authenticator | None = None,
+        limiter: RateLimiter | None = None,
+    ) -> None:
         self._path = path
         self._handlers = dict(handlers)
         if "GET" in handlers:
             self._handlers["HEAD"] = handlers["GET"]
         self._allow = ", ".join(sorted(self._handlers))
         self._authenticator = authenticator
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -226,7 +271,17 @@ class Resource:
         if handler is None:
             raise MethodNotAllowedError(self._allow)
         if self._authenticator is not None:
-            exchange.principal = self._authenticator.authenticate(exchange.headers.get(b"authorization"))
+            principal = await self._authenticator.authenticate(exchange.headers.get(b"authorization"))
+            exchange.principal = principal
+            if self._limiter is not None:
+                standing = await self._limiter.hit(principal.key_id)
+                if standing is not None:
+                    exchange.extra_headers = standing.headers()
+                    if standing.exceeded:
+                        raise RateLimitedError(
+                            f"This key has made its {standing.limit.requests} requests of "
+                            f"{standing.limit.window_s} seconds; try again in {max(1, standing.reset_s)} seconds."
+                        )
         await exchange.answer(await handler(exchange))
 
 
@@ -239,11 +294,31 @@ async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _open(path: str, **handlers: Handler) -> Route:
-    return Route(path, Resource(path, handlers, None))
+    return Route(path, Resource(path, handlers))
 
 
 def _etag(session: Session) -> tuple[tuple[bytes, bytes]]:
     return ((b"etag", b'"%d"' % session.revision),)
+
+
+def _effect_headers(effect: Effect | None) -> Headers:
+    """How a write took effect, for a person who looks at a CI log: a view that holds writes up shows here."""
+    assert effect is not None, "the result of a write has an effect"
+    commit = b"commit;dur=%.2f" % (effect.commit_s * 1000)
+    if not effect.waited:
+        return ((b"preference-applied", b"respond-async"), (b"server-timing", commit))
+    return (
+        (b"server-timing", b"%b, effective;dur=%.2f" % (commit, effect.effective_s * 1000)),
+        (b"session-views", b"confirmed=%d, expired=%d" % (effect.confirmed, effect.expired)),
+    )
+
+
+def _waits(exchange: Exchange) -> bool:
+    """Whether to answer when the write is effective; ``Prefer: respond-async`` (RFC 7240) asks for its commit only."""
+    prefer = exchange.header_values(b"prefer")
+    return prefer is None or not any(
+        part.partition(b";")[0].strip().lower() == b"respond-async" for part in prefer.split(b",")
+    )
 
 
 def _if_match(exchange: Exchange) -> tuple[int, ...] | Literal["*"] | None:

@@ -17,7 +17,9 @@ from sessionstore.connection import check_url
 from sessionstore.errors import InvalidInputError
 from sessionstore.keys import DEFAULT_PREFIX, validate_prefix
 
-__all__ = ["API_KEY_VARIABLE", "Settings", "UsageError", "parse_settings"]
+from .limits import DEFAULT_LIMIT, Limit, parse_limit_setting
+
+__all__ = ["API_KEY_VARIABLE", "MAKE_ONE", "Settings", "UsageError", "parse_settings"]
 
 API_KEY_VARIABLE = "SESSIONSTORE_API_KEY"
 
@@ -29,8 +31,9 @@ environment variables:
   SESSIONSTORE_ACCESS_LOG is on or off. An option wins over its variable.
 
   {API_KEY_VARIABLE}
-      the key that opens every project: fmk_ and 43 characters of base64url. Needed
-      with --redis-url. To make one:
+      a key that opens every project: fmk_ and 43 characters of base64url. It works
+      even while Redis is away. Without it, make keys with sessionstore keys create,
+      before the gateway starts. To make one for this variable:
       python3 -c 'import secrets; print("fmk_" + secrets.token_urlsafe(32))'
 
 examples:
@@ -54,6 +57,7 @@ class Settings:
     deadline_s: float
     shutdown_grace_s: float
     log_level: str
+    rate_limit: Limit | None
     access_log: bool
     api_key: str | None
 
@@ -160,6 +164,14 @@ _OPTIONS = (
         _seconds(0, 3600),
         "how long requests in flight may take after SIGTERM before they are cut off",
     ),
+    _Option(
+        "rate_limit",
+        "rate-limit",
+        "N/SECONDS",
+        f"{DEFAULT_LIMIT.requests}/{DEFAULT_LIMIT.window_s}",
+        parse_limit_setting,
+        "requests of one key, over all gateways of one Redis; or off",
+    ),
     _Option("log_level", "log-level", "LEVEL", "info", _log_level, f"{', '.join(_LOG_LEVELS)}"),
 )
 
@@ -172,7 +184,7 @@ def parse_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Sett
     Raises
     ------
     UsageError
-        An unknown option, a value that can't be used, or a Redis without an API key.
+        An unknown option, or a value that can't be used.
     SystemExit
         For ``--help``.
     """
@@ -191,17 +203,14 @@ def parse_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Sett
             raise UsageError(f"{source}: {exc}") from None
     api_key = environ.get(API_KEY_VARIABLE) or None
     if api_key is not None and not is_secret(api_key):
-        raise UsageError(
-            f"{API_KEY_VARIABLE} is not a key: it must be fmk_ and 43 characters of base64url. {_make_one}"
-        )
-    if values["redis_url"] is not None and api_key is None:
-        raise UsageError(f"With a Redis the gateway needs a key that opens it; set {API_KEY_VARIABLE}. {_make_one}")
+        raise UsageError(f"{API_KEY_VARIABLE} is not a key: it must be fmk_ and 43 characters of base64url. {MAKE_ONE}")
     settings = Settings(api_key=api_key, **values)
     assert len(values) + 1 == len(fields(settings))
     return settings
 
 
-_make_one = (
+#: How to make a key that opens every project.
+MAKE_ONE = (
     f"To make one: export {API_KEY_VARIABLE}="
     """"$(python3 -c 'import secrets; print("fmk_" + secrets.token_urlsafe(32))')\""""
 )

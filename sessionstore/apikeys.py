@@ -325,6 +325,11 @@ class KeyRing:
         self._used[key.id] = redis_ms
         return key
 
+    def admits_anybody(self, now: float) -> bool:
+        """Whether any key works."""
+        redis_ms = self._redis_ms + (round(self.age_s(now) * 1000) if self._loaded_at is not None else 0)
+        return bool(self._bootstrap) or any(key.status(redis_ms) == "active" for _, key in self._by_id.values())
+
     def due_uses(self) -> dict[str, int]:
         """Uses that `mark_used` should be told of: id → ms; none of a key within `USED_INTERVAL_MS` of its last.
 

@@ -100,6 +100,12 @@ class AsyncSessionStore:
         """The API keys of every project; no I/O."""
         return AsyncApiKeys(self)
 
+    @property
+    def connection_pool(self) -> redis.asyncio.ConnectionPool:
+        """The store's own connections, for whoever shares its Redis; each has to be given back."""
+        pool: redis.asyncio.ConnectionPool = self._connections.pool
+        return pool
+
     async def ping(self) -> None:
         """Make one round trip.
 

@@ -99,6 +99,12 @@ class SessionStore:
         """The API keys of every project; no I/O."""
         return ApiKeys(self)
 
+    @property
+    def connection_pool(self) -> redis.ConnectionPool:
+        """The store's own connections, for whoever shares its Redis; each has to be given back."""
+        pool: redis.ConnectionPool = self._connections.pool
+        return pool
+
     def ping(self) -> None:
         """Make one round trip.
 
