@@ -122,8 +122,7 @@ class TestOptions:
             ([], {"SESSIONSTORE_ACCESS_LOG": "maybe"}, ["SESSIONSTORE_ACCESS_LOG", "on or off"]),
             (["--redis-url", "http://user:s3cret@localhost"], {}, ["--redis-url", "redis://"]),
             (["--redis-url", "redis://:s3cret@localhost:port"], {}, ["--redis-url", "redis://"]),
-            (["--redis-url", "redis://localhost"], {}, ["SESSIONSTORE_API_KEY", "export SESSIONSTORE_API_KEY="]),
-            ([], {"SESSIONSTORE_REDIS_URL": "redis://localhost"}, ["SESSIONSTORE_API_KEY"]),
+            (["--rate-limit", "often"], {}, ["--rate-limit", "120/60"]),
             ([], {"SESSIONSTORE_API_KEY": "fmk_s3cret"}, ["SESSIONSTORE_API_KEY", "43"]),
             (["--prefix", "a:b"], {}, ["--prefix"]),
         ],
@@ -149,8 +148,12 @@ class TestOptions:
         for word in words:
             assert word in errors
 
-    def test_command_that_makes_a_key_makes_one(self) -> None:
-        done = run_gateway("--redis-url", "redis://localhost")
+    def test_redis_without_any_key_is_refused_and_the_command_that_it_names_makes_one(
+        self, shared_redis: RedisServer, prefix: str
+    ) -> None:
+        done = run_gateway("--redis-url", shared_redis.url, "--prefix", prefix, "--port", "0")
+        assert done.returncode == 1
+        assert "sessionstore keys create" in done.stderr
         command = re.search(r"export SESSIONSTORE_API_KEY=.*", done.stderr)
         assert command is not None
 
