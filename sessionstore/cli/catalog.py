@@ -12,9 +12,19 @@ import typer
 from ..catalog import Catalog
 from ..catalog_document import MAX_DOCUMENT_BYTES, CatalogDocument, parse_catalog_document
 from ..catalog_operations import CatalogReport
+from ..config import DEFAULT_LEASE_S
 from ..errors import InvalidCatalogError
 from ..keys import DEFAULT_PREFIX
-from .options import EnvironmentOption, JsonOption, NoWaitOption, PrefixOption, ProjectOption, RedisUrlOption, opened
+from .options import (
+    EnvironmentOption,
+    JsonOption,
+    LeaseOption,
+    NoWaitOption,
+    PrefixOption,
+    ProjectOption,
+    RedisUrlOption,
+    opened,
+)
 from .output import effect_document, print_json, print_table, say
 
 __all__ = ["app"]
@@ -36,13 +46,14 @@ def apply(
     file: FileArgument,
     prune: PruneOption = False,
     no_wait: NoWaitOption = False,
+    lease: LeaseOption = DEFAULT_LEASE_S,
     as_json: JsonOption = False,
     redis_url: RedisUrlOption = None,
     prefix: PrefixOption = DEFAULT_PREFIX,
 ) -> None:
     """Make a project's environments offer what the document says."""
     document = _read(file)
-    with opened(redis_url, prefix) as store:
+    with opened(redis_url, prefix, lease_s=lease) as store:
         report = store.project(document.project).apply_catalog(document, prune=prune, wait=not no_wait)
     if as_json:
         print_json(_report_document(report))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import DEFAULT_TTL_S, StoreOptions
+from ..config import DEFAULT_LEASE_S, DEFAULT_TTL_S, StoreOptions
 from ..errors import InvalidInputError, InvalidQueryError
 from ..keys import DEFAULT_PREFIX
 from ..sync.store import Environment, SessionStore
@@ -17,6 +17,7 @@ __all__ = [
     "EnvironmentOption",
     "IfMatchOption",
     "JsonOption",
+    "LeaseOption",
     "NoWaitOption",
     "PrefixOption",
     "ProjectOption",
@@ -59,6 +60,10 @@ TtlOption = Annotated[
         envvar="SESSIONSTORE_TTL", metavar="SECONDS", help="How long the session lives after it was last seen."
     ),
 ]
+LeaseOption = Annotated[
+    float,
+    typer.Option(envvar="SESSIONSTORE_LEASE", metavar="SECONDS", help="How long a lease lasts; as the gateway's."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return when Redis has it, not when every live proxy serves it.")
@@ -71,18 +76,18 @@ SessionKeyArgument = Annotated[str, typer.Argument(metavar="SESSION_KEY", help="
 
 
 @contextmanager
-def opened(redis_url: str | None, prefix: str = DEFAULT_PREFIX, ttl_s: float = DEFAULT_TTL_S) -> Iterator[SessionStore]:
+def opened(
+    redis_url: str | None,
+    prefix: str = DEFAULT_PREFIX,
+    *,
+    lease_s: float = DEFAULT_LEASE_S,
+    ttl_s: float = DEFAULT_TTL_S,
+) -> Iterator[SessionStore]:
     """Open the store that the options name, for one command."""
     if not redis_url:
         raise InvalidInputError("No Redis is named; give --redis-url or set SESSIONSTORE_REDIS_URL.")
-    options: StoreOptions = {"prefix": prefix, "ttl_s": ttl_s}
-    try:
-        store = SessionStore.from_url(redis_url, max_connections=4, **options)
-    except InvalidInputError:
-        raise
-    except ValueError as exc:  # redis-py's, which may quote the URL and with it a password
-        raise InvalidInputError("The Redis URL can't be used: give it as redis://host:port/database.") from exc
-    with store:
+    options: StoreOptions = {"prefix": prefix, "lease_s": lease_s, "ttl_s": ttl_s}
+    with SessionStore.from_url(redis_url, max_connections=4, **options) as store:
         yield store
 
 

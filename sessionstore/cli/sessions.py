@@ -8,7 +8,7 @@ import msgspec
 import typer
 from msgspec import UNSET
 
-from ..config import DEFAULT_TTL_S
+from ..config import DEFAULT_LEASE_S, DEFAULT_TTL_S
 from ..errors import InvalidInputError, SessionNotFoundError
 from ..keys import DEFAULT_PREFIX
 from ..session import Session
@@ -16,6 +16,7 @@ from .options import (
     EnvironmentOption,
     IfMatchOption,
     JsonOption,
+    LeaseOption,
     NoWaitOption,
     PrefixOption,
     ProjectOption,
@@ -73,6 +74,7 @@ def put(
     create: Annotated[bool, typer.Option("--create", help="Only if the session does not exist.")] = False,
     no_wait: NoWaitOption = False,
     ttl: TtlOption = DEFAULT_TTL_S,
+    lease: LeaseOption = DEFAULT_LEASE_S,
     as_json: JsonOption = False,
     redis_url: RedisUrlOption = None,
     prefix: PrefixOption = DEFAULT_PREFIX,
@@ -89,7 +91,7 @@ def put(
         "global_delay_ms": UNSET if global_delay_ms is None else global_delay_ms,
         "global_delay_max_ms": UNSET if global_delay_max_ms is None else global_delay_max_ms,
     }
-    with opened(redis_url, prefix, ttl) as store:
+    with opened(redis_url, prefix, lease_s=lease, ttl_s=ttl) as store:
         session = chosen_environment(store, project, environment).put(
             session_key, **changes, if_match=if_match_of(if_match), if_none_match=if_none_match, wait=not no_wait
         )
@@ -103,12 +105,13 @@ def reset(
     if_match: IfMatchOption = None,
     no_wait: NoWaitOption = False,
     ttl: TtlOption = DEFAULT_TTL_S,
+    lease: LeaseOption = DEFAULT_LEASE_S,
     as_json: JsonOption = False,
     redis_url: RedisUrlOption = None,
     prefix: PrefixOption = DEFAULT_PREFIX,
 ) -> None:
     """Clear everything that put can set, and keep the session."""
-    with opened(redis_url, prefix, ttl) as store:
+    with opened(redis_url, prefix, lease_s=lease, ttl_s=ttl) as store:
         session = chosen_environment(store, project, environment).reset(
             session_key, if_match=if_match_of(if_match), wait=not no_wait
         )
@@ -121,12 +124,13 @@ def delete(
     environment: EnvironmentOption = None,
     if_match: IfMatchOption = None,
     no_wait: NoWaitOption = False,
+    lease: LeaseOption = DEFAULT_LEASE_S,
     as_json: JsonOption = False,
     redis_url: RedisUrlOption = None,
     prefix: PrefixOption = DEFAULT_PREFIX,
 ) -> None:
     """Remove a session; fine where there is none."""
-    with opened(redis_url, prefix) as store:
+    with opened(redis_url, prefix, lease_s=lease) as store:
         deletion = chosen_environment(store, project, environment).delete(
             session_key, if_match=if_match_of(if_match), wait=not no_wait
         )

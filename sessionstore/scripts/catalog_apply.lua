@@ -116,8 +116,7 @@ for i = 12, #KEYS do
   if session then
     if session.rev > head.rev then
       head.rev = session.rev
-      head.settle = now + lease
-      head.forgotten = true
+      forget_leases(head, now, lease)
     end
     affected[#affected + 1] = { key, session_key, session }
   end
@@ -162,7 +161,7 @@ if changed then
   redis.call('HSET', KEYS[7], 'catalogRev', int(head.rev))
   publish_change(KEYS[11], 'catalog', head, prev, now, ARGV[4], '"catalog":' .. (removes and 'null' or ARGV[7]))
 elseif head.forgotten then
-  redis.call('HSET', KEYS[7], 'rev', int(head.rev), 'settle', int(head.settle))
+  keep_settle(KEYS[7], head)
 end
 
 local reply = written(now, head, await, live, pending, changed, stored[1] ~= false)
