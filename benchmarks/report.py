@@ -1,10 +1,11 @@
-"""What every benchmark shows beside its figures: the machine, the versions, a table, and a results file."""
+"""What every benchmark shows beside its figures: the machine, the versions, a table, its bars, and a results file."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -12,13 +13,86 @@ from typing import Any
 
 import msgspec
 import redis
+from msgspec import Struct
 
-__all__ = ["RESULTS_FOLDER", "describe_machine", "percentile", "print_table", "write_results"]
+__all__ = [
+    "RESULTS_FOLDER",
+    "Bar",
+    "Report",
+    "conclude",
+    "describe_machine",
+    "median_ratio",
+    "percentile",
+    "print_table",
+    "write_results",
+]
 
 #: Where results files go, one for each benchmark.
 RESULTS_FOLDER = Path(__file__).resolve().parent.parent / "build" / "bench"
 
 _PACKAGES = ("redis", "fakeredis", "msgspec", "starlette", "uvicorn", "uvloop", "httptools", "cashews", "hiredis")
+
+
+class Bar(Struct, frozen=True):
+    """What a benchmark is held to: a value against its limit, an upper one unless `at_least`."""
+
+    what: str
+    limit: float
+    value: float
+    at_least: bool = False
+    unit: str = "×"
+
+    @property
+    def met(self) -> bool:
+        """Whether it holds."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        verdict = "✔" if self.met else "✘ missed"
+        return f"{self.what} {sign} {self.limit:g} {self.unit}: {_figure(self.value)} {verdict}"
+
+
+class Report(Struct):
+    """What one benchmark has found.
+
+    Attributes
+    ----------
+    title : str
+        The question, as a heading.
+    columns, rows : sequences
+        The table as it is printed.
+    bars : list of Bar
+        What it is held to.
+    figures : object
+        What the plot is drawn from.
+    notes : list of str
+        What a reader of the table has to know.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    bars: list[Bar]
+    figures: Any = None
+    notes: list[str] = []
+
+
+def conclude(name: str, facts: Mapping[str, str], report: Report, *, check: bool = False) -> int:
+    """Print a report and write its results file; returns the exit code: 1 where `check` and a bar is missed."""
+    print_table(report.title, facts, report.columns, report.rows)
+    for note in report.notes:
+        print(note)
+    print()
+    for bar in report.bars:
+        print(bar)
+    print(f"written to {write_results(name, facts, report)}")
+    return 1 if check and not all(bar.met for bar in report.bars) else 0
+
+
+def median_ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
+    """The median of the ratios of single rounds."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def describe_machine(client: redis.Redis | None = None) -> dict[str, str]:
@@ -70,6 +144,10 @@ def write_results(name: str, facts: Mapping[str, str], results: object) -> Path:
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that `share` of the `values` do not exceed (nearest rank); `values` must be sorted."""
     return values[min(len(values) - 1, int(share * len(values)))]
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def _cpu_model() -> str:

@@ -1,0 +1,311 @@
+"""What does it cost to look a session up? `view.get` against `dict.get` of the same keys, and against Redis and caches.
+
+Every contender looks the same keys up, in the same random order. The keys are equal to those that the view holds, and
+other objects, as the value of a request's header is. Rounds are interleaved and short, the cost of an empty loop is
+taken off what is measured in local memory, and a ratio is the median of those of single rounds. Both views flush what
+was looked up less often than the benchmark lasts: a *hit* is a look-up of a session that was looked up since the last
+flush, and a *first* one is noted for the next flush.
+
+The second part times each look-up by itself, while another process makes 5,000 changes a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import random
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import cast
+
+import redis
+from cashews import Cache
+from redis.cache import CacheConfig
+
+from sessionstore import AsyncSessionStore, SessionStore, commands
+from sessionstore.commands import WriteContext
+from sessionstore.connection import evalsha
+from sessionstore.operations import new_id
+from sessionstore.replica import HeldSession
+from sessionstore.scripts import load_script
+from sessionstore.view import View
+from tests.redis_server import RedisServer
+
+from .dataset import ENVIRONMENT, PROJECT, environment_keys, load_sessions, session_key
+from .peers import Peer
+from .report import Bar, Report, conclude, describe_machine, median_ratio, percentile
+
+#: Bars: of `dict.get`, of redis-py's GET, and of the best cache on the client's side.
+MAX_OF_DICT, MIN_OF_GET, MIN_OF_CACHE = 6, 500, 20
+
+HIT, CLIENT_SIDE, CASHEWS = "view.get hit", "redis-py client-side caching", "cashews client-side"
+TAILS = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
+
+#: Look-ups of one run in local memory; among a million sessions more, so that they don't all fit into the CPU's caches.
+LOOKUPS, LOOKUPS_OF_A_MILLION = 20_000, 200_000
+#: Look-ups of one run that waits for Redis, or goes through a cache.
+ROUND_TRIPS = 200
+#: What Redis and the caches hold for a session: about as much as one is as JSON.
+VALUE = b"x" * 300
+#: Seconds between two flushes of what was looked up: none while this runs.
+NO_FLUSH_S = 3600.0
+OPEN_TIMEOUT_S = 180.0
+
+#: Sessions that are changed, changes a second, and how many of them go out together.
+SESSIONS_UNDER_CHANGES, CHANGES_PER_S, BURST = 10_000, 5000, 25
+#: Look-ups in a row, and the seconds after them in which threads and tasks have their turn.
+SLICE, PAUSE_S = 100, 0.0005
+#: Seconds of changes that are made up for after a slow spell.
+BEHIND_S = 0.1
+
+LookUp = Callable[[str], object]
+#: Nanoseconds by contender.
+Times = dict[str, list[float]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 10_000, 1_000_000], help="sessions")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of look-ups under changes, for each kind of view")
+    parser.add_argument("--quick", action="store_true", help="just show that it runs")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.sizes, options.rounds, options.seconds = [50, 200], 2, 0.2
+    found: dict[int, Times] = {}
+    opened: dict[int, float] = {}
+    with RedisServer() as server, server.client() as client:
+        facts = describe_machine(client)
+        refusal = caching_refusal(server)
+        for size in options.sizes:
+            client.flushall()
+            load_sessions(client, environment_keys(), size)
+            found[size], opened[size] = asyncio.run(measure(server, size, options.rounds))
+        client.flushall()
+        load_sessions(client, environment_keys(), SESSIONS_UNDER_CHANGES)
+        tails, rate = asyncio.run(measure_under_changes(server, options.seconds))
+    report = summarise(found, tails, rate)
+    report.notes.append("Opening a view took " + ", ".join(f"{s:.1f} s ({n:,} sessions)" for n, s in opened.items()))
+    if refusal is not None:
+        report.notes.append(f"{CLIENT_SIDE}: skipped. {refusal}")
+    return conclude("lookup", facts, report, check=options.check)
+
+
+async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, float]:
+    """Nanoseconds of one look-up, for each contender and round; and seconds that opening a view took."""
+    keys = [session_key(number) for number in range(size)]
+    async with contextlib.AsyncExitStack() as stack:
+        environment = stack.enter_context(SessionStore.from_url(server.url)).environment(PROJECT, ENVIRONMENT)
+        started = time.monotonic()
+        view = stack.enter_context(environment.view(touch_interval_s=NO_FLUSH_S, timeout_s=OPEN_TIMEOUT_S))
+        opened_s = time.monotonic() - started
+        strict = stack.enter_context(environment.view(touch_interval_s=NO_FLUSH_S, on_stale="raise"))
+        async_store = await stack.enter_async_context(AsyncSessionStore.from_url(server.url))
+        async_view = await stack.enter_async_context(
+            async_store.environment(PROJECT, ENVIRONMENT).view(
+                touch_interval_s=NO_FLUSH_S, timeout_s=OPEN_TIMEOUT_S, on_stale="raise"
+            )
+        )
+        # The same sessions in a plain dict.
+        plain = {session.session_key: session for session in map(view.peek, keys) if session is not None}
+        assert len(plain) == size, "the view holds all that was loaded"
+        client = stack.enter_context(server.client())
+        hash_of = environment_keys().session
+        remote: list[tuple[str, LookUp]] = [
+            ("redis-py GET", lambda key: client.get("plain:" + key)),
+            ("redis-py HGETALL", lambda key: client.hgetall(hash_of(key))),
+        ]
+        if caching_refusal(server) is None:
+            caching = redis.Redis.from_url(server.url, protocol=3, cache_config=CacheConfig(max_size=2 * ROUND_TRIPS))
+            stack.callback(caching.close)
+            remote.append((CLIENT_SIDE, lambda key: caching.get("plain:" + key)))
+        cache = await stack.enter_async_context(_cashews(server))
+        times: Times = {}
+        for number in range(rounds):
+            sample = _fresh(random.choices(keys, k=LOOKUPS_OF_A_MILLION if size >= 1_000_000 else LOOKUPS))
+            for key in sample:
+                view.get(key)  # notes those that have not been looked up yet
+                async_view.get(key)
+            local: list[tuple[str, LookUp, list[str]]] = [
+                ("dict.get", plain.get, sample),
+                (HIT, view.get, sample),
+                ("view.get hit, on_stale=raise", strict.get, sample),
+                ("view.get hit, asyncio, on_stale=raise", async_view.get, sample),
+                ("view.get miss", view.get, [f"no-{key}" for key in sample]),
+            ]
+            empty_ns = _time_empty(sample)
+            # Who comes first rotates: a slow spell of the machine hits all alike.
+            turn = number % len(local)
+            for name, look_up, looked_up in local[turn:] + local[:turn]:
+                times.setdefault(name, []).append(_time(look_up, looked_up) - empty_ns)
+            unseen = list(dict.fromkeys(sample))
+            for key in unseen:
+                cast("HeldSession", plain[key]).mark(noted=False)  # as a flush does
+            times.setdefault("view.get first since a flush", []).append(_time(view.get, unseen) - empty_ns)
+
+            few = random.choices(keys, k=ROUND_TRIPS)
+            client.mset({"plain:" + key: VALUE for key in few})
+            for name, look_up in remote:
+                if name == CLIENT_SIDE:
+                    _time(look_up, few)  # fills it
+                times.setdefault(name, []).append(_time(look_up, few))
+            for key in few:
+                await cache.set(key, VALUE)
+                await cache.get(key)
+            started_ns = time.perf_counter_ns()
+            for key in few:
+                await cache.get(key)
+            times.setdefault(CASHEWS, []).append((time.perf_counter_ns() - started_ns) / len(few))
+            await asyncio.sleep(0.01)  # the asyncio view has its turn
+        return times, opened_s
+
+
+def caching_refusal(server: RedisServer) -> str | None:
+    """Why redis-py would not cache on the client's side with this server; None where it does."""
+    try:
+        with redis.Redis.from_url(server.url, protocol=3, cache_config=CacheConfig()) as client:
+            client.get("any")
+    except redis.RedisError as exc:
+        return str(exc)
+    return None
+
+
+@contextlib.asynccontextmanager
+async def _cashews(server: RedisServer) -> AsyncIterator[Cache]:
+    """A cache whose entries are held on the client's side, and which Redis tells of changes."""
+    cache = Cache()
+    cache.setup(server.url, client_side=True)
+    await cache.init()
+    try:
+        yield cache
+    finally:
+        await cache.close()
+
+
+def _fresh(keys: Sequence[str]) -> list[str]:
+    """Equal keys, as objects of their own, hashed once."""
+    made = [(key + " ")[:-1] for key in keys]
+    for key in made:
+        hash(key)
+    return made
+
+
+def _time(look_up: LookUp, keys: Sequence[str]) -> float:
+    """Nanoseconds of one look-up and one turn of the loop."""
+    started = time.perf_counter_ns()
+    for key in keys:
+        look_up(key)
+    return (time.perf_counter_ns() - started) / len(keys)
+
+
+def _time_empty(keys: Sequence[str]) -> float:
+    """Nanoseconds of one turn of the loop."""
+    started = time.perf_counter_ns()
+    for _ in keys:
+        pass
+    return (time.perf_counter_ns() - started) / len(keys)
+
+
+async def measure_under_changes(server: RedisServer, seconds: float) -> tuple[Times, float]:
+    """Nanoseconds of each look-up while changes arrive, sorted; and how many changes arrived each second."""
+    keys = [session_key(number) for number in range(SESSIONS_UNDER_CHANGES)]
+    times: Times = {}
+    with Peer(make_changes, server.url, len(keys)) as changing:
+        changing.receive()
+        # Each kind of view is looked up while the other one is not there to take the time.
+        with SessionStore.from_url(server.url) as store, store.environment(PROJECT, ENVIRONMENT).view() as view:
+            slow = await _look_up_under_changes(view, ", threads", keys, seconds, times)
+        async with (
+            AsyncSessionStore.from_url(server.url) as async_store,
+            async_store.environment(PROJECT, ENVIRONMENT).view() as async_view,
+        ):
+            rate = await _look_up_under_changes(async_view, ", asyncio", keys, seconds, times)
+    return {name: sorted(found) for name, found in times.items()}, min(slow, rate)
+
+
+async def _look_up_under_changes(view: View, kind: str, keys: list[str], seconds: float, times: Times) -> float:
+    """Look up in slices, by turns in a dict and in the view; returns how many changes a second the view applied."""
+    plain = {key: view.peek(key) for key in keys}
+    contenders: itertools.cycle[tuple[str, LookUp]] = itertools.cycle([("dict.get", plain.get), ("view.get", view.get)])
+    started, applied = time.monotonic(), view.stats.revision
+    while time.monotonic() - started < seconds:
+        sample = _fresh(random.choices(keys, k=SLICE))
+        name, look_up = next(contenders)
+        found = times.setdefault(name + kind, [])
+        for key in sample:
+            before = time.perf_counter_ns()
+            look_up(key)
+            found.append(time.perf_counter_ns() - before)
+        # Threads and tasks have their turn, as they have while a proxy waits for a server.
+        await asyncio.sleep(PAUSE_S)
+    return (view.stats.revision - applied) / (time.monotonic() - started)
+
+
+def make_changes(pipe: Connection, url: str, sessions: int) -> None:
+    """Change sessions at `CHANGES_PER_S` until something is received: what the process of a `Peer` does."""
+    context = WriteContext(environment_keys(), ttl_ms=24 * 60 * 60 * 1000, lease_ms=2000)
+    with redis.Redis.from_url(url) as client:
+        client.script_load(load_script("put").text)
+        pipe.send("ready")
+        due = time.monotonic()
+        for burst in itertools.count():
+            pipeline = client.pipeline(transaction=False)
+            for number in range(BURST):
+                key = session_key((burst * BURST + number) % sessions)
+                call = commands.put(context, new_id(), key, label=f"burst {burst}", wait=False)
+                pipeline.execute_command(*evalsha(call))
+            pipeline.execute()
+            due = max(due + BURST / CHANGES_PER_S, time.monotonic() - BEHIND_S)
+            if pipe.poll(max(0.0, due - time.monotonic())):
+                return
+
+
+def summarise(found: dict[int, Times], tails: Times, rate: float) -> Report:
+    rows: list[list[str]] = []
+    bars: list[Bar] = []
+    for size, times in found.items():
+        plain, hit = times["dict.get"], times[HIT]
+        for name, runs in times.items():
+            of_dict = statistics.median(run / bare for run, bare in zip(runs, plain, strict=True))
+            of_hit = statistics.median(run / bare for run, bare in zip(runs, hit, strict=True))
+            rows.append([f"{size:,}", name, f"{statistics.median(runs):,.0f}", f"{of_dict:,.2f}", f"{of_hit:,.2f}"])
+        caches = [times[name] for name in (CLIENT_SIDE, CASHEWS) if name in times]
+        best = min(caches, key=statistics.median)
+        at = f"at {size:,} sessions"
+        for name in times:
+            if name.startswith(HIT):
+                value = median_ratio(times[name], plain)
+                bars.append(Bar(f"{name} {at}, of dict.get", MAX_OF_DICT, value))
+        bars.append(Bar(f"redis-py GET {at}, of a hit", MIN_OF_GET, median_ratio(times["redis-py GET"], hit), True))
+        bars.append(Bar(f"the best client-side cache {at}, of a hit", MIN_OF_CACHE, median_ratio(best, hit), True))
+    notes = [
+        f"look-ups timed one by one, while {rate:,.0f} changes a second were applied, the clock's own time included:"
+    ]
+    for name, sorted_ns in tails.items():
+        shares = ", ".join(
+            f"{label} {percentile(sorted_ns, share):,.0f} ns"
+            for label, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("longest", 1.0))
+        )
+        notes.append(f"  {name}: {shares}")
+    figures = {
+        "sizes": {
+            str(size): {name: statistics.median(runs) for name, runs in times.items()} for size, times in found.items()
+        },
+        "changes_per_s": rate,
+        "tails": {
+            name: {label: percentile(sorted_ns, share) for label, share in TAILS.items()}
+            for name, sorted_ns in tails.items()
+        },
+    }
+    columns = ["sessions", "look-up", "ns", "× dict.get", "× a hit"]
+    return Report("Look-ups", columns, rows, bars, figures, notes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
