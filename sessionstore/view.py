@@ -5,20 +5,21 @@ Both drivers' views are this class; they only differ in how they are opened and 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import weakref
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Literal, cast
 
 from msgspec import Struct
 
 from .catalog import Catalog
+from .codec import ViewInfo, encode_view_info
+from .commands import WriteContext
+from .config import check_seconds
 from .errors import InvalidInputError, StaleView, StoreClosedError, StoreUnavailableError
-from .follower import Follower
+from .hub import Hub
 from .replica import HeldSession
 from .session import Session, normalize_session_key
 
@@ -79,19 +80,51 @@ class View:
         view was opened with ``on_stale="raise"`` and holds no lease.
     """
 
-    __slots__ = ("__weakref__", "_bound", "_callbacks", "_clock", "_closed", "_follower", "_sessions", "get")
+    __slots__ = (
+        "__weakref__",
+        "_bound",
+        "_callbacks",
+        "_clock",
+        "_closed",
+        "_context",
+        "_follower",
+        "_on_stale",
+        "_sessions",
+        "_timeout_s",
+        "_touch_interval_s",
+        "_wait",
+        "get",
+    )
 
     get: Callable[[str | None], Session | None]
 
-    def __init__(self, follower: Follower, clock: Callable[[], float], on_stale: OnStale) -> None:
+    def __init__(
+        self, context: WriteContext, on_stale: OnStale, wait: bool, timeout_s: float, touch_interval_s: float
+    ) -> None:
         if on_stale not in ("serve", "raise"):
             raise InvalidInputError('on_stale must be "serve" or "raise".')
+        check_seconds("timeout_s", timeout_s, 0.0, 3600.0)
+        check_seconds("touch_interval_s", touch_interval_s, 0.01, 3600.0)
+        self._context = context
+        self._on_stale = on_stale
+        self._wait = wait
+        self._timeout_s = timeout_s
+        self._touch_interval_s = touch_interval_s
+        #: why it can't be used, if it can't
+        self._closed: str | None = "This view is not open; use it as a context manager, or call open() first."
+        self.get = self._refuse
+
+    def _begin(self, hub: Hub, clock: Callable[[], float]) -> None:
+        """Follow the environment, and answer look-ups from now on."""
+        if self._closed is None:
+            raise InvalidInputError("This view is open already; make another with view().")
+        follower = hub.follow(self._context, describe_process(), clock(), self._touch_interval_s)
         self._follower = follower
         self._sessions = follower.sessions
         self._clock = clock
-        self._bound = follower.bound(strict=on_stale == "raise")
+        self._bound = follower.bound(strict=self._on_stale == "raise")
         self._callbacks: list[ChangeCallback] = []
-        self._closed: str | None = None
+        self._closed = None
         self.get = self._make_get()
         follower.watchers.append(self._notify)
         _open_views.add(self)
@@ -101,15 +134,24 @@ class View:
         sessions = cast("dict[str | None, HeldSession]", self._sessions)
         clock = self._clock
         bound = self._bound
+        note = self._follower.note
         look_up = self._look_up
 
         def get(key: str | None, /) -> Session | None:
+            # In this order: the bound is from before the session was read, so that what another thread brings up to
+            # date in between is a change during the look-up; and the clock is from after it.
+            until = bound.until
             try:
                 session = sessions[key]
-                # In this order: the answer was right at the time that the clock shows.
-                if clock() < bound.until and session.noted:
-                    return session
-            except (KeyError, TypeError):
+                now = clock()
+                if now < until:
+                    if session.noted:
+                        return session
+                    # It may have only just come, and expire sooner than what was there before.
+                    if now < bound.until:
+                        note(session.session_key, session, now)
+                        return session
+            except Exception:  # no such key, or nothing that can be one
                 pass
             return look_up(key, note=True)
 
@@ -121,20 +163,24 @@ class View:
 
     @property
     def fresh(self) -> bool:
-        """Whether no write can have returned that this view does not serve, as of now."""
-        return self._clock() < self._follower.fresh_until
+        """Whether no write can have returned that this view does not serve, as of now; False where it is not open.
+
+        To have that for one look-up, open the view with ``on_stale="raise"``: between two calls, time passes.
+        """
+        return self._closed is None and self._clock() < self._follower.fresh_until
 
     @property
     def catalog(self) -> Catalog | None:
         """The environment's catalog, kept right like the sessions; None where it has none."""
+        self._check_open()
         return self._follower.replica.catalog
 
     @property
     def stats(self) -> ViewStats:
         """How the view stands."""
+        self._check_open()
         follower = self._follower
-        now = self._clock()
-        left_s = max(0.0, follower.fresh_until - now)
+        left_s = max(0.0, follower.fresh_until - self._clock())
         return ViewStats(
             state=follower.replica.state.name.lower(),
             fresh=left_s > 0,
@@ -148,9 +194,11 @@ class View:
     def subscribe(self, callback: ChangeCallback) -> Callable[[], None]:
         """Have `callback` told of each change after it is applied; what is returned ends that.
 
-        It is called where the view is kept up to date (on the event loop, or on the background thread), so it must not
-        block. What it raises is logged and has no other effect.
+        It is called where the view is kept up to date (on the event loop, or on a background thread), and holds that
+        up. So it must not block, nor use the store, nor open or close a view; look-ups are fine. What it raises is
+        logged and has no other effect.
         """
+        self._check_open()
         self._callbacks.append(callback)
 
         def unsubscribe() -> None:
@@ -161,28 +209,35 @@ class View:
 
     def _look_up(self, key: str | None, *, note: bool) -> Session | None:
         """Look up with every check there is: key, lease, expiry."""
-        if self._closed is not None:
-            raise StoreClosedError(self._closed)
-        if self._follower.closed:
-            raise StoreClosedError("The store of this view is closed; open another.")
+        self._check_open()
         if not isinstance(key, str):
             return None
+        follower = self._follower
+        # The lease is from before the session is read, as in `get`.
+        fresh_until = follower.fresh_until
         session = self._sessions.get(key)
         if session is None:
             key = normalize_session_key(key)
             session = self._sessions.get(key)
         now = self._clock()
-        follower = self._follower
-        if self._bound.strict and now >= follower.fresh_until:
+        if self._bound.strict and now >= fresh_until:
+            self._check_open()
             raise StaleView(
-                f"The view of {follower.keys.project}/{follower.keys.environment} can't prove that it is current "
-                f"({follower.last_error or 'it is not open yet'}); try again, or open it with on_stale='serve'."
+                f"The view of {follower.name} can't prove that it is current "
+                f"({follower.trouble or follower.last_error or 'it is not in touch yet'}); "
+                "try again, or open it with on_stale='serve'."
             )
         if session is None or session.expires_at <= follower.redis_ms(now):
             return None
         if note:
             follower.note(key, session, now)
         return session
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise StoreClosedError(self._closed)
+        if self._follower.closed:
+            raise StoreClosedError("The store of this view is closed; open another.")
 
     def _refuse(self, key: str | None) -> Session | None:
         """Stand in for `get` before the view is opened."""
@@ -195,11 +250,14 @@ class View:
         self._follower.watchers.remove(self._notify)
         _open_views.discard(self)
 
-    def _late(self, timeout_s: float) -> StoreUnavailableError:
-        keys = self._follower.keys
+    def _is_settled(self) -> bool:
+        """Whether opening has come to its end, good or bad."""
+        return self.fresh or self._follower.closed
+
+    def _late(self) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"The view of {keys.project}/{keys.environment} was not in touch within {timeout_s:g} s "
-            f"({self._follower.last_error or 'Redis did not answer'}); try again, or open it with wait=False."
+            f"The view of {self._follower.name} was not in touch within {self._timeout_s:g} s "
+            f"({self._follower.trouble or 'Redis did not answer'}); try again, or open it with wait=False."
         )
 
     def _notify(self, session_key: str, session: Session | None) -> None:
@@ -225,4 +283,6 @@ if hasattr(os, "register_at_fork"):
 
 def describe_process() -> str:
     """What a view says of itself to operators, as JSON."""
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "version": version("sessionstore")})
+    from . import __version__
+
+    return encode_view_info(ViewInfo(socket.gethostname(), os.getpid(), __version__))

@@ -13,7 +13,7 @@ from importlib import resources
 
 from msgspec import Struct
 
-__all__ = ["Script", "load_script", "script_names"]
+__all__ = ["Script", "compose", "load_script", "script_names"]
 
 _INCLUDE = re.compile(r"^--@include (lib/[a-z_]+)$", re.MULTILINE)
 
@@ -30,11 +30,16 @@ def _read(name: str) -> str:
     return resources.files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
+def compose(name: str, text: str) -> Script:
+    """Make a script of its text: put the fragments in that it includes."""
+    text = _INCLUDE.sub(lambda match: _read(match[1]).rstrip(), text)
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
 @cache
 def load_script(name: str) -> Script:
-    """Read a script from the package, once, and put its fragments in."""
-    text = _INCLUDE.sub(lambda match: _read(match[1]).rstrip(), _read(name))
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+    """Read a script from the package, once."""
+    return compose(name, _read(name))
 
 
 def script_names() -> list[str]:
