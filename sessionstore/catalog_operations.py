@@ -29,6 +29,9 @@ __all__ = [
 #: How often an apply looks for sessions that were created while it looked for the others.
 _ATTEMPTS = 10
 
+#: Members of the index that one page of a scan has, about: names only, so that it is more than a snapshot reads.
+_SCAN_BATCH = 1000
+
 #: What a project is asked for: the context of one of its environments, by slug.
 Contexts = Callable[[str], WriteContext]
 
@@ -181,7 +184,7 @@ def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, wait:
         session_keys.update(dict.fromkeys(reply.missing))
         cursor = "0" if reply.more else None
         while cursor is not None:
-            page = yield commands.scan(context.keys, cursor)
+            page = yield commands.scan(context.keys, cursor, _SCAN_BATCH)
             session_keys.update(dict.fromkeys(page.members))
             cursor = page.cursor if page.cursor != "0" else None
     raise StoreUnavailableError(

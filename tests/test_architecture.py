@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 import sessionstore
-from sessionstore import AsyncEnvironment, AsyncSessionStore, Environment, SessionStore
+from sessionstore import (
+    ApiKeys,
+    AsyncApiKeys,
+    AsyncEnvironment,
+    AsyncProject,
+    AsyncSessionStore,
+    Environment,
+    Project,
+    SessionStore,
+)
 
 PACKAGE = Path(sessionstore.__file__).parent
 
@@ -87,7 +96,15 @@ def public(kind: type) -> dict[str, Any]:
     return {name: member for name, member in vars(kind).items() if not name.startswith("_")}
 
 
-@pytest.mark.parametrize(("sync", "aio"), [(SessionStore, AsyncSessionStore), (Environment, AsyncEnvironment)])
+@pytest.mark.parametrize(
+    ("sync", "aio"),
+    [
+        (SessionStore, AsyncSessionStore),
+        (Environment, AsyncEnvironment),
+        (Project, AsyncProject),
+        (ApiKeys, AsyncApiKeys),
+    ],
+)
 def test_both_drivers_have_the_same_public_face(sync: type, aio: type) -> None:
     ours = public(sync)
     theirs = {_RENAMED.get(name, name): member for name, member in public(aio).items()}
@@ -117,14 +134,25 @@ def plain(signature: inspect.Signature) -> tuple[list[tuple[str, Any, Any, str]]
 
 #: What other code may rely on. A name that leaves this list breaks somebody's proxy.
 PROMISED = {
+    "ApiKey",
+    "ApiKeyNotFoundError",
+    "ApiKeys",
+    "AsyncApiKeys",
     "AsyncEnvironment",
+    "AsyncProject",
     "AsyncSessionStore",
+    "Catalog",
+    "CatalogDiff",
+    "CatalogDocument",
+    "CatalogReport",
     "CorruptDataError",
     "Deletion",
     "Effect",
     "EmbeddedServer",
     "Environment",
     "EnvironmentNotFoundError",
+    "EnvironmentReport",
+    "InvalidCatalogError",
     "InvalidFieldError",
     "InvalidInputError",
     "InvalidOverrideError",
@@ -132,11 +160,19 @@ PROMISED = {
     "InvalidScenarioError",
     "InvalidSessionKeyError",
     "InvalidSlugError",
+    "KeyRing",
+    "KeySnapshot",
+    "Mock",
+    "NewApiKey",
     "NotEffectiveError",
     "NotFoundError",
     "OutcomeUnknownError",
     "OverrideNotFoundError",
     "PreconditionFailedError",
+    "Project",
+    "Refusal",
+    "Scenario",
+    "ScenarioPage",
     "Session",
     "SessionNotFoundError",
     "SessionPage",
@@ -145,7 +181,10 @@ PROMISED = {
     "StaleView",
     "StoreClosedError",
     "StoreUnavailableError",
+    "TooManyApiKeysError",
+    "diff_catalogs",
     "normalize_session_key",
+    "parse_catalog_document",
     "session_key_from_header",
 }
 

@@ -509,6 +509,14 @@ class TestProcesses:
             )
             assert json.loads(watch.stdout.readline())["type"] == "catalog"
 
+            # When Redis is emptied, then the revisions begin anew, and it says that something may be missing
+            with own_redis.client() as client:
+                client.flushall()
+            staging.put("ci-42", wait=False)
+            assert json.loads(watch.stdout.readline()) == {"type": "gap"}
+            assert watch.stderr.readline() == "Changes may be missing here.\n"
+            assert json.loads(watch.stdout.readline())["rev"] == 1
+
             # When Redis is away and comes back empty, then it says that something may be missing
             own_redis.kill()
             assert "Lost touch" in watch.stderr.readline()

@@ -18,6 +18,7 @@ from sessionstore import (
     Refusal,
     StoreClosedError,
     TooManyApiKeysError,
+    apikeys,
 )
 from sessionstore.apikeys import MAX_ACTIVE_KEYS, MAX_ENDED_KEYS, hash_secret
 
@@ -51,6 +52,19 @@ async def test_a_key_is_created_listed_and_found_by_its_hash_alone(backend: Back
 
 def _texts(values: Any) -> set[str]:
     return {value if isinstance(value, str) else value.decode() for value in values}
+
+
+async def test_a_key_whose_id_is_taken_is_made_anew(store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a source of keys that repeats itself
+    first, second = apikeys.generate_secret(), apikeys.generate_secret()
+    secrets = iter([first, first, first, second])
+    monkeypatch.setattr(apikeys, "generate_secret", lambda: next(secrets))
+    # When two keys are created, then they differ
+    assert [(await store.keys.create("ci")).secret, (await store.keys.create("ci")).secret] == [first, second]
+    # When it only repeats itself, then that is an error
+    monkeypatch.setattr(apikeys, "generate_secret", lambda: first)
+    with pytest.raises(CorruptDataError, match="random"):
+        await store.keys.create("ci")
 
 
 async def test_a_revoked_key_is_refused_and_stays_listed(store: AsyncSessionStore) -> None:

@@ -196,20 +196,27 @@ async def test_the_first_catalog_trims_sessions_from_before(
     assert (session.scenario, session.overrides, report.sessions) == (None, ("ovr_a",), 1)
 
 
-async def test_more_sessions_than_one_answer_names(
-    backend: Backend, store: AsyncSessionStore, staging: AsyncEnvironment
-) -> None:
-    # Given an index longer than what the script names in one answer, so that it has to be scanned
-    project = store.project("checkout")
-    await project.apply_catalog(document(staging=STAGING))
-    first = await staging.put("first", overrides=["ovr_b"])
-    index = f"{backend.prefix}:{{checkout}}:staging:index"
-    backend.raw.zadd(index, {f"gone-{n}": first.last_seen_at for n in range(2000)})
-    await staging.put("last", overrides=["ovr_b"])
+async def test_more_sessions_than_one_answer_names(backend: Backend) -> None:
+    scripts: list[str] = []
+    async with backend.store(lease_s=0.1, observe=lambda script, _seconds, _error: scripts.append(script)) as store:
+        # Given an index longer than what the script names in one answer
+        project, staging = store.project("checkout"), store.environment("checkout", "staging")
+        await project.apply_catalog(document(staging=STAGING))
+        first = await staging.put("first", overrides=["ovr_b"])
+        index = f"{backend.prefix}:{{checkout}}:staging:index"
+        backend.raw.zadd(index, {f"gone-{n}": first.last_seen_at for n in range(3000)})
+        await staging.put("last", overrides=["ovr_b"])
 
-    # When a mock goes, then it is off in all sessions there are
-    assert (await project.apply_catalog(document(staging=without_b()))).sessions == 2
-    assert (await state(staging, "first")).overrides == (await state(staging, "last")).overrides == ()
+        # When a mock goes, then it is off in all sessions there are, and the index was read once
+        scripts.clear()
+        assert (await project.apply_catalog(document(staging=without_b()))).sessions == 2
+        assert (await state(staging, "first")).overrides == (await state(staging, "last")).overrides == ()
+        assert [script for script in scripts if script != "scan"][:3] == [
+            "environments",
+            "catalog_apply",
+            "catalog_apply",
+        ]
+        assert scripts.count("catalog_apply") == 2
 
 
 async def test_environments_that_the_document_lacks_are_left_alone_or_pruned(
