@@ -23,13 +23,17 @@ class AsyncProject:
     Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
     """
 
-    __slots__ = ("_keys", "_store", "name")
+    __slots__ = ("_keys", "_name", "_store")
 
     def __init__(self, store: AsyncSessionStore, project: str) -> None:
         self._store = store
         self._keys = ProjectKeys(store.config.prefix, project)
-        #: the project's slug
-        self.name = project
+        self._name = project
+
+    @property
+    def name(self) -> str:
+        """The project's slug."""
+        return self._name
 
     async def environments(self) -> tuple[str, ...]:
         """Read the registered environments, in alphabetical order."""
@@ -37,7 +41,7 @@ class AsyncProject:
 
     async def catalog(self) -> CatalogDocument:
         """Read what every registered environment offers."""
-        return await self._store._run(catalog_operations.read_project(self._keys, self.name, self._context))
+        return await self._store._run(catalog_operations.read_project(self._keys, self._name, self._context))
 
     async def apply_catalog(
         self, document: CatalogDocument | dict[str, Any], *, prune: bool = False, wait: bool = True
@@ -69,7 +73,7 @@ class AsyncProject:
                 self._keys,
                 self._context,
                 time.monotonic,
-                check_project(document, self.name),
+                check_project(document, self._name),
                 prune=prune,
                 wait=wait,
             )
@@ -83,8 +87,8 @@ class AsyncProject:
         InvalidCatalogError
         """
         return await self._store._run(
-            catalog_operations.diff(self._keys, self._context, check_project(document, self.name), prune=prune)
+            catalog_operations.diff(self._keys, self._context, check_project(document, self._name), prune=prune)
         )
 
     def _context(self, environment: str) -> WriteContext:
-        return self._store.config.context(self.name, environment)
+        return self._store.config.context(self._name, environment)
