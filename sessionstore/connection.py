@@ -42,8 +42,9 @@ __all__ = [
 #: Connections that one store may be asked for, at most.
 _MAX_CONNECTIONS = 10_000
 
-#: What redis-py, the socket and a deadline raise.
-FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError)
+#: What redis-py, the socket and a deadline raise. A ValueError is redis-py's parser's, for a number that is none, and
+#: for text that is not UTF-8 where the client decodes responses.
+FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError, ValueError)
 
 #: What Redis answers when it is there but refuses for now, by the error's first word.
 _REFUSALS = {
@@ -210,6 +211,8 @@ def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreE
         return CorruptDataError(_unexpected(str(error), call))
     slow = isinstance(error, redis_errors.TimeoutError | TimeoutError)
     what = "did not answer in time" if slow else "can't be reached"
+    if isinstance(error, redis_errors.InvalidResponse | ValueError):
+        what = "answered something that is not its protocol"
     if isinstance(error, redis_errors.MaxConnectionsError):
         what, sent = "has no connection left in this store's pool", False
     if sent and call.writes:

@@ -120,7 +120,7 @@ def test_both_drivers_have_the_same_public_face(sync: type, aio: type) -> None:
 _RENAMED = {"aclose": "close"}
 
 #: How the drivers' own names differ.
-_DRIVER_NAME = re.compile(r"\b(Async|Sync)(?=[A-Z])|\bredis\.asyncio\.")
+_DRIVER_NAME = re.compile(r"\b(Async|Sync)(?=[A-Z])|\bredis\.(asyncio\.)?")
 
 
 def plain(signature: inspect.Signature) -> tuple[list[tuple[str, Any, Any, str]], str]:

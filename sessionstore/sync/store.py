@@ -24,6 +24,7 @@ from ..view import DEFAULT_OPEN_TIMEOUT_S, OnStale
 from .apikeys import ApiKeys
 from .connections import Connections
 from .hub import HubDriver
+from .pool import Pool
 from .project import Project
 from .view import SyncView
 
@@ -49,7 +50,7 @@ class SessionStore:
 
     def __init__(self, client: redis.Redis, **options: Unpack[StoreOptions]) -> None:
         config = StoreConfig(**options)
-        self._open(pool_like(redis.BlockingConnectionPool, client, _settings(config)), config)
+        self._open(pool_like(Pool, client, _settings(config)), config)
 
     def _open(self, pool: Any, config: StoreConfig) -> Self:
         self.config = config
@@ -65,7 +66,7 @@ class SessionStore:
         It connects when it is used.
         """
         config = StoreConfig(**options)
-        pool = pool_from_url(redis.BlockingConnectionPool, url, max_connections, _settings(config))
+        pool = pool_from_url(Pool, url, max_connections, _settings(config))
         return cls.__new__(cls)._open(pool, config)
 
     @classmethod

@@ -1,0 +1,76 @@
+"""The connection pool of a store for threads."""
+
+from __future__ import annotations
+
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import redis
+from redis.exceptions import MaxConnectionsError, RedisError
+
+__all__ = ["Pool"]
+
+
+class Pool(redis.ConnectionPool):
+    """Lends each connection to one call at a time; a call that finds none waits, for `timeout` seconds at most.
+
+    redis-py's pools put a connection back as it is when something other than an error of Redis ends its handshake, a
+    KeyboardInterrupt say; the answer to the handshake would then be taken for that of the next command.
+    """
+
+    def __init__(self, *, timeout: float, **options: Any) -> None:
+        self._timeout_s = timeout
+        super().__init__(**options)
+
+    def reset(self) -> None:
+        """Begin anew, without connections: at first, and in a process that was forked off."""
+        # A token for each connection that may be lent. Not a semaphore, which is made of Python code: an interrupt in
+        # the midst of it can leave its lock locked for good.
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(self.max_connections):
+            self._free.put(None)
+        super().reset()
+
+    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
+        """Lend a connection that is ready for a command."""
+        self._checkpid()
+        try:
+            self._free.get(timeout=self._timeout_s)
+        except Empty:
+            raise MaxConnectionsError from None
+        connection: Any = None
+        try:
+            with self._lock:
+                connection = (
+                    self._available_connections.pop() if self._available_connections else self.make_connection()
+                )
+                self._in_use_connections.add(connection)
+            # A connection that Redis has closed meanwhile, or that holds an answer nobody asked for, is made anew.
+            if connection.is_connected and (connection.should_reconnect() or _is_stale(connection)):
+                connection.disconnect()
+            connection.connect()
+        except BaseException:
+            if connection is None:
+                self._free.put(None)
+            else:
+                connection.disconnect()
+                self.release(connection)
+            raise
+        return connection
+
+    def release(self, connection: Any) -> None:
+        """Take a connection back."""
+        self._checkpid()
+        with self._lock:
+            if connection.pid != self.pid or connection not in self._in_use_connections:
+                return  # it was lent before a fork
+            self._in_use_connections.remove(connection)
+            self._available_connections.append(connection)
+        self._free.put(None)
+
+
+def _is_stale(connection: Any) -> bool:
+    try:
+        return bool(connection.can_read())
+    except (RedisError, OSError):
+        return True

@@ -1,0 +1,57 @@
+"""Interrupt a store for threads at any moment, by a signal, and see that each answer belongs to its call.
+
+A process of its own: an interrupt can also hit Python's logging module and leave its lock locked for other threads.
+
+    python -m tests.faults.interrupted redis://127.0.0.1:6379/0 PREFIX
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+
+from sessionstore import SessionStore
+
+CALLS = 1_000
+
+
+class Interrupted(BaseException):
+    """What the signal raises, wherever the program is."""
+
+
+def interrupt(number: int, frame: object) -> None:
+    raise Interrupted
+
+
+def main(url: str, prefix: str) -> int:
+    """Returns how many calls were interrupted."""
+    rng = random.Random(2)
+    interrupted = 0
+    # An interrupt may also cost the pool a connection: there are enough.
+    with SessionStore.from_url(url, prefix=prefix, lease_s=0.1, max_connections=CALLS) as store:
+        staging = store.environment("checkout", "staging")
+        for key in ("a", "b"):
+            staging.put(key, label=key)
+        signal.signal(signal.SIGALRM, interrupt)
+        for number in range(CALLS):
+            key = "ab"[number % 2]
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.000_05, 0.000_6))
+                session = staging.get(key) if rng.random() < 0.5 else staging.put(key, label=key)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupted:
+                interrupted += 1
+            else:
+                assert session is not None
+                assert session.session_key == session.label == key, f"{key} was answered with {session}"
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for key in ("a", "b"):
+            session = staging.get(key)
+            assert session is not None
+            assert session.label == key
+    return interrupted
+
+
+if __name__ == "__main__":
+    print(main(*sys.argv[1:]))
