@@ -19,6 +19,7 @@ __all__ = [
     "Observer",
     "StoreConfig",
     "StoreOptions",
+    "check_seconds",
 ]
 
 #: Seconds that a session lives after it was last seen.
@@ -77,10 +78,10 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         StoreKeys(self.prefix)
-        _check_bounds("ttl_s", self.ttl_s, 0.001, 366 * 24 * 60 * 60.0)
-        _check_bounds("lease_s", self.lease_s, 0.1, 60.0)
+        check_seconds("ttl_s", self.ttl_s, 0.001, 366 * 24 * 60 * 60.0)
+        check_seconds("lease_s", self.lease_s, 0.1, 60.0)
         self.trust = ServerTrust(self.lease_s)
-        _check_bounds("deadline_s", self.deadline_s, 0.05, 60.0)
+        check_seconds("deadline_s", self.deadline_s, 0.05, 60.0)
 
     def context(self, project: str, environment: str) -> WriteContext:
         """What writes to one environment carry; the same object each time, since it remembers the revision."""
@@ -95,6 +96,12 @@ class StoreConfig:
         return self._contexts.setdefault((project, environment), context)
 
 
-def _check_bounds(name: str, value: float, low: float, high: float) -> None:
+def check_seconds(name: str, value: float, low: float, high: float) -> None:
+    """Check a setting that is a number of seconds.
+
+    Raises
+    ------
+    InvalidInputError
+    """
     if not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidInputError(f"{name} must be a number of seconds from {low:g} to {high:g}.")

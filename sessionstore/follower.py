@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
 from . import commands
 from .codec import TouchReply
 from .commands import Call, WriteContext
-from .errors import SessionStoreError
+from .errors import SessionStoreError, StoreUnavailableError
 from .lease import Lease, LeaseRequest, Position
 from .messages import Change
 from .operations import new_id
@@ -38,8 +38,14 @@ _LAST_RETRY_S = 1.0
 #: Seconds that a sync waits for messages that Redis must have published.
 _AWAIT_S = 1.0
 
-#: Seconds between two resyncs, where one follows on another.
+#: Seconds from the last call of a sync to the first of the next one.
 _RESYNC_PAUSE_S = 0.25
+
+#: The part of a session's TTL that may pass between two flushes: one that is in use must not expire between them.
+_TOUCH_WITHIN = 1 / 4
+
+#: Ms per second by which Redis's clock may run faster than ours: twice what NTP slews at most.
+_DRIFT_MS_PER_S = 1.0
 
 
 class Backoff:
@@ -74,7 +80,7 @@ class Bound:
     until: float = -inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FollowerRequest:
     """A call that the driver is to run, and whose it is."""
 
@@ -103,6 +109,8 @@ class Follower:
     ) -> None:
         keys = context.keys
         self.keys = keys
+        #: the environment, for people
+        self.name = f"{keys.project}/{keys.environment}"
         self.replica = Replica(keys.project, keys.environment, keys, commands.read_catalog(keys))
         self.lease = Lease(keys, context.lease_ms, info, new_id)
         self.sessions = self.replica.sessions
@@ -110,20 +118,29 @@ class Follower:
         self.fresh_until = 0.0
         #: session key → local time of its first look-up since the last flush; written by look-ups
         self.seen: dict[str, float] = {}
-        self.touch_interval_s = touch_interval_s
+        self.touch_interval_s = min(touch_interval_s, context.ttl_ms / 1000 * _TOUCH_WITHIN)
+        #: why it was last out of touch; and why it is, or will be where nothing helps
         self.last_error: str | None = None
+        self.trouble: str | None = None
+        #: why the last flush failed, until one succeeds
+        self.touch_error: str | None = None
         self.watchers: list[Callable[[str, Session | None], None]] = []
         self._bounds: list[Bound] = []
         self._context = context
-        self._backoff = Backoff(rng)
-        self._retry_at = 0.0
+        #: requests that have no answer yet
+        self._asked: set[FollowerRequest] = set()
+        self._touch_backoff = Backoff(rng)
         self._touch_at = 0.0
         self._touch_in_flight = False
-        self._sync_allowed_at = 0.0
+        #: session keys that are still to be sent in this flush
+        self._flushing: list[str] = []
+        self._sync_backoff = Backoff(rng)
+        self._sync_at = 0.0
         self._synced_at = -inf
         self._resyncs = 0
-        #: add this to local ms for an upper bound of Redis time
+        #: add this to local ms for an upper bound of Redis time; as of this local time
         self._redis_offset_ms: float | None = None
+        self._offset_at = 0.0
         #: a head that Redis has named and the chain has yet to reach, and the revision applied when it was asked for
         self._head_to_confirm: tuple[Position, int] | None = None
         #: since when a sync only waits for messages
@@ -151,8 +168,9 @@ class Follower:
     def note(self, session_key: str, session: HeldSession, now: float) -> None:
         """Note that a session was looked up. The mark on the session spares later look-ups the note until the flush."""
         if not session.noted:
-            self.seen[session_key] = now
+            # In this order, and the other way round in the flush: a mark without a note would never be taken off.
             session.mark(noted=True)
+            self.seen[session_key] = now
 
     @property
     def live(self) -> bool:
@@ -168,13 +186,13 @@ class Follower:
 
     def lost(self, reason: str, now: float) -> None:
         """The subscription's link is down."""
-        self.last_error = reason
+        self._blame(reason)
         self.replica.lost(reason)
         self._refresh(now)
 
     def doubt(self, reason: str, now: float) -> None:
         """Something can't be explained: resync."""
-        self.last_error = reason
+        self._blame(reason)
         self.replica.doubt(reason)
         self._refresh(now)
 
@@ -189,6 +207,7 @@ class Follower:
             if change.wait:
                 self.lease.want_ack()
             self._confirm_head()
+            self._take_verdict(now)
         self._refresh(now)
         return change
 
@@ -196,86 +215,117 @@ class Follower:
 
     def poll(self, now: float) -> list[FollowerRequest]:
         """Take the calls that are due; each answer goes to `answered` or `failed`."""
+        if self.closed:
+            return []
         self._check_awaited(now)
         if self.replica.next_expiry_ms is not None and self.replica.next_expiry_ms <= self.redis_ms(now):
             self.replica.expire(int(self.redis_ms(now)))
         requests: list[FollowerRequest] = []
-        lease = None if self.closed else self.lease.poll(now, self._position())
+        lease = self.lease.poll(now, self._position())
         if lease is not None:
-            requests.append(FollowerRequest(self, lease.call, now, lease))
-        if now >= self._retry_at and now >= self._sync_allowed_at:
+            requests.append(self._ask(lease.call, now, lease))
+        if now >= self._sync_at:
             request = self.replica.poll()
             if request is not None:
-                requests.append(FollowerRequest(self, request.call, now, request))
-        if now >= self._touch_at and now >= self._retry_at and self.seen and not self._touch_in_flight:
-            requests.append(self._touch(now))
+                self._synced_at = now
+                requests.append(self._ask(request.call, now, request))
+        if not self._touch_in_flight and now >= self._touch_at:
+            requests += self._touch(now)
         self._refresh(now)
         return requests
 
     def answered(self, request: FollowerRequest, reply: Any, now: float) -> None:
         """Bring the decoded answer to a request that `poll` returned."""
-        redis_now = getattr(reply, "now", None)
-        if redis_now is not None:
-            self._redis_offset_ms = redis_now + 1 - request.sent_at * 1000
-        self._backoff.succeeded()
+        self._asked.discard(request)
+        self._read_clock(reply.now, request.sent_at, now)
         purpose = request.purpose
         if isinstance(purpose, Request):
+            self._sync_backoff.succeeded()
             self.replica.answered(purpose, reply)
         elif isinstance(purpose, LeaseRequest):
             self.lease.answered(purpose, reply, now)
-            if purpose.kind in ("join", "renew") and self.lease.head is not None and purpose.position is not None:
-                self._head_to_confirm = (self.lease.head, purpose.position.rev)
+            if purpose.position is not None and reply.status in ("ok", "expired"):
+                self._head_to_confirm = (Position(reply.rev, reply.id), purpose.position.rev)
                 self._confirm_head()
             self._take_verdict(now)
         else:
             touched: TouchReply = reply
             self._context.learn(touched.rev, settling=False)
+            self._touch_backoff.succeeded()
             self._touch_in_flight = False
+            self.touch_error = None
         self._refresh(now)
+        if self.fresh_until > now:
+            self.trouble = None
 
     def failed(self, request: FollowerRequest, error: SessionStoreError, now: float) -> None:
         """Say that no answer will come to a request that `poll` returned."""
-        self.last_error = str(error)
-        self._retry_at = now + self._backoff.failed()
+        self._asked.discard(request)
         purpose = request.purpose
         if isinstance(purpose, Request):
+            self._blame(_clause(error))
+            self._sync_at = now + self._sync_backoff.failed()
             self.replica.failed(purpose)
         elif isinstance(purpose, LeaseRequest):
+            self._blame(_clause(error))
             self.lease.failed(purpose, now)
             self._take_verdict(now)
         else:
             self._touch_in_flight = False
+            self.touch_error = _clause(error)
+            # All of it waits: where one batch fails, so does the next.
+            self._flushing = []
+            self._touch_at = now + self._touch_backoff.failed()
             for session_key, seen_at in purpose.items():
                 self.seen.setdefault(session_key, seen_at)
         self._refresh(now)
 
+    def crashed(self, now: float) -> None:
+        """Go on after an error that nobody expected: nothing is known of what was asked, nor of what is held."""
+        error = StoreUnavailableError("an unexpected error, see the log.")
+        for request in tuple(self._asked):
+            self.failed(request, error, now)
+        self.doubt("an unexpected error, see the log", now)
+
     def wake_at(self, now: float) -> float:
         """Local time at which `poll` has to be called again at the latest."""
         wake = self.lease.wake_at
-        if self.seen and not self._touch_in_flight:
-            wake = min(wake, max(self._touch_at, self._retry_at))
-        elif not self._touch_in_flight:
-            # What is looked up in the meantime is flushed by then.
-            wake = min(wake, max(self._touch_at, now + self.touch_interval_s))
+        if not self._touch_in_flight:
+            # Also where there is nothing to flush yet: look-ups can't wake anybody.
+            wake = min(wake, self._touch_at)
         if self._awaiting_since is not None:
             wake = min(wake, self._awaiting_since + _AWAIT_S)
         elif self.replica.state is State.SYNCING:
-            wake = min(wake, max(self._retry_at, self._sync_allowed_at))
+            wake = min(wake, self._sync_at)
         if self.replica.next_expiry_ms is not None:
             wake = min(wake, now + (self.replica.next_expiry_ms - self.redis_ms(now)) / 1000)
         return wake
 
     def close(self, now: float) -> list[FollowerRequest]:
-        """Take the last calls: what was looked up, and the end of the lease. Their answers do not matter."""
+        """Take the last calls: the end of the lease, and what was looked up. Their answers do not matter."""
         self.closed = True
         self._refresh(now)
-        requests = [self._touch(now)] if self.seen else []
+        requests = []
         leave = self.lease.close()
         if leave is not None:
-            requests.append(FollowerRequest(self, leave.call, now, leave))
+            requests.append(self._ask(leave.call, now, leave))
+        while self.seen:
+            requests += self._touch(now)
         return requests
 
+    @property
+    def parted(self) -> bool:
+        """Whether it is closed, and its last calls have run or failed."""
+        return self.closed and not self._asked
+
+    def forget(self, request: FollowerRequest) -> None:
+        """Say that one of the last calls will not be run."""
+        self._asked.discard(request)
+
     # Within
+
+    def _blame(self, reason: str) -> None:
+        self.last_error = self.trouble = reason
 
     def _position(self) -> Position | None:
         return Position(self.replica.rev, self.replica.id) if self.live else None
@@ -299,36 +349,63 @@ class Follower:
             self._awaiting_since = None
             self.doubt(f"revision {self.replica.awaited} was not published", now)
 
+    def _read_clock(self, redis_now: int, sent_at: float, now: float) -> None:
+        """Learn Redis's time from an answer; the lowest upper bound is kept, since one answer may come late."""
+        highest = redis_now + 1 - sent_at * 1000
+        lowest = redis_now - now * 1000
+        if self._redis_offset_ms is not None:
+            aged = self._redis_offset_ms + (now - self._offset_at) * _DRIFT_MS_PER_S
+            # Out of these bounds, a clock was set.
+            if lowest <= aged < highest:
+                return
+        self._redis_offset_ms, self._offset_at = highest, now
+
     def _take_verdict(self, now: float) -> None:
         reason = self.lease.take_verdict()
         if reason is not None:
             self.doubt(reason, now)
 
-    def _touch(self, now: float) -> FollowerRequest:
+    def _ask(self, call: Call[Any], now: float, purpose: Request | LeaseRequest | dict[str, float]) -> FollowerRequest:
+        request = FollowerRequest(self, call, now, purpose)
+        self._asked.add(request)
+        return request
+
+    def _touch(self, now: float) -> list[FollowerRequest]:
+        """Take the next batch of a flush, or the first one of a new flush; none where there is nothing to send."""
+        if not self._flushing:
+            # What is looked up from now on belongs to the next flush. Look-ups go on writing: list() is one step.
+            self._flushing = list(self.seen)
         batch: dict[str, float] = {}
-        # Look-ups go on writing while this runs: popitem is one step, and a copy is not.
-        while self.seen and len(batch) < commands.TOUCH_BATCH:
-            session_key, batch[session_key] = self.seen.popitem()
+        while self._flushing and len(batch) < commands.TOUCH_BATCH:
+            session_key = self._flushing.pop()
+            seen_at = self.seen.pop(session_key, None)
             held = self.sessions.get(session_key)
-            if held is not None:
+            # A touch would not revive a session that is gone.
+            if seen_at is not None and held is not None:
                 held.mark(noted=False)
-        self._touch_in_flight = True
-        if not self.seen:
+                batch[session_key] = seen_at
+        if not self._flushing:
             self._touch_at = now + self.touch_interval_s
+        if not batch:
+            return []
+        self._touch_in_flight = True
         times = {session_key: int(self.redis_ms(seen_at)) for session_key, seen_at in batch.items()}
-        return FollowerRequest(self, commands.touch(self._context, new_id(), times), now, batch)
+        # What Redis must not be behind is what this replica has applied: writers may know of a history that is lost.
+        context = replace(self._context, known_rev=self.replica.rev if self.live else 0)
+        return [self._ask(commands.touch(context, new_id(), times), now, batch)]
 
     def _changed(self, session_key: str, session: Session | None) -> None:
-        for watcher in self.watchers:
+        for watcher in tuple(self.watchers):
             watcher(session_key, session)
 
     def _refresh(self, now: float) -> None:
         """Bring what look-ups read up to date."""
         if self.replica.resyncs != self._resyncs:
             self._resyncs = self.replica.resyncs
-            self.last_error = self.replica.last_doubt
-            self._sync_allowed_at = max(now, self._synced_at + _RESYNC_PAUSE_S)
-            self._synced_at = self._sync_allowed_at
+            if self.replica.last_doubt is not None:
+                self._blame(self.replica.last_doubt)
+            self._head_to_confirm = None
+            self._sync_at = max(self._sync_at, self._synced_at + _RESYNC_PAUSE_S)
         self.lease.at(self._position())
         expiry = self.replica.next_expiry_ms
         horizon = inf if expiry is None else now + (expiry - self.redis_ms(now)) / 1000
@@ -337,3 +414,8 @@ class Follower:
             horizon = self.fresh_until = -inf
         for bound in self._bounds:
             bound.until = min(horizon, self.fresh_until) if bound.strict else horizon
+
+
+def _clause(error: SessionStoreError) -> str:
+    """An error as a part of a sentence."""
+    return str(error).rstrip(".")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -21,17 +21,25 @@ from .follower import DEFAULT_TOUCH_INTERVAL_S, Follower, FollowerRequest
 from .messages import Applied, decode_applied
 from .operations import AwaitApplied
 
-__all__ = ["HEARTBEAT_S", "PONG_WITHIN_S", "Hub", "LinkBroken", "Waiter"]
+__all__ = ["CALL_WITHIN_S", "HEARTBEAT_S", "PONG_WITHIN_S", "Hub", "LinkBroken", "Waiter", "log"]
 
 #: Seconds between two heartbeats on the subscription link.
 HEARTBEAT_S = 0.5
 #: Seconds in which something has to arrive after a heartbeat, else the link is dead.
 PONG_WITHIN_S = 1.0
+#: Seconds that one round trip of a hub may take, and that it may take to connect the link: after a fault that swallows
+#: an answer, a view has to be right again within three seconds.
+CALL_WITHIN_S = 1.0
+
+#: Seconds by which a look at the link may come late before this process is taken to have been stopped or stalled.
+_LATE_S = 0.1
+#: Calls of closed followers that go out together.
+_LAST_CALLS = 16
 
 #: Channels of environments with waiting writers that stay subscribed.
 _MAX_APPLIED_CHANNELS = 256
 
-_log = logging.getLogger("sessionstore")
+log = logging.getLogger("sessionstore")
 
 
 class LinkBroken(Exception):  # noqa: N818  never leaves the drivers
@@ -56,6 +64,8 @@ class Hub:
         self._followers: dict[str, Follower] = {}
         self._users: dict[str, int] = {}
         self._waiters: dict[str, list[Waiter]] = {}
+        #: the last message of each channel that has waiters, and when it was received
+        self._applied: dict[str, tuple[Applied, float]] = {}
         #: channels of this link: asked for and not confirmed yet, confirmed, and how often left but not confirmed yet
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
@@ -63,8 +73,13 @@ class Hub:
         self._open = False
         self._pinged_at = -inf
         self._heard_at = -inf
-        self._looked_at = -inf
-        self._was_fresh: dict[str, bool] = {}
+        #: when the link has to be looked at next
+        self._look_at = inf
+        #: what is left to run for followers that are closed
+        self._parting: deque[FollowerRequest] = deque()
+        #: what the log says: whether an environment is in touch, and whose look-ups can't be noted
+        self._told_fresh: dict[Follower, bool] = {}
+        self._told_untouched: set[Follower] = set()
 
     # What is followed
 
@@ -82,28 +97,37 @@ class Hub:
         self._users[channel] = self._users.get(channel, 0) + 1
         return follower
 
-    def unfollow(self, follower: Follower, now: float) -> list[FollowerRequest]:
-        """One view less; with the last one the environment is left. Returns the calls to run for that."""
+    def unfollow(self, follower: Follower, now: float) -> None:
+        """One view less; with the last one the environment is left, which `poll` has the calls for."""
         channel = follower.keys.changes
         if self._followers.get(channel) is not follower:
-            return []  # the store was closed before its view
+            return  # the store was closed before its view
         self._users[channel] -= 1
         if self._users[channel]:
-            return []
+            return
         del self._users[channel], self._followers[channel]
-        self._was_fresh.pop(channel, None)
-        return follower.close(now)
+        self._part(follower, now)
 
-    def expect(self, step: AwaitApplied, wake: Callable[[Applied | None], None]) -> Waiter:
+    def expect(self, step: AwaitApplied, wake: Callable[[Applied | None], None], now: float) -> Waiter:
         """Have `wake` called when every view has applied a revision, as far as messages tell."""
         channel = step.keys.applied
         if channel not in self._waiters and len(self._waiters) >= _MAX_APPLIED_CHANNELS:
             idle = next((name for name, waiters in self._waiters.items() if not waiters), None)
             if idle is not None:
                 del self._waiters[idle]
+                self._applied.pop(idle, None)
         waiter = Waiter(step.rev, wake)
+        applied, at = self._applied.get(channel, (None, 0.0))
+        if applied is not None and applied.rev >= step.rev and now - at <= step.sent_s:
+            # The views were faster than the answer to the write.
+            wake(applied)
+            return waiter
         self._waiters.setdefault(channel, []).append(waiter)
         return waiter
+
+    def is_subscribed(self, channel: str) -> bool:
+        """Whether a channel has been subscribed to on this link, confirmed or not."""
+        return channel in self._asked or channel in self._confirmed
 
     def forget(self, step: AwaitApplied, waiter: Waiter) -> None:
         """The waiter has been woken or has given up."""
@@ -122,15 +146,16 @@ class Hub:
         """A new connection is there, with no subscription."""
         self._open = True
         self._forget_link()
-        self._pinged_at = self._heard_at = self._looked_at = now
+        self._pinged_at = self._heard_at = now
+        self._look_at = self.link_wake_at()
 
     def link_lost(self, reason: str, now: float) -> None:
-        """The connection is gone."""
+        """The connection is gone, or could not be made."""
         self._open = False
         self._forget_link()
         for follower in self._followers.values():
             follower.lost(reason, now)
-        self._tell()
+        self._tell(now)
 
     def link_commands(self, now: float) -> list[tuple[str, ...]]:
         """Take what is to be sent on the link now: subscriptions and heartbeats.
@@ -142,10 +167,9 @@ class Hub:
         """
         if not self._open:
             return []
-        if now - self._looked_at > 2 * PONG_WITHIN_S:
-            # This process was stopped or its event loop stalled: what was heard in that time has not been read yet.
-            self._heard_at = now
-        self._looked_at = now
+        if self._pinged_at > self._heard_at and now - self._look_at > _LATE_S:
+            # This process was stopped or stalled: the answer may be there, and has not been read yet.
+            self._pinged_at = max(self._pinged_at, now - PONG_WITHIN_S / 2)
         if self._pinged_at > self._heard_at and now - self._pinged_at > PONG_WITHIN_S:
             raise LinkBroken(f"nothing was heard from Redis for {now - self._heard_at:.1f} s")
         commands: list[tuple[str, ...]] = []
@@ -162,6 +186,7 @@ class Hub:
         if now - max(self._pinged_at, self._heard_at) >= HEARTBEAT_S and self._pinged_at <= self._heard_at:
             self._pinged_at = now
             commands.append(("PING",))
+        self._look_at = self.link_wake_at()
         return commands
 
     def link_wake_at(self) -> float:
@@ -194,42 +219,73 @@ class Hub:
             self._unsubscribed(channel, now)
         elif kind != "pong":
             raise LinkBroken("Redis sent something that is no message")
-        self._tell()
 
     # The calls
 
     def poll(self, now: float) -> list[FollowerRequest]:
-        """Take the calls that are due, of all environments together."""
-        requests = [request for follower in self._followers.values() for request in follower.poll(now)]
-        self._tell()
+        """Take the calls that are due, of all environments together. They have to be run in this order."""
+        requests = [self._parting.popleft() for _ in range(min(_LAST_CALLS, len(self._parting)))]
+        for follower in self._followers.values():
+            requests += follower.poll(now)
+        self._tell(now)
         return requests
 
     def answered(self, request: FollowerRequest, reply: Any, now: float) -> None:
         """Bring an answer."""
         request.follower.answered(request, reply, now)
-        self._tell()
+        self._tell(now)
 
     def failed(self, request: FollowerRequest, error: SessionStoreError, now: float) -> None:
         """Say that no answer will come."""
-        request.follower.failed(request, error, now)
-        self._tell()
+        follower = request.follower
+        follower.failed(request, error, now)
+        if follower.closed:
+            self._abandon(lambda other: other is follower)
+        self._tell(now)
+
+    def crashed(self, now: float) -> None:
+        """Go on after an error that nobody expected: whatever was asked has failed, and all resync."""
+        self._abandon(lambda other: True)
+        for follower in self._followers.values():
+            follower.crashed(now)
+        self._tell(now)
 
     def wake_at(self, now: float) -> float:
         """Local time at which `poll` has to be called again at the latest."""
+        if self._parting:
+            return now
         return min((follower.wake_at(now) for follower in self._followers.values()), default=inf)
 
-    def close(self, now: float) -> list[FollowerRequest]:
-        """Leave everything. Returns the calls to run for that; their answers do not matter."""
-        requests = [request for follower in self._followers.values() for request in follower.close(now)]
+    def close(self, now: float) -> None:
+        """Leave everything; `poll` has the calls for that."""
+        for follower in self._followers.values():
+            self._part(follower, now)
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.wake(None)
         self._followers.clear()
         self._users.clear()
         self._waiters.clear()
-        return requests
+        self._applied.clear()
+
+    @property
+    def parting(self) -> bool:
+        """Whether there are calls left to run for what is closed."""
+        return bool(self._parting)
 
     # Within
+
+    def _part(self, follower: Follower, now: float) -> None:
+        self._parting += follower.close(now)
+        self._told_fresh.pop(follower, None)
+        self._told_untouched.discard(follower)
+
+    def _abandon(self, whose: Callable[[Follower], bool]) -> None:
+        """Don't run what is left to run: a lease that is not left runs out by itself."""
+        for request in self._parting:
+            if whose(request.follower):
+                request.follower.forget(request)
+        self._parting = deque(request for request in self._parting if not whose(request.follower))
 
     def _message(self, channel: str, payload: bytes | str, now: float) -> None:
         follower = self._followers.get(channel)
@@ -237,12 +293,14 @@ class Hub:
             follower.message(payload, now)
             return
         waiters = self._waiters.get(channel)
-        if not waiters:
+        if waiters is None:
             return
         try:
             applied: Applied | None = decode_applied(payload)
         except CorruptDataError:
             applied = None
+        if applied is not None:
+            self._applied[channel] = (applied, now)
         for waiter in tuple(waiters):
             if applied is None or applied.rev >= waiter.rev:
                 waiters.remove(waiter)
@@ -272,25 +330,34 @@ class Hub:
             self._followers[channel].lost("Redis ended the subscription", now)
 
     def _forget_link(self) -> None:
+        self._applied.clear()
         self._asked.clear()
         self._confirmed.clear()
         self._leaving.clear()
 
-    def _tell(self) -> None:
-        """Say once in the log when an environment is lost touch with, and when it is regained."""
-        for channel, follower in self._followers.items():
-            fresh = follower.fresh_until > 0.0
-            if fresh == self._was_fresh.get(channel, False):
-                continue
-            if channel in self._was_fresh or fresh:
-                where = f"{follower.keys.project}/{follower.keys.environment}"
-                if fresh:
-                    _log.info("The view of %s is in touch, at revision %d.", where, follower.replica.rev)
-                else:
-                    _log.warning(
-                        "The view of %s is out of touch and serves what it has: %s.", where, follower.last_error
-                    )
-            self._was_fresh[channel] = fresh
+    def _tell(self, now: float) -> None:
+        """Say in the log, once, when an environment is lost touch with, and when it is regained."""
+        for follower in self._followers.values():
+            fresh = follower.fresh_until > now
+            told = self._told_fresh.get(follower)
+            if fresh and not told:
+                log.info("The view of %s is in touch, at revision %d.", follower.name, follower.replica.rev)
+                self._told_fresh[follower] = True
+            elif not fresh and (told or (told is None and follower.trouble is not None)):
+                reason = follower.trouble or "its lease ran out before it could be renewed"
+                log.warning("The view of %s is out of touch and serves what it has: %s.", follower.name, reason)
+                follower.last_error = reason
+                self._told_fresh[follower] = False
+            if follower.touch_error is None:
+                self._told_untouched.discard(follower)
+            elif fresh and follower not in self._told_untouched:
+                # Out of touch, this is no news.
+                log.warning(
+                    "What was looked up in the view of %s can't be noted in Redis: %s. It is tried again.",
+                    follower.name,
+                    follower.touch_error,
+                )
+                self._told_untouched.add(follower)
 
 
 def _text(value: bytes | str) -> str:

@@ -60,11 +60,15 @@ _LOST = "Redis was emptied, restarted or replaced meanwhile and may have lost it
 
 @dataclass(frozen=True, slots=True)
 class AwaitApplied:
-    """Wait until an `Applied` message names `rev` or a later one, or for `timeout_s`; the result is it, or None."""
+    """Wait until an `Applied` message names `rev` or a later one, or for `timeout_s`; the result is it, or None.
+
+    The message may have come already, in the last `sent_s` seconds: since the write was sent.
+    """
 
     keys: EnvironmentKeys
     rev: int
     timeout_s: float
+    sent_s: float = 0.0
 
 
 T = TypeVar("T")
@@ -256,7 +260,7 @@ def _take_effect(
         timeout_s = next_look_s if pending else min(next_look_s, settled - now)
         look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
         try:
-            applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s)
+            applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s, now - started)
             if applied is not None and applied.run == reply.run:
                 live, pending, expired = applied.live, 0, applied.expired
                 continue

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from ..clock import lease_clock
+from ..config import StoreConfig
 from ..connection import FOREIGN_ERRORS, describe_loss, new_link
 from ..errors import SessionStoreError, StoreClosedError
-from ..follower import Backoff, FollowerRequest
-from ..hub import Hub, LinkBroken
+from ..follower import Backoff, Follower
+from ..hub import CALL_WITHIN_S, Hub, LinkBroken, log
 from ..messages import Applied
 from ..operations import AwaitApplied
 from .connections import Connections
@@ -21,58 +22,91 @@ __all__ = ["HubDriver"]
 
 
 class HubDriver:
-    """Runs while a view is open or a writer has waited; belongs to the event loop it was first used on."""
+    """Runs from the first view or waiting writer on; belongs to the event loop that it was first used on."""
 
-    def __init__(self, connections: Connections, deadline_s: float) -> None:
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
         self.hub = Hub()
-        self._connections = connections
-        self._deadline_s = deadline_s
+        self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
+        self._pool = pool
+        self._connections = Connections(pool, config, self._deadline_s)
         self._wake_work = asyncio.Event()
         self._wake_link = asyncio.Event()
         #: set whenever something arrived
-        self.progress = asyncio.Event()
+        self._progress = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = False
 
     def start(self) -> None:
-        """Begin, if that has not happened yet, and look for what is new to do."""
+        """Begin, if that has not happened yet.
+
+        Raises
+        ------
+        StoreClosedError
+            The store is closed, or belongs to another event loop.
+        """
         loop = asyncio.get_running_loop()
         if self._loop is not None and self._loop is not loop:
             raise StoreClosedError("This store's views belong to another event loop; open a store on this one.")
+        if self._closing:
+            raise StoreClosedError("This store is closed; open another.")
         self._loop = loop
         if not self._tasks:
             self._tasks = [
                 loop.create_task(self._keep_link(), name="sessionstore-link"),
                 loop.create_task(self._work(), name="sessionstore-calls"),
             ]
+
+    def wake(self) -> None:
+        """Look for what is new to do."""
         self._wake_work.set()
         self._wake_link.set()
 
     async def aclose(self) -> None:
         """Run what is left to do, once, and stop."""
-        if not self._tasks:
-            return
+        self._closing = True
+        self.hub.close(lease_clock())
         tasks, self._tasks = self._tasks, []
-        await self.run_last(self.hub.close(lease_clock()))
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if not tasks or self._loop is not asyncio.get_running_loop():
+            return  # a loop that has ended takes its tasks with it
+        link, work = tasks
+        link.cancel()
+        self.wake()
+        try:
+            # The calls that are under way, and the last ones.
+            await asyncio.wait([work], timeout=3 * self._deadline_s)
+        finally:
+            await _end(tasks)
 
-    async def run_last(self, requests: list[FollowerRequest]) -> None:
-        """Run calls whose answers do not matter: a lease that is not left runs out by itself."""
-        if requests:
-            await self._connections.execute_all([request.call for request in requests])
+    async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until something that arrives makes the condition true; False where that takes too long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            return condition()
+        return True
+
+    async def await_parting(self, follower: Follower) -> None:
+        """Wait until the last calls of a view have run, if it was the last one of its environment."""
+        if self._loop is asyncio.get_running_loop():
+            self.wake()
+            await self.wait_for(lambda: follower.parted or not follower.closed or not self._tasks, 3 * self._deadline_s)
 
     async def await_applied(self, step: AwaitApplied) -> Applied | None:
         """Wait for a message that a revision has been applied everywhere, or for the step's time to run out."""
+        self.start()
         future: asyncio.Future[Applied | None] = asyncio.get_running_loop().create_future()
 
         def wake(applied: Applied | None) -> None:
             if not future.done():
                 future.set_result(applied)
 
-        waiter = self.hub.expect(step, wake)
-        self.start()
+        waiter = self.hub.expect(step, wake, lease_clock())
+        if not self.hub.is_subscribed(step.keys.applied):
+            self._wake_link.set()
         try:
             async with asyncio.timeout(step.timeout_s):
                 return await future
@@ -89,15 +123,17 @@ class HubDriver:
             if not self.hub.wanted:
                 await self._wake_link.wait()
                 continue
-            link = new_link(self._connections.pool)
+            link = new_link(self._pool)
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await link.connect()
                 self.hub.link_opened(lease_clock())
                 await _first_failure(self._read_link(link, backoff), self._write_link(link))
             except (LinkBroken, *FOREIGN_ERRORS) as exc:
-                self.hub.link_lost(describe_loss(exc), lease_clock())
-                self._progressed()
+                self._lose_link(describe_loss(exc))
+            except Exception:
+                log.exception("The subscription failed unexpectedly; it is made anew.")
+                self._lose_link("an unexpected error, see the log")
             finally:
                 with contextlib.suppress(*FOREIGN_ERRORS):
                     await link.disconnect(nowait=True)
@@ -108,7 +144,7 @@ class HubDriver:
             reply = await link.read_response(timeout=math.inf)
             self.hub.link_received(reply, lease_clock())
             backoff.succeeded()
-            self._progressed()
+            self._wake_work.set()
 
     async def _write_link(self, link: Any) -> None:
         """Send subscriptions and heartbeats."""
@@ -118,40 +154,76 @@ class HubDriver:
                 await link.send_command(*command, check_health=False)
             await _wait(self._wake_link, self.hub.link_wake_at() - lease_clock())
 
-    async def _work(self) -> None:
-        """Run the calls that are due, all together, again and again."""
-        while True:
-            self._wake_work.clear()
-            now = lease_clock()
-            requests = self.hub.poll(now)
-            if not requests:
-                await _wait(self._wake_work, self.hub.wake_at(now) - now)
-                continue
-            results = await self._connections.execute_all([request.call for request in requests])
-            now = lease_clock()
-            for request, result in zip(requests, results, strict=True):
-                if isinstance(result, SessionStoreError):
-                    self.hub.failed(request, result, now)
-                else:
-                    self.hub.answered(request, result, now)
-            self.progress.set()
-
-    def _progressed(self) -> None:
+    def _lose_link(self, reason: str) -> None:
+        self.hub.link_lost(reason, lease_clock())
         self._wake_work.set()
-        self.progress.set()
+        self._progress.set()
+
+    async def _work(self) -> None:
+        """Run the calls that are due, all together, again and again; and those that are left in the end."""
+        backoff = Backoff()
+        try:
+            while not self._closing or self.hub.parting:
+                try:
+                    await self._run_due()
+                    backoff.succeeded()
+                except Exception:
+                    log.exception("A view's calls failed unexpectedly; all views of this store read everything anew.")
+                    self.hub.crashed(lease_clock())
+                    await asyncio.sleep(backoff.failed())
+        except asyncio.CancelledError:
+            if not self._closing:
+                await self._end_with_loop()
+            raise
+
+    async def _run_due(self) -> None:
+        self._wake_work.clear()
+        now = lease_clock()
+        requests = self.hub.poll(now)
+        self._progress.set()
+        if not requests:
+            if not self._closing:
+                await _wait(self._wake_work, self.hub.wake_at(now) - now)
+            return
+        results = await self._connections.execute_all([request.call for request in requests])
+        now = lease_clock()
+        for request, result in zip(requests, results, strict=True):
+            if isinstance(result, SessionStoreError):
+                self.hub.failed(request, result, now)
+            else:
+                self.hub.answered(request, result, now)
+        self._progress.set()
+
+    async def _end_with_loop(self) -> None:
+        """Leave, since the event loop is about to end: ``asyncio.run`` cancels the tasks that are left over."""
+        self._closing = True
+        self._tasks = []
+        self.hub.close(lease_clock())
+        while self.hub.parting:
+            await self._run_due()
+        await self._pool.aclose()
 
 
 async def _first_failure(*coroutines: Coroutine[Any, Any, None]) -> None:
     """Run all of them until one fails; the others are cancelled, and its error is raised."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    tasks = [asyncio.create_task(coroutine, name="sessionstore-link") for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
-        for task in tasks:
+        await _end(tasks)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end. Again where it did not take: Python 3.11's `wait_for` may swallow one."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(running, timeout=0.1)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

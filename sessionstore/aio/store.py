@@ -55,8 +55,8 @@ class AsyncSessionStore:
     def _open(self, pool: Any, config: StoreConfig) -> Self:
         self.config = config
         self._closed = False
-        self._driver: HubDriver | None = None
         self._connections = Connections(pool, config)
+        self._driver = HubDriver(pool, config)
         return self
 
     @classmethod
@@ -118,8 +118,7 @@ class AsyncSessionStore:
     async def aclose(self) -> None:
         """Close the connections that the store made itself; closing twice is fine."""
         self._closed = True
-        if self._driver is not None:
-            await self._driver.aclose()
+        await self._driver.aclose()
         await self._connections.pool.aclose()
 
     async def __aenter__(self) -> Self:
@@ -139,7 +138,7 @@ class AsyncSessionStore:
             while True:
                 try:
                     if isinstance(step, AwaitApplied):
-                        result: Any = await self._hub().await_applied(step)
+                        result: Any = await self._driver.await_applied(step)
                     else:
                         result = await self._connections.execute(step)
                 except SessionStoreError as exc:
@@ -149,13 +148,6 @@ class AsyncSessionStore:
         except StopIteration as stop:
             value: T = stop.value
             return value
-
-    def _hub(self) -> HubDriver:
-        if self._closed:
-            raise StoreClosedError("This store is closed; open another.")
-        if self._driver is None:
-            self._driver = HubDriver(self._connections, self.config.deadline_s)
-        return self._driver
 
 
 def _settings(config: StoreConfig) -> dict[str, Any]:
@@ -369,4 +361,4 @@ class AsyncEnvironment:
         touch_interval_s : float
             Seconds between two flushes of what was looked up. ``last_seen_at`` is exact to within it.
         """
-        return AsyncView(self._store._hub(), self._context, on_stale, wait, timeout_s, touch_interval_s)
+        return AsyncView(self._store._driver, self._context, on_stale, wait, timeout_s, touch_interval_s)

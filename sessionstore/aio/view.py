@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 from typing import Self
 
 from ..clock import lease_clock
 from ..commands import WriteContext
-from ..view import OnStale, View, describe_process
+from ..view import OnStale, View
 from .hub import HubDriver
 
 __all__ = ["AsyncView"]
@@ -17,7 +16,7 @@ __all__ = ["AsyncView"]
 class AsyncView(View):
     """A `View` kept right by tasks on the event loop. Use it as a context manager, or call `open` and `aclose`."""
 
-    __slots__ = ("_arguments", "_driver")
+    __slots__ = ("_driver",)
 
     def __init__(
         self,
@@ -28,10 +27,8 @@ class AsyncView(View):
         timeout_s: float,
         touch_interval_s: float,
     ) -> None:
+        super().__init__(context, on_stale, wait, timeout_s, touch_interval_s)
         self._driver = driver
-        self._arguments = (context, on_stale, wait, timeout_s, touch_interval_s)
-        self._closed = "This view is not open; use it as a context manager, or call open() first."
-        self.get = self._refuse
 
     async def open(self) -> Self:
         """Begin to follow the environment; return when the view is in touch, unless it was made with ``wait=False``.
@@ -41,20 +38,14 @@ class AsyncView(View):
         StoreUnavailableError
             It was not in touch in time.
         """
-        context, on_stale, wait, timeout_s, touch_interval_s = self._arguments
-        follower = self._driver.hub.follow(context, describe_process(), lease_clock(), touch_interval_s)
-        super().__init__(follower, lease_clock, on_stale)
         self._driver.start()
-        if wait:
+        self._begin(self._driver.hub, lease_clock)
+        self._driver.wake()
+        if self._wait:
             try:
-                async with asyncio.timeout(timeout_s):
-                    while not self.fresh:
-                        self._driver.progress.clear()
-                        await self._driver.progress.wait()
-            except TimeoutError:
-                late = self._late(timeout_s)
-                await self.aclose()
-                raise late from None
+                if not await self._driver.wait_for(self._is_settled, self._timeout_s):
+                    raise self._late()
+                self._check_open()
             except BaseException:
                 await self.aclose()
                 raise
@@ -65,8 +56,8 @@ class AsyncView(View):
         if self._closed is not None:
             return
         self._end("This view is closed; open another.")
-        await self._driver.run_last(self._driver.hub.unfollow(self._follower, lease_clock()))
-        self._driver.start()
+        self._driver.hub.unfollow(self._follower, lease_clock())
+        await self._driver.await_parting(self._follower)
 
     async def __aenter__(self) -> Self:
         return await self.open()

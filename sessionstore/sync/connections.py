@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 
 class Connections:
-    """The connections of one store."""
+    """The connections of one store; `deadline_s` is another deadline than the store's."""
 
-    def __init__(self, pool: Any, config: StoreConfig) -> None:
+    def __init__(self, pool: Any, config: StoreConfig, deadline_s: float | None = None) -> None:
         self.pool = pool
-        self._deadline_s = config.deadline_s
+        self._deadline_s = config.deadline_s if deadline_s is None else deadline_s
         self._observe = config.observe
         self._trust = config.trust
         #: connections whose server has said who it is since they were last connected

@@ -11,13 +11,15 @@ import math
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from ..clock import lease_clock
+from ..config import StoreConfig
 from ..connection import FOREIGN_ERRORS, describe_loss, new_link
-from ..errors import SessionStoreError
-from ..follower import Backoff, FollowerRequest
-from ..hub import Hub, LinkBroken
+from ..errors import SessionStoreError, StoreClosedError
+from ..follower import Backoff, Follower
+from ..hub import CALL_WITHIN_S, Hub, LinkBroken, log
 from ..messages import Applied
 from ..operations import AwaitApplied
 from .connections import Connections
@@ -26,28 +28,38 @@ __all__ = ["HubDriver"]
 
 
 class HubDriver:
-    """Runs while a view is open or a writer has waited."""
+    """Runs from the first view or waiting writer on."""
 
-    def __init__(self, connections: Connections, deadline_s: float) -> None:
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
+        self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
+        self._pool = pool
+        self._connections = Connections(pool, config, self._deadline_s)
+        self._closing = False
+        self.begin_anew()
+        _drivers.add(self)
+
+    def begin_anew(self) -> None:
+        """Be as at first: for a forked process, where there are no threads, and locks may be locked for good."""
         self.hub = Hub()
         #: guards the hub; notified whenever something arrived or is new to do
         self.changed = threading.Condition()
-        self._connections = connections
-        self._deadline_s = deadline_s
+        #: set when it closes, to end all waiting for another try
+        self._ended = threading.Event()
         self._link: Any = None
         self._send_lock = threading.Lock()
-        self._closing = False
         self._threads: list[threading.Thread] = []
-        self._pid = os.getpid()
 
     def start(self) -> None:
-        """Begin, if that has not happened yet, and look for what is new to do."""
+        """Begin, if that has not happened yet.
+
+        Raises
+        ------
+        StoreClosedError
+        """
         with self.changed:
-            if self._pid != os.getpid():
-                # The threads did not come along into the forked process, and its views say so.
-                self.hub, self._threads, self._link, self._pid = Hub(), [], None, os.getpid()
+            if self._closing:
+                raise StoreClosedError("This store is closed; open another.")
             if not self._threads:
-                self._closing = False
                 self._threads = [
                     threading.Thread(target=self._keep_link, name="sessionstore-link", daemon=True),
                     threading.Thread(target=self._work, name="sessionstore-calls", daemon=True),
@@ -55,6 +67,10 @@ class HubDriver:
                 for thread in self._threads:
                     thread.start()
                 _close_at_exit(self)
+
+    def wake(self) -> None:
+        """Look for what is new to do."""
+        with self.changed:
             self.changed.notify_all()
             link = self._link
         if link is not None:
@@ -64,25 +80,29 @@ class HubDriver:
     def close(self) -> None:
         """Run what is left to do, once, and stop."""
         with self.changed:
-            if not self._threads or self._pid != os.getpid():
-                return
-            threads, self._threads = self._threads, []
-            requests = self.hub.close(lease_clock())
             self._closing = True
+            self._ended.set()
+            self.hub.close(lease_clock())
+            threads, self._threads = self._threads, []
             self.changed.notify_all()
-        self.run_last(requests)
         self._interrupt_link()
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(2 * self._deadline_s)
+                thread.join(3 * self._deadline_s)
 
-    def run_last(self, requests: list[FollowerRequest]) -> None:
-        """Run calls whose answers do not matter: a lease that is not left runs out by itself."""
-        if requests:
-            self._connections.execute_all([request.call for request in requests])
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until something that arrives makes the condition true; False where that takes too long."""
+        with self.changed:
+            return self.changed.wait_for(condition, timeout_s)
+
+    def await_parting(self, follower: Follower) -> None:
+        """Wait until the last calls of a view have run, if it was the last one of its environment."""
+        self.wake()
+        self.wait_for(lambda: follower.parted or not follower.closed or not self._threads, 3 * self._deadline_s)
 
     def await_applied(self, step: AwaitApplied) -> Applied | None:
         """Wait for a message that a revision has been applied everywhere, or for the step's time to run out."""
+        self.start()
         arrived = threading.Event()
         result: list[Applied | None] = []
 
@@ -91,8 +111,10 @@ class HubDriver:
             arrived.set()
 
         with self.changed:
-            waiter = self.hub.expect(step, wake)
-        self.start()
+            waiter = self.hub.expect(step, wake, lease_clock())
+            subscribed = self.hub.is_subscribed(step.keys.applied)
+        if not subscribed:
+            self.wake()
         try:
             arrived.wait(step.timeout_s)
         finally:
@@ -106,9 +128,10 @@ class HubDriver:
         while not self._closing:
             with self.changed:
                 if not self.hub.wanted:
-                    self.changed.wait()
+                    if not self._closing:
+                        self.changed.wait()
                     continue
-            link = new_link(self._connections.pool)
+            link = new_link(self._pool)
             try:
                 link.connect()
                 with self.changed:
@@ -116,17 +139,16 @@ class HubDriver:
                     self.hub.link_opened(lease_clock())
                 self._read_link(link, backoff)
             except (LinkBroken, *FOREIGN_ERRORS) as exc:
-                with self.changed:
-                    self.hub.link_lost(describe_loss(exc), lease_clock())
-                    self.changed.notify_all()
+                self._lose_link(describe_loss(exc))
+            except Exception:
+                log.exception("The subscription failed unexpectedly; it is made anew.")
+                self._lose_link("an unexpected error, see the log")
             finally:
                 with self._send_lock:
                     # A connection of redis-py's connects again where it is sent something, so none may come after this.
                     self._link = None
                     link.disconnect()
-            with self.changed:
-                if not self._closing:
-                    self.changed.wait(backoff.failed())
+            self._ended.wait(backoff.failed())
 
     def _read_link(self, link: Any, backoff: Backoff) -> None:
         """Read until the link breaks; send subscriptions and heartbeats in between."""
@@ -150,34 +172,49 @@ class HubDriver:
             for command in commands:
                 link.send_command(*command, check_health=False)
 
-    def _work(self) -> None:
-        """Run the calls that are due, all together, again and again."""
-        while True:
-            with self.changed:
-                now = lease_clock()
-                requests = self.hub.poll(now)
-                if not requests:
-                    if self._closing:
-                        return
-                    wait_s = self.hub.wake_at(now) - now
-                    self.changed.wait(None if wait_s == math.inf else max(0.0, wait_s))
-                    continue
-            results = self._connections.execute_all([request.call for request in requests])
-            with self.changed:
-                now = lease_clock()
-                for request, result in zip(requests, results, strict=True):
-                    if isinstance(result, SessionStoreError):
-                        self.hub.failed(request, result, now)
-                    else:
-                        self.hub.answered(request, result, now)
-                self.changed.notify_all()
+    def _lose_link(self, reason: str) -> None:
+        with self.changed:
+            self.hub.link_lost(reason, lease_clock())
+            self.changed.notify_all()
 
     def _interrupt_link(self) -> None:
         """Wake the thread that waits for the link to say something: Redis answers a PING."""
-        link = self._link
-        if link is not None:
-            with contextlib.suppress(*FOREIGN_ERRORS), self._send_lock:
-                link.send_command("PING", check_health=False)
+        with self._send_lock:
+            if self._link is not None:
+                with contextlib.suppress(*FOREIGN_ERRORS):
+                    self._link.send_command("PING", check_health=False)
+
+    def _work(self) -> None:
+        """Run the calls that are due, all together, again and again; and those that are left in the end."""
+        backoff = Backoff()
+        while not self._closing or self.hub.parting:
+            try:
+                self._run_due()
+                backoff.succeeded()
+            except Exception:
+                log.exception("A view's calls failed unexpectedly; all views of this store read everything anew.")
+                with self.changed:
+                    self.hub.crashed(lease_clock())
+                self._ended.wait(backoff.failed())
+
+    def _run_due(self) -> None:
+        with self.changed:
+            now = lease_clock()
+            requests = self.hub.poll(now)
+            if not requests:
+                if not self._closing:
+                    wait_s = self.hub.wake_at(now) - now
+                    self.changed.wait(None if wait_s == math.inf else max(0.0, wait_s))
+                return
+        results = self._connections.execute_all([request.call for request in requests])
+        with self.changed:
+            now = lease_clock()
+            for request, result in zip(requests, results, strict=True):
+                if isinstance(result, SessionStoreError):
+                    self.hub.failed(request, result, now)
+                else:
+                    self.hub.answered(request, result, now)
+            self.changed.notify_all()
 
 
 def _close_at_exit(driver: HubDriver) -> None:
@@ -190,4 +227,17 @@ def _close_at_exit(driver: HubDriver) -> None:
             alive.close()
 
     atexit.register(close)
-    weakref.finalize(driver, atexit.unregister, close)
+    # Not at exit: this one might come first.
+    weakref.finalize(driver, atexit.unregister, close).atexit = False
+
+
+_drivers: weakref.WeakSet[HubDriver] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for driver in tuple(_drivers):
+        driver.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -55,8 +55,8 @@ class SessionStore:
     def _open(self, pool: Any, config: StoreConfig) -> Self:
         self.config = config
         self._closed = False
-        self._driver: HubDriver | None = None
         self._connections = Connections(pool, config)
+        self._driver = HubDriver(pool, config)
         return self
 
     @classmethod
@@ -118,8 +118,7 @@ class SessionStore:
     def close(self) -> None:
         """Close the connections that the store made itself; closing twice is fine."""
         self._closed = True
-        if self._driver is not None:
-            self._driver.close()
+        self._driver.close()
         self._connections.pool.disconnect()
 
     def __enter__(self) -> Self:
@@ -139,7 +138,7 @@ class SessionStore:
             while True:
                 try:
                     if isinstance(step, AwaitApplied):
-                        result: Any = self._hub().await_applied(step)
+                        result: Any = self._driver.await_applied(step)
                     else:
                         result = self._connections.execute(step)
                 except SessionStoreError as exc:
@@ -149,13 +148,6 @@ class SessionStore:
         except StopIteration as stop:
             value: T = stop.value
             return value
-
-    def _hub(self) -> HubDriver:
-        if self._closed:
-            raise StoreClosedError("This store is closed; open another.")
-        if self._driver is None:
-            self._driver = HubDriver(self._connections, self.config.deadline_s)
-        return self._driver
 
 
 def _settings(config: StoreConfig) -> dict[str, Any]:
@@ -362,4 +354,4 @@ class Environment:
         touch_interval_s : float
             Seconds between two flushes of what was looked up. ``last_seen_at`` is exact to within it.
         """
-        return SyncView(self._store._hub(), self._context, on_stale, wait, timeout_s, touch_interval_s)
+        return SyncView(self._store._driver, self._context, on_stale, wait, timeout_s, touch_interval_s)

@@ -7,7 +7,7 @@ from typing import Self
 
 from ..clock import lease_clock
 from ..commands import WriteContext
-from ..view import OnStale, View, describe_process
+from ..view import OnStale, View
 from .hub import HubDriver
 
 __all__ = ["SyncView"]
@@ -16,7 +16,7 @@ __all__ = ["SyncView"]
 class SyncView(View):
     """A `View` kept right by background threads. Use it as a context manager, or call `open` and `close`."""
 
-    __slots__ = ("_arguments", "_driver")
+    __slots__ = ("_driver",)
 
     def __init__(
         self,
@@ -27,10 +27,8 @@ class SyncView(View):
         timeout_s: float,
         touch_interval_s: float,
     ) -> None:
+        super().__init__(context, on_stale, wait, timeout_s, touch_interval_s)
         self._driver = driver
-        self._arguments = (context, on_stale, wait, timeout_s, touch_interval_s)
-        self._closed = "This view is not open; use it as a context manager, or call open() first."
-        self.get = self._refuse
 
     def open(self) -> Self:
         """Begin to follow the environment; return when the view is in touch, unless it was made with ``wait=False``.
@@ -40,17 +38,15 @@ class SyncView(View):
         StoreUnavailableError
             It was not in touch in time.
         """
-        context, on_stale, wait, timeout_s, touch_interval_s = self._arguments
-        with self._driver.changed:
-            follower = self._driver.hub.follow(context, describe_process(), lease_clock(), touch_interval_s)
-            super().__init__(follower, lease_clock, on_stale)
         self._driver.start()
-        if wait:
+        with self._driver.changed:
+            self._begin(self._driver.hub, lease_clock)
+        self._driver.wake()
+        if self._wait:
             try:
-                with self._driver.changed:
-                    in_touch = self._driver.changed.wait_for(lambda: self.fresh, timeout_s)
-                if not in_touch:
-                    raise self._late(timeout_s)
+                if not self._driver.wait_for(self._is_settled, self._timeout_s):
+                    raise self._late()
+                self._check_open()
             except BaseException:
                 self.close()
                 raise
@@ -62,9 +58,8 @@ class SyncView(View):
             if self._closed is not None:
                 return
             self._end("This view is closed; open another.")
-            requests = self._driver.hub.unfollow(self._follower, lease_clock())
-        self._driver.run_last(requests)
-        self._driver.start()
+            self._driver.hub.unfollow(self._follower, lease_clock())
+        self._driver.await_parting(self._follower)
 
     def __enter__(self) -> Self:
         return self.open()
