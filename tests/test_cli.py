@@ -451,16 +451,21 @@ def test_a_change_is_one_line(kind: str, fields: dict[str, Any], line: str) -> N
 
 
 @contextmanager
-def process(server: RedisServer, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+def process(server: RedisServer, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The real command, in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "sessionstore.cli", *arguments],
-        env={**os.environ, "SESSIONSTORE_REDIS_URL": server.url, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    ) as running:
+    # A process that is started in the background of a shell ignores SIGINT, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "sessionstore.cli", *arguments],
+            env={**os.environ, "SESSIONSTORE_REDIS_URL": server.url, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with running:
         try:
             yield running
         finally:
