@@ -1,0 +1,63 @@
+"""Run the checker again and again, with other seeds: ``make soak``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .plan import KINDS
+from .run import DEFAULT_LEASE_S, check
+
+
+def main() -> int:
+    """Check until the time is over, or something is wrong; returns the exit code."""
+    names = [kind.name for kind in KINDS]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.checker",
+        description="Do many runs under faults, and look in their histories for what the guarantee rules out.",
+        epilog=f"Faults: {', '.join(names)}.",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the first run; each further one takes the next (default 1)"
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no run after that (default 60)")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of one run (default 12)")
+    parser.add_argument("--lease", type=float, default=DEFAULT_LEASE_S, help="seconds (default %(default)g)")
+    parser.add_argument(
+        "--faults", default=",".join(names), metavar="NAMES", help="those to draw from, between commas (default: all)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the histories (default: only that of a failed run is kept)"
+    )
+    options = parser.parse_args()
+    chosen = options.faults.split(",")
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        parser.error(f"there are no faults {', '.join(unknown)}; there are {', '.join(names)}")
+    kinds = [kind for kind in KINDS if kind.name in chosen]
+    started = time.monotonic()
+    looks = writes = 0
+    seed = options.seed
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"checker-{seed}-", dir=options.keep))
+        report = check(folder, seed, options.rounds, kinds=kinds, lease_s=options.lease)
+        looks += report.looks
+        writes += report.writes
+        print(report, flush=True)
+        if report.violations:
+            print(f"\n{report.trace}\nThe history is in {folder}.")
+            return 1
+        if options.keep is None:
+            shutil.rmtree(folder)
+        if time.monotonic() - started > 60 * options.minutes:
+            print(f"In all: {looks:,} look-ups and {writes:,} writes, nothing wrong.")
+            return 0
+        seed += 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""What the processes of the checker have in common: their settings, their orders, and the watch for stalls.
+
+A child reads orders from its standard input, one JSON object a line, and answers each with one line. It ends with its
+input, so that none outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+from msgspec import Struct
+
+from sessionstore.config import StoreOptions
+
+from .history import Recorder, Stall
+
+__all__ = [
+    "BRIEF",
+    "KEYS",
+    "MAIN",
+    "PROJECT",
+    "TTL_S",
+    "ChildSettings",
+    "environment_of",
+    "obey",
+    "read_settings",
+    "watch_for_stalls",
+]
+
+PROJECT = "checker"
+#: The environment whose sessions never expire in the course of a run, and the one where they do.
+MAIN, BRIEF = "main", "brief"
+#: Seconds that a session lives after it was last seen.
+TTL_S = {MAIN: 24 * 3600.0, BRIEF: 1.5}
+#: Few keys, so that writers and look-ups meet.
+KEYS = {MAIN: tuple(f"m{n}" for n in range(10)), BRIEF: tuple(f"b{n}" for n in range(6))}
+
+#: Seconds between two looks at the clock, and that between them from which a stall is recorded.
+_WATCH_S = 0.02
+_STALL_S = 0.1
+
+
+class ChildSettings(Struct, frozen=True, kw_only=True):
+    """What a child is told on its command line, as JSON."""
+
+    name: str
+    kind: str
+    #: of Redis, or of the gateways
+    urls: list[str]
+    seed: int
+    lease_s: float
+    deadline_s: float
+    #: where the records go
+    path: str
+    api_key: str = ""
+    #: names of the gateways
+    gateways: list[str] = []
+    #: seconds between two writes of one task, on average; and how many tasks there are
+    pace_s: float = 0.1
+    tasks: int = 4
+
+    def options(self, environment: str) -> StoreOptions:
+        """Options of the store for one environment."""
+        return {"ttl_s": TTL_S[environment], "lease_s": self.lease_s, "deadline_s": self.deadline_s}
+
+    def recorder(self) -> Recorder:
+        """The file of this process's records."""
+        return Recorder(Path(self.path))
+
+
+def read_settings() -> ChildSettings:
+    """The settings of this process."""
+    return msgspec.json.decode(sys.argv[1], type=ChildSettings)
+
+
+def environment_of(key: str) -> str:
+    """The environment of a key of `KEYS`."""
+    return MAIN if key in KEYS[MAIN] else BRIEF
+
+
+def obey(orders: dict[str, Callable[[dict[str, Any]], Any]]) -> None:
+    """Carry orders out until the input ends; each is answered with what it returns."""
+    print("{}", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        print(json.dumps(orders[order["do"]](order)), flush=True)
+
+
+def watch_for_stalls(name: str, recorder: Recorder) -> None:
+    """Record when this process was not run, in the background."""
+
+    def watch() -> NoReturn:
+        last = time.monotonic()
+        while True:
+            time.sleep(_WATCH_S)
+            now = time.monotonic()
+            if now - last > _STALL_S:
+                recorder.add(Stall(process=name, started=last, ended=now))
+            last = now
+
+    threading.Thread(target=watch, name="stalls", daemon=True).start()

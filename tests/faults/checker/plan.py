@@ -1,0 +1,107 @@
+"""Which faults happen when: drawn from a seed, so that a run can be repeated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["KINDS", "ROUND_S", "Kind", "Planned", "plan_rounds"]
+
+#: What a fault is done to. Faults of one server follow one another, and so do those of one process.
+Subject = Literal["server", "view", "asyncio view", "gateway"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of fault."""
+
+    name: str
+    subject: Subject
+    #: how long it lasts, in leases, at least and at most
+    leases: tuple[float, float]
+
+
+#: Every fault there is.
+KINDS = (
+    Kind("view-stopped", "view", (0.3, 2.5)),
+    Kind("view-killed", "view", (0.1, 1.0)),
+    Kind("view-link-hole", "view", (0.5, 3.0)),
+    Kind("view-calls-hole", "view", (0.5, 3.0)),
+    Kind("view-cut", "view", (0.0, 0.0)),
+    Kind("loop-stalled", "asyncio view", (1.2, 2.5)),
+    Kind("gateway-stopped", "gateway", (0.3, 2.0)),
+    Kind("gateway-killed", "gateway", (0.1, 1.0)),
+    Kind("redis-stopped", "server", (0.2, 2.0)),
+    Kind("redis-restarted", "server", (0.1, 0.8)),
+    Kind("redis-emptied", "server", (0.1, 0.8)),
+    Kind("replica-promoted", "server", (0.3, 1.0)),
+    Kind("failover", "server", (0.0, 0.0)),
+    Kind("script-flush", "server", (0.0, 0.0)),
+    Kind("flushall", "server", (0.0, 0.0)),
+)
+
+#: Seconds of one round in which faults begin. What they leave behind is healed after it.
+ROUND_S = 6.0
+
+#: Faults that begin in one round.
+_SERVER_FAULTS, _OTHER_FAULTS = (2, 3), (4, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One fault of a round."""
+
+    #: seconds after the round has begun
+    at_s: float
+    kind: Kind
+    #: which of the subjects; taken modulo how many there are
+    index: int
+    #: how long it lasts
+    leases: float
+    #: which of the kind's variants: directions of a hole
+    variant: int
+
+
+def plan_rounds(seed: int, rounds: int, kinds: Sequence[Kind]) -> list[list[Planned]]:
+    """Draw the rounds; with rounds enough, each kind is in one at least."""
+    rng = random.Random(seed)
+    server = _Deck([kind for kind in kinds if kind.subject == "server"], rng)
+    other = _Deck([kind for kind in kinds if kind.subject != "server"], rng)
+    plan = []
+    for _ in range(rounds):
+        drawn = server.draw(rng.randint(*_SERVER_FAULTS)) + other.draw(rng.randint(*_OTHER_FAULTS))
+        plan.append(
+            sorted(
+                (
+                    Planned(
+                        at_s=rng.uniform(0.0, ROUND_S),
+                        kind=kind,
+                        index=rng.randrange(1 << 16),
+                        leases=rng.uniform(*kind.leases),
+                        variant=rng.randrange(1 << 16),
+                    )
+                    for kind in drawn
+                ),
+                key=lambda planned: planned.at_s,
+            )
+        )
+    return plan
+
+
+class _Deck:
+    """Kinds in random order; all come up once before any does again."""
+
+    def __init__(self, kinds: Sequence[Kind], rng: random.Random) -> None:
+        self._kinds = list(kinds)
+        self._rng = rng
+        self._left: list[Kind] = []
+
+    def draw(self, count: int) -> list[Kind]:
+        drawn = []
+        for _ in range(count if self._kinds else 0):
+            if not self._left:
+                self._left = self._rng.sample(self._kinds, len(self._kinds))
+            drawn.append(self._left.pop())
+        return drawn

@@ -1,0 +1,542 @@
+"""The processes of one run, and the faults that are done to them.
+
+Everything reaches Redis through relays, so that links can be held and all can be led to another server. Each view
+process has a relay of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import msgspec
+import redis
+
+from sessionstore.apikeys import generate_secret
+
+from ...redis_server import RedisServer, free_port
+from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings
+from .history import Contents, Fault, Recorder, Stored, digest_of
+from .plan import Planned
+from .relay import Direction, SortingRelay, Traffic
+
+__all__ = ["World"]
+
+#: Seconds that a process may take to start, an order to be carried out, and all views to equal Redis once all is
+#: healed.
+_START_S, _ORDER_S, _HEAL_S = 60.0, 40.0, 30.0
+
+
+_DIRECTIONS: tuple[tuple[Direction, ...], ...] = (("up", "down"), ("down",), ("up",))
+
+
+class Child:
+    """A process that takes orders by its standard input."""
+
+    def __init__(self, module: str, settings: ChildSettings, folder: Path) -> None:
+        self.name = settings.name
+        self._errors = (folder / f"{settings.name}.stderr").open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"tests.faults.checker.{module}", msgspec.json.encode(settings).decode()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=Path(__file__).parents[3],
+        )
+        self._answers: queue.Queue[bytes] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, name=f"answers of {self.name}", daemon=True)
+        self._reader.start()
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def await_start(self) -> None:
+        self._answer(_START_S)
+
+    def order(self, what: str, **arguments: Any) -> Any:
+        """Give an order and wait until it is carried out."""
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps({"do": what, **arguments}).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._answer(_ORDER_S)
+
+    def end(self) -> int:
+        """Let it end by itself, and wait for that; returns the exit code."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            return self._process.wait(_ORDER_S)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(10)
+        self._reader.join(10)
+        for file in (self._process.stdin, self._process.stdout, self._errors):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put(b"")
+
+    def _answer(self, timeout_s: float) -> Any:
+        try:
+            line = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            raise AssertionError(f"{self.name} did not answer within {timeout_s:g} s") from None
+        assert line, f"{self.name} has ended; see its standard error"
+        return json.loads(line)
+
+
+class World:
+    """One Redis (or what takes its place), gateways, writers and views.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the records and what the processes say go.
+    seed : int
+        Of what the processes choose.
+    lease_s : float
+        The lease of all of them.
+    views : int
+        View processes; every second one is an asyncio one.
+    """
+
+    def __init__(self, folder: Path, seed: int, lease_s: float, views: int = 4, gateways: int = 2) -> None:
+        self.folder = folder
+        self.lease_s = lease_s
+        self._seed = seed
+        self._secret = generate_secret()
+        self._stack = contextlib.ExitStack()
+        self._recorder = Recorder(folder / "world.jsonl")
+        self._server = _durable_server()
+        self._front = SortingRelay(self._server.port)
+        self._relays = [SortingRelay(self._server.port) for _ in range(views)]
+        self._views: list[Child | None] = [None] * views
+        self._births = [0] * views
+        self._gateway_ports = [free_port() for _ in range(gateways)]
+        self._gateways: list[subprocess.Popen[bytes] | None] = [None] * gateways
+        self._writers: list[Child] = []
+        self._server_lock = threading.Lock()
+        self._view_locks = [threading.Lock() for _ in range(views)]
+        self._hole_locks = {(index, kind): threading.Lock() for index in range(views) for kind in ("link", "calls")}
+        self._gateway_locks = [threading.Lock() for _ in range(gateways)]
+
+    # Life cycle
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._recorder.close)
+            stack.callback(lambda: self._server.close())
+            self._server.start()
+            for relay in (self._front, *self._relays):
+                stack.callback(relay.close)
+                relay.start()
+            stack.callback(self._kill_all)
+            for index in range(len(self._gateways)):
+                self._start_gateway(index)
+            for index in range(len(self._views)):
+                self._start_view(index)
+            urls = [f"http://127.0.0.1:{port}" for port in self._gateway_ports]
+            for kind in ("sync", "asyncio", "http"):
+                settings = self._settings(f"writer-{kind}", kind, urls if kind == "http" else [self._front.url])
+                self._writers.append(Child("writer", settings, self.folder))
+            for child in (*self._writers, *self._living_views()):
+                child.await_start()
+            for index in range(len(self._gateways)):
+                self._await_gateway(index)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def finish(self) -> None:
+        """End all processes in order, so that they have written down everything."""
+        for child in (*self._writers, *self._living_views()):
+            code = child.end()
+            assert code == 0, f"{child.name} ended with {code}; see its standard error"
+        self._recorder.flush()
+
+    # Rounds
+
+    def resume(self) -> None:
+        """Let writers write and views be looked at."""
+        for child in (*self._living_views(), *self._writers):
+            child.order("resume")
+
+    def run_round(self, plan: list[Planned]) -> None:
+        """Do the faults of a round, and return when all of them are over."""
+        began = time.monotonic()
+        failures: list[BaseException] = []
+
+        def do(planned: Planned) -> None:
+            time.sleep(max(0.0, began + planned.at_s - time.monotonic()))
+            try:
+                self._do(planned)
+            except BaseException as exc:
+                failures.append(exc)
+
+        threads = [threading.Thread(target=do, args=(planned,), name=planned.kind.name) for planned in plan]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def settle(self, round_number: int) -> float:
+        """Pause all, wait until every view is fresh and where Redis is, and record what all hold.
+
+        Returns the seconds from the round's last fault until then. Where it does not come about in time, what is there
+        then is recorded: the validators will say what is wrong.
+        """
+        healed = time.monotonic()
+        # Views first: a quiet environment has no more touches either, once they are flushed.
+        in_touch_s = 0.0
+        while not in_touch_s:
+            held = [child.order("dump") for child in self._living_views()]
+            if all(one[name]["fresh"] for one in held for name in (MAIN, BRIEF)) or time.monotonic() > healed + _HEAL_S:
+                in_touch_s = time.monotonic() - healed
+            else:
+                time.sleep(0.02)
+        for child in self._writers:
+            assert child.order("pause"), f"a write of {child.name} does not end"
+        for child in self._living_views():
+            child.order("pause")
+        deadline = time.monotonic() + _HEAL_S
+        while True:
+            before = self._redis_contents(round_number)
+            views = self._view_contents(round_number)
+            truth = self._redis_contents(round_number)
+            settled = before == truth and all(
+                one.fresh and one.revision == truth[one.environment].revision for one in views
+            )
+            if settled or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        for one in (*truth.values(), *views):
+            self._recorder.add(one)
+        return in_touch_s
+
+    def _redis_contents(self, round_number: int) -> dict[str, Contents]:
+        contents = {}
+        now_ms = time.time() * 1000
+        with self._client() as client:
+            for name in (MAIN, BRIEF):
+                base = f"ss:{{{PROJECT}}}:{name}"
+                sessions = {}
+                for key in KEYS[name]:
+                    fields = client.hgetall(f"{base}:s:{key}")
+                    if fields and int(fields["expiresAt"]) > now_ms:
+                        sessions[f"{name}/{key}"] = Stored(
+                            int(fields["rev"]),
+                            digest_of(
+                                fields.get("label"),
+                                fields.get("scenario"),
+                                json.loads(fields.get("overrides", "[]")),
+                                int(fields.get("globalDelayMs", 0)),
+                                int(fields.get("globalDelayMaxMs", 0)),
+                            ),
+                            int(fields["expiresAt"]),
+                        )
+                contents[name] = Contents(
+                    round=round_number,
+                    holder="redis",
+                    environment=name,
+                    revision=int(client.hget(f"{base}:head", "rev") or 0),
+                    sessions=sessions,
+                )
+        return contents
+
+    def _view_contents(self, round_number: int) -> list[Contents]:
+        return [
+            Contents(
+                round=round_number,
+                holder=child.name,
+                environment=name,
+                revision=held["revision"],
+                fresh=held["fresh"],
+                sessions={key: Stored(*stored) for key, stored in held["sessions"].items()},
+            )
+            for child in self._living_views()
+            for name, held in child.order("dump").items()
+        ]
+
+    # Faults
+
+    def _do(self, planned: Planned) -> None:
+        hold_s = planned.leases * self.lease_s
+        view = planned.index % len(self._views)
+        gateway = planned.index % len(self._gateways)
+        directions = _DIRECTIONS[planned.variant % len(_DIRECTIONS)]
+        match planned.kind.name:
+            case "view-stopped":
+                with self._view_locks[view], self._fault(planned, f"view-{view}"):
+                    _stop_for(self._view(view).pid, hold_s)
+            case "view-killed":
+                with self._view_locks[view], self._fault(planned, f"view-{view}"):
+                    self._view(view).kill()
+                    time.sleep(hold_s)
+                    self._start_view(view)
+                    self._view(view).await_start()
+                    self._view(view).order("resume")
+            case "loop-stalled":
+                view = self._nth_asyncio_view(planned.index)
+                with self._view_locks[view], self._fault(planned, f"view-{view}"):
+                    self._view(view).order("stall", seconds=hold_s)
+            case "view-link-hole":
+                self._dig(planned, view, "link", directions, hold_s)
+            case "view-calls-hole":
+                self._dig(planned, view, "calls", directions, hold_s)
+            case "view-cut":
+                with self._fault(planned, f"view-{view}"):
+                    self._relays[view].cut()
+            case "gateway-stopped":
+                with self._gateway_locks[gateway], self._fault(planned, f"gateway-{gateway}"):
+                    process = self._gateways[gateway]
+                    assert process is not None
+                    _stop_for(process.pid, hold_s)
+            case "gateway-killed":
+                with self._gateway_locks[gateway], self._fault(planned, f"gateway-{gateway}"):
+                    process = self._gateways[gateway]
+                    assert process is not None
+                    process.kill()
+                    process.wait(10)
+                    time.sleep(hold_s)
+                    self._start_gateway(gateway)
+                    self._await_gateway(gateway)
+            case name:
+                self._do_to_server(planned, name, hold_s)
+
+    def _do_to_server(self, planned: Planned, name: str, hold_s: float) -> None:
+        with self._server_lock:
+            match name:
+                case "redis-stopped":
+                    with self._fault(planned, outage=True):
+                        _stop_for(self._server.pid, hold_s)
+                case "redis-restarted":
+                    with self._fault(planned, outage=True):
+                        self._server.kill()
+                        time.sleep(hold_s)
+                        self._server.start()
+                case "redis-emptied":
+                    with self._fault(planned, outage=True, loses="all"):
+                        self._server.kill()
+                        shutil.rmtree(self._server.folder / "appendonlydir")
+                        time.sleep(hold_s)
+                        self._server.start()
+                case "flushall":
+                    with self._client() as client, self._fault(planned, loses="all", outage=True):
+                        client.flushall()
+                case "script-flush":
+                    with self._client() as client, self._fault(planned):
+                        client.script_flush()
+                case "replica-promoted":
+                    self._promote(planned, hold_s)
+                case "failover":
+                    self._fail_over(planned)
+                case _:
+                    raise AssertionError(f"no such fault: {name}")
+
+    def _dig(
+        self, planned: Planned, view: int, traffic: Traffic, directions: tuple[Direction, ...], hold_s: float
+    ) -> None:
+        """Hold one kind of traffic of a view; it arrives later."""
+        relay = self._relays[view]
+        with self._hole_locks[view, traffic], self._fault(planned, f"view-{view}", detail=" and ".join(directions)):
+            relay.hold(traffic, directions=directions)
+            time.sleep(hold_s)
+            relay.release(traffic, directions=directions)
+
+    def _promote(self, planned: Planned, lag_s: float) -> None:
+        """Let a replica lag, and put it in the primary's place: what came last is lost."""
+        with self._new_replica() as (replica, link):
+            link.hold()
+            time.sleep(lag_s)
+            with self._fault(planned, outage=True, loses="tail"):
+                self._lead_to(replica)
+                self._server.kill()
+                with replica.client(decode_responses=True) as client:
+                    client.replicaof("NO", "ONE")
+                self._take(replica)
+
+    def _fail_over(self, planned: Planned) -> None:
+        """Hand over to a replica in order: nothing is lost."""
+        with self._new_replica() as (replica, _), self._fault(planned, outage=True), self._client() as client:
+            client.execute_command("FAILOVER", "TO", "127.0.0.1", replica.port, "TIMEOUT", 5000)
+            deadline = time.monotonic() + _START_S
+            while client.info("replication")["role"] == "master":
+                assert time.monotonic() < deadline, "the failover does not end"
+                time.sleep(0.005)
+            self._lead_to(replica)
+            self._server.kill()
+            self._take(replica)
+
+    @contextlib.contextmanager
+    def _new_replica(self) -> Iterator[tuple[RedisServer, SortingRelay]]:
+        """A replica that has caught up, and the relay that its link goes through."""
+        with contextlib.ExitStack() as stack:
+            link = stack.enter_context(SortingRelay(self._server.port))
+            replica = _durable_server(replicaof=f"127.0.0.1 {link.port}")
+            stack.callback(lambda: None if replica is self._server else replica.close())
+            replica.start()
+            deadline = time.monotonic() + _START_S
+            with replica.client(decode_responses=True) as client:
+                while client.info("replication").get("master_link_status") != "up":
+                    assert time.monotonic() < deadline, "the replica does not catch up"
+                    time.sleep(0.01)
+            yield replica, link
+
+    def _lead_to(self, server: RedisServer) -> None:
+        """Let all clients connect to another server, and break the connections that there are."""
+        for relay in (self._front, *self._relays):
+            relay.retarget(server.port)
+            relay.cut()
+
+    def _take(self, replica: RedisServer) -> None:
+        """Go on with the replica as the primary."""
+        old, self._server = self._server, replica
+        del replica.options["replicaof"]
+        old.close()
+
+    @contextlib.contextmanager
+    def _fault(
+        self,
+        planned: Planned,
+        target: str = "",
+        *,
+        outage: bool = False,
+        loses: Literal["nothing", "tail", "all"] = "nothing",
+        detail: str = "",
+    ) -> Iterator[None]:
+        """Record a fault with its time."""
+        started = time.monotonic()
+        yield
+        self._recorder.add(
+            Fault(
+                kind=planned.kind.name,
+                target=target,
+                started=started,
+                ended=time.monotonic(),
+                loses=loses,
+                outage=outage,
+                detail=detail,
+            )
+        )
+
+    # Processes
+
+    def _settings(self, name: str, kind: str, urls: list[str]) -> ChildSettings:
+        return ChildSettings(
+            name=name,
+            kind=kind,
+            urls=urls,
+            seed=self._seed,
+            lease_s=self.lease_s,
+            deadline_s=1.0,
+            path=str(self.folder / f"{name}.jsonl"),
+            api_key=self._secret,
+            gateways=[f"gateway-{index}" for index in range(len(self._gateways))],
+        )
+
+    def _start_view(self, index: int) -> None:
+        kind = ("sync", "asyncio")[index % 2]
+        name = f"view-{index}.{self._births[index]}"
+        self._births[index] += 1
+        self._views[index] = Child("viewer", self._settings(name, kind, [self._relays[index].url]), self.folder)
+
+    def _view(self, index: int) -> Child:
+        child = self._views[index]
+        assert child is not None
+        return child
+
+    def _living_views(self) -> list[Child]:
+        return [child for child in self._views if child is not None]
+
+    def _nth_asyncio_view(self, number: int) -> int:
+        return [index for index in range(len(self._views)) if index % 2][number % (len(self._views) // 2)]
+
+    def _start_gateway(self, index: int) -> None:
+        log = (self.folder / f"gateway-{index}.stderr").open("ab")
+        with log:
+            self._gateways[index] = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "--port", str(self._gateway_ports[index]), "--no-access-log"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd=Path(__file__).parents[3],
+                env={
+                    **{name: value for name, value in os.environ.items() if not name.startswith("SESSIONSTORE_")},
+                    "SESSIONSTORE_REDIS_URL": self._front.url,
+                    "SESSIONSTORE_API_KEY": self._secret,
+                    "SESSIONSTORE_LEASE": str(self.lease_s),
+                    "SESSIONSTORE_DEADLINE": "1",
+                    "SESSIONSTORE_RATE_LIMIT": "off",
+                },
+            )
+
+    def _await_gateway(self, index: int) -> None:
+        deadline = time.monotonic() + _START_S
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self._gateway_ports[index], timeout=5)
+            try:
+                connection.request("GET", "/healthz")
+                if connection.getresponse().status == 200:
+                    return
+            except OSError:
+                pass
+            finally:
+                connection.close()
+            process = self._gateways[index]
+            assert process is not None
+            assert process.poll() is None, f"gateway {index} has ended; see its standard error"
+            assert time.monotonic() < deadline, f"gateway {index} does not answer"
+            time.sleep(0.02)
+
+    def _kill_all(self) -> None:
+        for child in (*self._writers, *self._living_views()):
+            child.kill()
+        for process in self._gateways:
+            if process is not None:
+                process.kill()
+                process.wait(10)
+
+    def _client(self) -> redis.Redis:
+        return self._server.client(decode_responses=True)
+
+
+def _durable_server(**options: str) -> RedisServer:
+    """Every write is on disk before it is answered, so that a restart loses nothing that was answered."""
+    return RedisServer(port=None, appendonly="yes", appendfsync="always", repl_diskless_sync_delay="0", **options)
+
+
+def _stop_for(pid: int, seconds: float) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(seconds)
+    finally:
+        os.kill(pid, signal.SIGCONT)
