@@ -32,7 +32,8 @@ def example(language: str, beginning: str) -> str:
     blocks = re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     found = [block for block in blocks if beginning in block]
     assert len(found) == 1, f"one {language} example holds {beginning!r}"
-    return found[0]
+    block: str = found[0]
+    return block
 
 
 @dataclass
