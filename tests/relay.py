@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 __all__ = ["Mode", "Relay"]
 
 #: What becomes of bytes that arrive: they go on; they wait until the mode changes, as on a link that has gone silent;
-#: they are thrown away; or the connection is closed in their place, on both sides.
-Mode = Literal["pass", "hold", "drop", "close"]
+#: they are thrown away; or the connection is closed in their place, on both sides, each time or the first time only.
+Mode = Literal["pass", "hold", "drop", "close", "close once"]
 
 Direction = Literal["to_server", "to_client"]
 
@@ -147,7 +147,9 @@ class Relay:
             while self._modes[direction] == "hold":
                 await self._changed.wait()
             mode = self._modes[direction]
-            if mode == "close":
+            if mode == "close once":
+                self._modes[direction] = "pass"
+            if mode in ("close", "close once"):
                 return
             if mode == "pass":
                 writer.write(data)
