@@ -29,6 +29,7 @@ from .session import MAX_OVERRIDES, Session
 __all__ = [
     "CatalogApplied",
     "CatalogReply",
+    "CountsReply",
     "EnvironmentsReply",
     "HeadReply",
     "IndexPage",
@@ -169,6 +170,13 @@ class CatalogReply(Struct, frozen=True):
     #: the revision of the catalog's last change, its removal too; 0 where there never was one
     rev: int
     catalog: Catalog | None
+
+
+class CountsReply(Struct, frozen=True):
+    """Answer of count: live sessions of the environments that were asked for, in their order."""
+
+    now: int
+    counts: tuple[int, ...]
 
 
 class EnvironmentsReply(Struct, frozen=True):

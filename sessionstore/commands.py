@@ -19,6 +19,7 @@ from .catalog import Catalog
 from .codec import (
     CatalogApplied,
     CatalogReply,
+    CountsReply,
     EnvironmentsReply,
     HeadReply,
     IndexPage,
@@ -53,6 +54,7 @@ from .session import (
 from .trust import ServerTrust
 
 __all__ = [
+    "COUNT_BATCH",
     "MAX_PAGE",
     "READ_BATCH",
     "TOUCH_BATCH",
@@ -62,6 +64,7 @@ __all__ = [
     "ack",
     "activate",
     "apply_catalog",
+    "count",
     "deactivate",
     "delete",
     "environments",
@@ -87,6 +90,8 @@ __all__ = [
 MAX_PAGE = 100
 #: Sessions that one script reads: some 10 µs each, during which Redis serves nobody else.
 READ_BATCH = 100
+#: Environments that one script counts the sessions of.
+COUNT_BATCH = 100
 #: Sessions that one script touches.
 TOUCH_BATCH = 200
 
@@ -142,6 +147,7 @@ _head_reply = decoder(HeadReply)
 _catalog_reply = decoder(CatalogReply)
 _catalog_applied = decoder(CatalogApplied)
 _environments_reply = decoder(EnvironmentsReply)
+_counts_reply = decoder(CountsReply)
 _standing_reply = decoder(StandingReply)
 _lease_reply = decoder(LeaseReply)
 _views_reply = decoder(ViewsReply)
@@ -376,6 +382,12 @@ def apply_catalog(
 def environments(keys: ProjectKeys) -> Call[EnvironmentsReply]:
     """Read which environments a project has registered."""
     return Call(load_script("environments"), (keys.environments,), (), _environments_reply)
+
+
+def count(environments: Sequence[EnvironmentKeys]) -> Call[CountsReply]:
+    """Count the live sessions of environments of one project."""
+    keys = tuple(key for environment in environments for key in (environment.index, environment.head))
+    return Call(load_script("count"), keys, (), _counts_reply)
 
 
 def standing(context: WriteContext, rev: int) -> Call[StandingReply]:

@@ -31,6 +31,7 @@ __all__ = [
     "environments",
     "get",
     "list_sessions",
+    "live_sessions",
     "ping",
     "put",
     "reset",
@@ -96,6 +97,17 @@ def environments(keys: ProjectKeys) -> Operation[tuple[str, ...]]:
     """Read the project's registered environments, in alphabetical order."""
     reply = yield commands.environments(keys)
     return tuple(sorted(reply.environments))
+
+
+def live_sessions(keys: ProjectKeys, contexts: Callable[[str], WriteContext]) -> Operation[dict[str, int]]:
+    """Count the live sessions of each of the project's registered environments."""
+    names = yield from environments(keys)
+    counts: dict[str, int] = {}
+    for start in range(0, len(names), commands.COUNT_BATCH):
+        batch = names[start : start + commands.COUNT_BATCH]
+        reply = yield commands.count([contexts(name).keys for name in batch])
+        counts.update(zip(batch, reply.counts, strict=True))
+    return counts
 
 
 def get(keys: EnvironmentKeys, session_key: str) -> Operation[Session | None]:

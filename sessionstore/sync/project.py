@@ -39,6 +39,13 @@ class Project:
         """Read the registered environments, in alphabetical order."""
         return self._store._run(operations.environments(self._keys))
 
+    def live_sessions(self) -> dict[str, int]:
+        """Count the live sessions of each registered environment: cheap, for a figure to watch.
+
+        A session counts until the longest TTL that any writer used has passed since it was last seen.
+        """
+        return self._store._run(operations.live_sessions(self._keys, self._context))
+
     def catalog(self) -> CatalogDocument:
         """Read what every registered environment offers."""
         return self._store._run(catalog_operations.read_project(self._keys, self._name, self._context))

@@ -94,6 +94,20 @@ async def test_what_is_applied_is_what_is_read(store: AsyncSessionStore, staging
         await store.environment("checkout", "prod").catalog()
 
 
+async def test_live_sessions_are_counted_by_registered_environment(store: AsyncSessionStore) -> None:
+    # Given sessions on an environment that is not registered (yet), then registered
+    project = store.project("checkout")
+    for key in ("ci-1", "ci-2"):
+        await store.environment("checkout", "staging").put(key)
+    assert await project.live_sessions() == {}
+    await project.apply_catalog(document(staging=STAGING, qa={}))
+    assert await project.live_sessions() == {"qa": 0, "staging": 2}
+
+    # When one is deleted, then it does not count
+    await store.environment("checkout", "staging").delete("ci-1")
+    assert await project.live_sessions() == {"qa": 0, "staging": 1}
+
+
 async def test_applying_again_changes_nothing(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
     project = store.project("checkout")
     await project.apply_catalog(document(staging=STAGING))

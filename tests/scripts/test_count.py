@@ -1,0 +1,54 @@
+"""count.lua: how many sessions live, for metrics."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from .harness import Scripts
+
+
+def count(scripts: Scripts, *bases: str) -> list[int]:
+    keys = [f"{base}:{part}" for base in bases for part in ("index", "head")]
+    reply = scripts.run("count", keys, [])
+    assert reply["now"] > 0
+    counts: list[int] = reply["counts"]
+    return counts
+
+
+def test_counts_each_environment_in_the_order_of_keys(scripts: Scripts) -> None:
+    # Given one environment with two sessions, and one that nobody has used
+    scripts.put("ci-1")
+    scripts.put("ci-2")
+    other = f"{scripts.prefix}:{{checkout}}:qa"
+
+    assert count(scripts, scripts.base, other) == [2, 0]
+    assert count(scripts, other, scripts.base) == [0, 2]
+    assert count(scripts) == []
+
+
+def test_leaves_out_those_not_seen_for_the_longest_ttl(scripts: Scripts) -> None:
+    # Given sessions of which the index still names one that is gone, and one that is just so alive
+    scripts.put("live", ttl=60_000)
+    now = scripts.now()
+    scripts.redis.zadd(scripts.index, {"gone": now - 60_000, "old": now - 30_000})
+
+    assert count(scripts, scripts.base) == [2]
+
+
+def test_changes_nothing(scripts: Scripts) -> None:
+    scripts.put("ci-1")
+    before = scripts.everything()
+
+    count(scripts, scripts.base)
+
+    assert scripts.everything() == before
+    assert scripts.messages()[1:] == []
+
+
+def test_what_the_library_did_not_write_is_an_error(scripts: Scripts) -> None:
+    scripts.put("ci-1")
+    scripts.redis.hset(scripts.head, "maxTtl", "soon")
+
+    with pytest.raises(redis.ResponseError, match="SSCORRUPT"):
+        count(scripts, scripts.base)
