@@ -210,7 +210,7 @@ class Deletion(Struct, frozen=True, gc=False):
         return self.existed
 
 
-class LiveView(Struct, frozen=True, gc=False):
+class LiveView(Struct, frozen=True, gc=False, rename="camel"):
     """A view that holds a lease, as writers wait for it.
 
     Attributes

@@ -35,7 +35,7 @@ from sessionstore.messages import Change, decode_change
 from .redis_server import RedisServer, free_port
 
 ROOT = Path(__file__).parent.parent
-CATALOG = ROOT / "examples" / "catalog.toml"
+CATALOG = ROOT / "docs" / "examples" / "catalog.toml"
 
 STAGING = ("-p", "checkout", "-e", "staging")
 
@@ -186,6 +186,23 @@ class TestSessions:
         for command in (("get", "ci-42"), ("list",)):
             assert "a\\x1b[31mb\\nc\\x9b" in cli(*command, *STAGING).stdout
 
+    def test_views_lists_who_holds_writes_up(self, cli: Cli, shared_redis: RedisServer, prefix: str) -> None:
+        # Given one live view, which has applied a write
+        with (
+            SessionStore.from_url(shared_redis.url, prefix=prefix) as store,
+            store.environment("checkout", "staging").view(),
+        ):
+            cli("put", "ci-42", *STAGING)
+
+            # When views are listed, then it is there, with where it runs and how it stands
+            (view,) = cli.json("views", *STAGING)["views"]
+            assert (view["pid"], view["appliedRevision"], view["lag"]) == (os.getpid(), 1, 0)
+            assert 0 < view["leaseLeftMs"] <= 2000
+            assert re.search(rf"^{view['id']} .* {os.getpid()} ", cli("views", *STAGING).stdout, re.MULTILINE)
+
+        # When it is closed, then it is not there any more
+        assert cli.json("views", *STAGING) == {"views": []}
+
 
 class TestKeys:
     def test_a_key_is_printed_once_and_alone(self, cli: Cli) -> None:
@@ -245,7 +262,7 @@ class TestCatalog:
 
         # Then the page shows what it prints, and the shorter document on the page is one too
         page = (ROOT / "docs" / "catalog.md").read_text(encoding="utf-8")
-        assert f"$ sessionstore catalog apply examples/catalog.toml\n{applied.stdout}```" in page
+        assert f"$ sessionstore catalog apply docs/examples/catalog.toml\n{applied.stdout}```" in page
         shorter = tmp_path / "shorter.toml"
         shorter.write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
         cli("catalog", "diff", str(shorter), code=1)

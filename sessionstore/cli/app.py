@@ -67,7 +67,7 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(catalog.app, name="catalog")
-for command in (sessions.get, sessions.put, sessions.reset, sessions.delete, watch.watch):
+for command in (sessions.get, sessions.put, sessions.reset, sessions.delete, sessions.views, watch.watch):
     app.command()(command)
 app.command("list")(sessions.list_sessions)
 

@@ -1,4 +1,4 @@
-"""``sessionstore get | put | reset | delete | list``."""
+"""``sessionstore get | put | reset | delete | list | views``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .options import (
 )
 from .output import effect_document, print_json, print_table, say, time_of
 
-__all__ = ["delete", "get", "list_sessions", "put", "reset"]
+__all__ = ["delete", "get", "list_sessions", "put", "reset", "views"]
 
 
 def get(
@@ -169,6 +169,25 @@ def list_sessions(
     )
     if cursor is not None:
         say(f"There are more: --cursor {cursor}, or --all.")
+
+
+def views(
+    project: ProjectOption,
+    environment: EnvironmentOption = None,
+    as_json: JsonOption = False,
+    redis_url: RedisUrlOption = None,
+    prefix: PrefixOption = DEFAULT_PREFIX,
+) -> None:
+    """List the live views of an environment: the proxies that a write waits for."""
+    with opened(redis_url, prefix) as store:
+        found = chosen_environment(store, project, environment).views()
+    if as_json:
+        print_json({"views": [msgspec.to_builtins(view) for view in found]})
+        return
+    print_table(
+        ("VIEW", "HOST", "PID", "VERSION", "REVISION", "LAG", "LEASE LEFT MS"),
+        ((v.id, v.host, v.pid, v.version, v.applied_revision, v.lag, v.lease_left_ms) for v in found),
+    )
 
 
 def _chosen(name: str, value: Any, cleared: bool, empty: Any, clear_option: str = "") -> Any:

@@ -19,7 +19,7 @@ from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import DEFAULT_TOUCH_INTERVAL_S
 from ..operations import AwaitApplied, Operation
-from ..session import Deletion, Session, SessionPage
+from ..session import Deletion, LiveView, Session, SessionPage
 from ..view import DEFAULT_OPEN_TIMEOUT_S, OnStale
 from .apikeys import ApiKeys
 from .connections import Connections
@@ -329,6 +329,10 @@ class Environment:
             Session key → ms since 1970, in Redis time. Sent in batches of 200, each atomic.
         """
         return self._store._run(operations.touch(self._context, seen))
+
+    def views(self) -> tuple[LiveView, ...]:
+        """List the views of this environment that hold a lease, in every process; the one that runs out first first."""
+        return self._store._run(operations.views(self._context.keys))
 
     def view(
         self,
