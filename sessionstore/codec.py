@@ -90,8 +90,8 @@ class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
     expired: int = 0
     #: ms during which leases that live may be missing from the count
     settle: int = 0
-    #: the run of the server that leases are taken from; empty before the first
-    run: str = ""
+    #: that of the leases, see LeaseReply; empty before the first
+    epoch: str = ""
     changed: bool = False
     existed: bool = False
 
@@ -197,7 +197,7 @@ class StandingReply(Struct, frozen=True, gc=False):
     #: ms until the last of the pending ones runs out
     left: int
     settle: int
-    run: str
+    epoch: str
 
 
 class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
@@ -210,6 +210,8 @@ class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
     now: int
     rev: int
     id: str
+    #: another one where Redis was emptied, restarted or replaced since
+    epoch: str
     #: from `now` on
     lease_ms: int = msgspec.field(name="lease")
 

@@ -204,6 +204,7 @@ class Follower:
         change = self.replica.message(payload)
         if change is not None:
             self._context.learn(change.rev, settling=False)
+            self.lease.applied(change.rev, change.epoch)
             if change.wait:
                 self.lease.want_ack()
             self._confirm_head()

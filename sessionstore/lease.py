@@ -9,7 +9,8 @@ keep the other side):
 - A lease counts from before the request was sent, minus a margin, since Redis counts it from when the request arrived.
 - The view is fresh only once it has applied the head that the join returned, or a later one: what was written before
   the join did not wait for it.
-- Only what is applied is acknowledged.
+- Only what is applied is acknowledged, and nothing that was published in another epoch than the lease's: Redis was
+  emptied, restarted or replaced in between, and what the old one has published may still be on its way.
 - A lease is given up before Redis is told so, and at once when the view is not LIVE: it may miss a write.
 
 ::
@@ -105,6 +106,8 @@ class Lease:
         "_acked_rev",
         "_clock",
         "_closed",
+        "_epoch",
+        "_epochs",
         "_goal",
         "_held",
         "_id",
@@ -155,6 +158,9 @@ class Lease:
         self._goal: Position | None = None
         self._reached = False
         self._passed: dict[int, str] = {}
+        #: the lease's epoch, and while it is asked for, those of the changes that were applied since
+        self._epoch = ""
+        self._epochs: dict[int, str] = {}
         self._ack_wanted = False
         self._acked_rev = 0
         #: of the last join or renewal, to compare Redis's clock with; and of any answer, to tell Redis's time
@@ -208,6 +214,16 @@ class Lease:
             self._passed[position.rev] = position.id
             self._compare()
 
+    def applied(self, rev: int, epoch: str) -> None:
+        """Say that the replica has applied a change, and in which epoch it was published; before it is polled again."""
+        if self._held:
+            if rev > self._acked_rev:
+                self._check_epoch(rev, epoch)
+        elif self._id is not None:
+            if len(self._epochs) >= _MAX_PASSED:
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[rev] = epoch
+
     def want_ack(self) -> None:
         """Say that a writer waits for a change that was applied."""
         self._ack_wanted = True
@@ -257,10 +273,16 @@ class Lease:
                 self._held = True
                 # Writers wait for what comes after this head.
                 self._acked_rev = reply.rev
+                self._epoch = reply.epoch
                 self._reading = None
+                epochs, self._epochs = self._epochs, {}
+                # Those up to the head are told by their ids.
+                for rev, epoch in epochs.items():
+                    if rev > reply.rev:
+                        self._check_epoch(rev, epoch)
             else:
                 self._acked_rev = max(self._acked_rev, request.position.rev)
-            if request.kind != "ack":
+            if self._held and request.kind != "ack":
                 self._prolong(request, reply, reading)
         elif reply.status == "expired":
             self._forget()
@@ -342,6 +364,10 @@ class Lease:
         elif passed is not None:
             self._condemn(f"Redis had another revision {goal.rev} than this view has applied")
 
+    def _check_epoch(self, rev: int, epoch: str) -> None:
+        if self._held and epoch != self._epoch:
+            self._condemn(f"revision {rev} was published before Redis was emptied, restarted or replaced")
+
     def _condemn(self, reason: str) -> None:
         self._verdict = reason
         self._give_up()
@@ -360,6 +386,8 @@ class Lease:
         self._goal = None
         self._reached = False
         self._passed = {}
+        self._epoch = ""
+        self._epochs = {}
         self._reading = None
 
 

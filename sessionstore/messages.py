@@ -51,6 +51,8 @@ class _Change(Struct, rename="camel", tag_field="type", frozen=True, kw_only=Tru
     at: int
     #: a writer waits until every view has applied it, so an acknowledgement is wanted at once
     wait: bool = False
+    #: in which it was published; empty before the first lease
+    epoch: str = ""
 
 
 class SessionSet(_Change, tag="set", frozen=True, kw_only=True):
@@ -83,13 +85,13 @@ Change = SessionSet | SessionDeleted | ExpiryMoved | CatalogChanged
 class Applied(Struct, frozen=True, gc=False):
     """Every live view has applied `rev`; `live` is how many there are, `expired` how many leases ever ran out.
 
-    `run` is the run of the server that they took their leases from.
+    `epoch` is that in which they took their leases.
     """
 
     rev: int
     live: int
     expired: int
-    run: str = ""
+    epoch: str = ""
 
 
 _changes = msgspec.json.Decoder(Change)

@@ -273,7 +273,7 @@ def _take_effect(
         look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
         try:
             applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s, now - started)
-            if applied is not None and applied.run == reply.run:
+            if applied is not None and applied.epoch == reply.epoch:
                 live, pending, expired = applied.live, 0, applied.expired
                 continue
             standing: StandingReply = yield commands.standing(context, reply.wait_rev)
@@ -303,11 +303,7 @@ def _take_effect(
 
 def _is_lost(reply: WriteReply, standing: StandingReply) -> bool:
     """Whether Redis may hold another history than that of the write: it was emptied, restarted or replaced since."""
-    if standing.rev < reply.wait_rev:
-        return True
-    if reply.run == "" or standing.run == reply.run:
-        return False
-    return standing.run == "" or "-" not in (reply.run, standing.run)
+    return standing.rev < reply.wait_rev or reply.epoch not in ("", standing.epoch)
 
 
 def _not_effective(reply: WriteReply, session: Session | None, why: str) -> NotEffectiveError:

@@ -3,7 +3,7 @@
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] applied (channel)
 -- ARGV[1] the lease's id  [2] the revision that the view has applied, and [3] its id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "lease": ms that the lease still lasts}; or the same with the status
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "lease": ms that the lease still lasts}; or the same with the status
 --           expired: it has run out, join anew; or forked: leave and resync
 -- Publishes on `applied` where every live lease has applied more than before
 
@@ -19,9 +19,9 @@ local floor = floor_of(head)
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
 
 local expires = tonumber(redis.call('ZSCORE', KEYS[2], lease_id) or nil)
-local run = redis.call('HGET', KEYS[4], lease_id .. ':run')
+local epoch = redis.call('HGET', KEYS[4], lease_id .. ':epoch')
 local status = 'ok'
-if not expires or run ~= head.run and run ~= '-' then
+if not expires or epoch ~= head.epoch then
   status = 'expired'
 elseif is_forked(head, rev, ARGV[3]) then
   status = 'forked'

@@ -5,7 +5,7 @@
 -- ARGV[1] the lease's id, never used before  [2] lease, ms  [3] what the view says of itself, JSON
 --     [4] the revision that it has applied, and [5] its id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "lease": ms that the lease lasts}; or the same with the
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "lease": ms that the lease lasts}; or the same with the
 --           status forked and no lease, where the view's revision is not on this head's chain
 -- Publishes on `applied` where leases that had run out held writers up
 
@@ -20,8 +20,8 @@ local now = now_ms()
 local head = open_head(KEYS[1], KEYS[5], now, lease, rev, 1)
 local floor = floor_of(head)
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
-if head.run == '' or head.run == '-' then
-  head.run = server_run()
+if head.epoch == '' then
+  head.epoch = server_run() .. ':' .. lease_id
 end
 keep_settle(KEYS[1], head)
 
@@ -30,7 +30,7 @@ if status == 'ok' then
   redis.call('ZADD', KEYS[2], int(now + lease), lease_id)
   redis.call('ZADD', KEYS[3], int(head.rev), lease_id)
   redis.call('HSET', KEYS[4], lease_id, ARGV[3], lease_id .. ':head', int(head.rev), lease_id .. ':at', int(rev),
-    lease_id .. ':run', head.run)
+    lease_id .. ':epoch', head.epoch)
 end
 announce(KEYS[6], head, floor)
 return lease_reply(status, now, head, status == 'ok' and lease or 0)

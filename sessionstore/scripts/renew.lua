@@ -4,8 +4,8 @@
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)  [6] applied (channel)
 -- ARGV[1] the lease's id  [2] lease, ms  [3] the revision that the view has applied, and [4] its id
 --
--- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "lease": ms that the lease lasts, 0 where it was not prolonged}
---           status: ok; expired: it has run out, or was taken from another run of the server: join anew; refused, forked: the
+-- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "epoch": …, "lease": ms that it lasts, 0 where it was not prolonged}
+--           status: ok; expired: it has run out, or was taken in another epoch: join anew; refused, forked: the
 --           view has missed something: leave and resync
 -- Publishes on `applied` where every live lease has applied more than before
 
@@ -24,9 +24,9 @@ if head.forgotten then
 end
 
 local expires = tonumber(redis.call('ZSCORE', KEYS[2], lease_id) or nil)
-local held = redis.call('HMGET', KEYS[4], lease_id .. ':head', lease_id .. ':run')
+local held = redis.call('HMGET', KEYS[4], lease_id .. ':head', lease_id .. ':epoch')
 local status, lasts = 'ok', 0
-if not expires or not held[1] or not held[2] or runs_differ(held[2], head.run) then
+if not expires or not held[1] or held[2] ~= head.epoch then
   status = 'expired'
 elseif is_forked(head, rev, ARGV[4]) then
   status = 'forked'

@@ -5,7 +5,7 @@
 --
 -- Returns {"now": ms, "rev": head, "live": leases that live, "pending": those of them that have not applied it,
 --          "expired": leases that ever ran out, "left": ms until the last of the pending ones runs out, "settle": ms during
---          which live leases may be missing from the count, "run": the run of the server that leases are taken from}
+--          which live leases may be missing from the count, "epoch": that of the leases}
 
 --@include lib/clock
 --@include lib/revision
@@ -27,4 +27,4 @@ if pending > 0 then
 end
 return '{"now":' .. int(now) .. ',"rev":' .. int(head.rev) .. ',"live":' .. int(live) .. ',"pending":' .. int(pending)
   .. ',"expired":' .. int(head.expired) .. ',"left":' .. int(left) .. ',"settle":' .. int(math.max(0, head.settle - now))
-  .. ',"run":"' .. head.run .. '"}'
+  .. ',"epoch":' .. cjson.encode(head.epoch) .. '}'

@@ -10,10 +10,10 @@ import fakeredis
 
 from .harness import LEASE_MS, Scripts
 
-__all__ = ["OTHER_RUN", "Leases"]
+__all__ = ["OTHER_EPOCH", "Leases"]
 
-#: What another server calls its run.
-OTHER_RUN = "0" * 40
+#: An epoch of another run of the server.
+OTHER_EPOCH = "0" * 12 + ":l1"
 
 
 class Leases:
@@ -48,8 +48,8 @@ class Leases:
     def views(self) -> Any:
         return self.scripts.run("views", [self.scripts.head, self.scripts.leases, self.scripts.views], [])
 
-    def standing(self, rev: int) -> Any:
-        return self.scripts.run("standing", [*self._keys, self.scripts.changes], [rev, LEASE_MS])
+    def standing(self, rev: int, *, lease: int = LEASE_MS) -> Any:
+        return self.scripts.run("standing", [*self._keys, self.scripts.changes], [rev, lease])
 
     def announced(self) -> list[dict[str, Any]]:
         """What was published on `applied` since the last look: what comes before a marker that is published now."""
@@ -79,17 +79,17 @@ class Leases:
         fields: dict[str, str] = self.scripts.redis.hgetall(self.scripts.views)
         return {name: value for name, value in fields.items() if name.split(":")[0] == lease_id}
 
-    def run(self) -> str:
-        """The run of the server that the head names."""
-        run: str = self.scripts.redis.hget(self.scripts.head, "run")
-        return run
+    def epoch(self) -> str:
+        """The epoch that the head names."""
+        epoch: str = self.scripts.redis.hget(self.scripts.head, "epoch")
+        return epoch
 
     def server_run(self) -> str:
-        """That of the server: fakeredis has none, and never restarts."""
+        """What names this run of the server in an epoch: fakeredis has nothing, and never restarts."""
         if isinstance(self.scripts.redis, fakeredis.FakeRedis):
             return "-"
         run: str = self.scripts.redis.info("server")["run_id"]
-        return run
+        return run[:12]
 
     # What the tests change behind the scripts' back
 

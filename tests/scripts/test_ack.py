@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .harness import LEASE_MS, Scripts
-from .leases import OTHER_RUN, Leases
+from .leases import OTHER_EPOCH, Leases
 
 
 def given(scripts: Scripts, leases: Leases) -> None:
@@ -32,7 +32,7 @@ def test_the_last_to_acknowledge_wakes_the_writers(scripts: Scripts, leases: Lea
     leases.ack("l2", 2, "g2")
 
     assert leases.standing(2)["pending"] == 0
-    assert leases.announced() == [{"rev": 2, "live": 2, "expired": 0, "run": leases.run()}]
+    assert leases.announced() == [{"rev": 2, "live": 2, "expired": 0, "epoch": leases.epoch()}]
 
 
 def test_never_lowers(scripts: Scripts, leases: Leases) -> None:
@@ -70,7 +70,7 @@ def test_a_lease_that_has_run_out(scripts: Scripts, leases: Leases) -> None:
     assert (reply["status"], reply["lease"]) == ("expired", 0)
     assert leases.expiry("l1") is None
     assert leases.acked("l1") is None
-    assert leases.announced() == [{"rev": 2, "live": 1, "expired": 1, "run": leases.run()}]
+    assert leases.announced() == [{"rev": 2, "live": 1, "expired": 1, "epoch": leases.epoch()}]
 
 
 def test_a_lease_that_never_was_is_not_made(scripts: Scripts, leases: Leases) -> None:
@@ -81,9 +81,9 @@ def test_a_lease_that_never_was_is_not_made(scripts: Scripts, leases: Leases) ->
     assert scripts.everything() == before
 
 
-def test_a_lease_of_another_run_of_the_server(scripts: Scripts, leases: Leases) -> None:
+def test_a_lease_of_another_epoch(scripts: Scripts, leases: Leases) -> None:
     given(scripts, leases)
-    scripts.redis.hset(scripts.views, "l1:run", OTHER_RUN)
+    scripts.redis.hset(scripts.views, "l1:epoch", OTHER_EPOCH)
 
     assert leases.ack("l1", 2, "g2")["status"] == "expired"
     assert leases.acked("l1") == 1

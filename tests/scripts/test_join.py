@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .harness import LEASE_MS, Scripts
-from .leases import OTHER_RUN, Leases
+from .leases import OTHER_EPOCH, Leases
 
 
 def given(scripts: Scripts) -> None:
@@ -19,18 +19,38 @@ def test_takes_a_lease_and_returns_the_head(scripts: Scripts, leases: Leases) ->
 
     reply = leases.join("l1", 2, "g2", info='{"pid":7}')
 
-    assert reply == {"status": "ok", "now": reply["now"], "rev": 2, "id": "g2", "lease": LEASE_MS}
+    assert reply == {
+        "status": "ok",
+        "now": reply["now"],
+        "rev": 2,
+        "id": "g2",
+        "epoch": leases.epoch(),
+        "lease": LEASE_MS,
+    }
     assert leases.expiry("l1") == reply["now"] + LEASE_MS
     assert leases.acked("l1") == 2
-    assert leases.noted("l1") == {"l1": '{"pid":7}', "l1:head": "2", "l1:at": "2", "l1:run": leases.run()}
+    assert leases.noted("l1") == {"l1": '{"pid":7}', "l1:head": "2", "l1:at": "2", "l1:epoch": leases.epoch()}
     assert scripts.put("ci-44")["pending"] == 1
 
 
-def test_the_run_of_the_server_is_kept(scripts: Scripts, leases: Leases) -> None:
-    leases.join("l1")
+def test_the_first_lease_begins_an_epoch(scripts: Scripts, leases: Leases) -> None:
+    scripts.put(op="a1")
+    assert "epoch" not in scripts.messages()[0]
 
-    assert leases.run() == leases.server_run()
-    assert scripts.put()["run"] == leases.server_run()
+    epoch = leases.join("l1", 1, "a1")["epoch"]
+    assert leases.join("l2", 1, "a1")["epoch"] == epoch
+
+    assert epoch == leases.epoch() == f"{leases.server_run()}:l1"
+    assert scripts.put()["epoch"] == epoch
+    scripts.delete("ci-42")
+    assert [message["epoch"] for message in scripts.messages()] == [epoch]
+
+
+def test_a_flush_ends_the_epoch(scripts: Scripts, leases: Leases) -> None:
+    leases.join("l1")
+    scripts.redis.delete(scripts.head, scripts.leases, scripts.acks, scripts.views)
+
+    assert leases.join("l2")["epoch"] == f"{leases.server_run()}:l2"
 
 
 def test_writers_do_not_wait_for_it_to_reach_the_head(scripts: Scripts, leases: Leases) -> None:
@@ -49,7 +69,7 @@ def test_makes_the_head_of_a_new_environment(scripts: Scripts, leases: Leases) -
     reply = leases.join("l1")
 
     assert (reply["status"], reply["rev"], reply["id"]) == ("ok", 0, "")
-    assert scripts.redis.hgetall(scripts.head) == {"rev": "0", "settle": "0", "run": leases.run()}
+    assert scripts.redis.hgetall(scripts.head) == {"rev": "0", "settle": "0", "epoch": leases.epoch()}
     # Then the first write follows on what the view has
     assert scripts.put(op="a1")["settle"] == 0
     [message] = scripts.messages()
@@ -83,7 +103,7 @@ def test_a_view_that_is_ahead_of_the_head_gets_no_lease(scripts: Scripts, leases
 
     reply = leases.join("l1", 3, "g3")
 
-    assert reply == {"status": "forked", "now": reply["now"], "rev": 2, "id": "g2", "lease": 0}
+    assert reply == {"status": "forked", "now": reply["now"], "rev": 2, "id": "g2", "epoch": leases.epoch(), "lease": 0}
     assert (leases.expiry("l1"), leases.acked("l1"), leases.noted("l1")) == (None, None, {})
     # And writers wait, since leases were lost with what it has seen
     assert 0 < scripts.put("ci-44")["settle"] <= LEASE_MS
@@ -106,17 +126,17 @@ def test_leases_that_have_run_out_are_dropped_counted_and_announced(scripts: Scr
     leases.join("l1", 3, "g3")
 
     assert leases.expiry("dead") is None
-    assert leases.announced() == [{"rev": 3, "live": 1, "expired": 1, "run": leases.run()}]
+    assert leases.announced() == [{"rev": 3, "live": 1, "expired": 1, "epoch": leases.epoch()}]
 
 
 def test_another_run_of_the_server_lets_writers_wait(scripts: Scripts, leases: Leases) -> None:
     if leases.server_run() == "-":
         pytest.skip("fakeredis never restarts")
     given(scripts)
-    scripts.redis.hset(scripts.head, "run", OTHER_RUN)
+    scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
 
     reply = leases.join("l1", 2, "g2")
 
     assert reply["status"] == "ok"
-    assert leases.run() == leases.server_run() == leases.noted("l1")["l1:run"]
+    assert leases.epoch() == f"{leases.server_run()}:l1" == leases.noted("l1")["l1:epoch"]
     assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + LEASE_MS)

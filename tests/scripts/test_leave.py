@@ -13,10 +13,10 @@ def test_writers_go_on_without_it(scripts: Scripts, leases: Leases) -> None:
 
     reply = leases.leave("l1")
 
-    assert reply == {"status": "ok", "now": reply["now"], "rev": 2, "id": "g2", "lease": 0}
+    assert reply == {"status": "ok", "now": reply["now"], "rev": 2, "id": "g2", "epoch": leases.epoch(), "lease": 0}
     assert (leases.expiry("l1"), leases.acked("l1"), leases.noted("l1")) == (None, None, {})
     assert leases.standing(2)["live"] == 0
-    assert leases.announced() == [{"rev": 2, "live": 0, "expired": 0, "run": leases.run()}]
+    assert leases.announced() == [{"rev": 2, "live": 0, "expired": 0, "epoch": leases.epoch()}]
 
 
 def test_the_others_are_still_waited_for(scripts: Scripts, leases: Leases) -> None:
@@ -45,7 +45,7 @@ def test_twice_changes_nothing_and_takes_no_other_lease(scripts: Scripts, leases
 def test_where_there_is_nothing(scripts: Scripts, leases: Leases) -> None:
     reply = leases.leave("l1")
 
-    assert (reply["status"], reply["rev"], reply["id"]) == ("ok", 0, "")
+    assert (reply["status"], reply["rev"], reply["id"], reply["epoch"]) == ("ok", 0, "", "")
     assert scripts.everything() == {}
 
 
@@ -67,4 +67,4 @@ def test_other_leases_that_have_run_out_are_dropped_and_counted(scripts: Scripts
 
     leases.leave("l1")
 
-    assert leases.announced() == [{"rev": 2, "live": 0, "expired": 1, "run": leases.run()}]
+    assert leases.announced() == [{"rev": 2, "live": 0, "expired": 1, "epoch": leases.epoch()}]

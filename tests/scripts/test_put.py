@@ -44,7 +44,7 @@ def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
         "pending": 0,
         "expired": 0,
         "settle": 0,
-        "run": "",
+        "epoch": "",
         "changed": True,
         "existed": False,
         "session": state,

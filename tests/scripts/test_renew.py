@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .harness import LEASE_MS, Scripts
-from .leases import OTHER_RUN, Leases
+from .leases import OTHER_EPOCH, Leases
 
 
 def given(scripts: Scripts, leases: Leases) -> None:
@@ -23,11 +23,18 @@ def test_prolongs_acknowledges_and_returns_the_head(scripts: Scripts, leases: Le
 
     reply = leases.renew("l1", 3, "g3")
 
-    assert reply == {"status": "ok", "now": reply["now"], "rev": 3, "id": "g3", "lease": LEASE_MS}
+    assert reply == {
+        "status": "ok",
+        "now": reply["now"],
+        "rev": 3,
+        "id": "g3",
+        "epoch": leases.epoch(),
+        "lease": LEASE_MS,
+    }
     assert leases.expiry("l1") == reply["now"] + LEASE_MS
     assert leases.acked("l1") == 3
     assert (leases.noted("l1")["l1:head"], leases.noted("l1")["l1:at"]) == ("3", "3")
-    assert leases.announced() == [{"rev": 3, "live": 1, "expired": 0, "run": leases.run()}]
+    assert leases.announced() == [{"rev": 3, "live": 1, "expired": 0, "epoch": leases.epoch()}]
 
 
 def test_a_view_that_is_behind_may_go_on_once(scripts: Scripts, leases: Leases) -> None:
@@ -107,7 +114,7 @@ def test_a_lease_that_has_run_out_is_dropped_and_counted(scripts: Scripts, lease
 
     assert (reply["status"], reply["lease"]) == ("expired", 0)
     assert (leases.expiry("l1"), leases.acked("l1"), leases.noted("l1")) == (None, None, {})
-    assert leases.announced() == [{"rev": 3, "live": 0, "expired": 1, "run": leases.run()}]
+    assert leases.announced() == [{"rev": 3, "live": 0, "expired": 1, "epoch": leases.epoch()}]
 
 
 def test_a_lease_that_never_was_is_not_made(scripts: Scripts, leases: Leases) -> None:
@@ -121,8 +128,8 @@ def test_a_lease_of_another_run_of_the_server_is_not_prolonged(scripts: Scripts,
     if leases.server_run() == "-":
         pytest.skip("fakeredis never restarts")
     given(scripts, leases)
-    scripts.redis.hset(scripts.head, "run", OTHER_RUN)
-    scripts.redis.hset(scripts.views, "l1:run", OTHER_RUN)
+    scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
+    scripts.redis.hset(scripts.views, "l1:epoch", OTHER_EPOCH)
     expiry = leases.expiry("l1")
 
     assert leases.renew("l1", 2, "g2")["status"] == "expired"
@@ -149,4 +156,4 @@ def test_the_floor_rises_with_the_slowest(scripts: Scripts, leases: Leases) -> N
     leases.renew("l1", 3, "g3")
     assert leases.announced() == []
     leases.renew("l2", 3, "g3")
-    assert leases.announced() == [{"rev": 3, "live": 2, "expired": 0, "run": leases.run()}]
+    assert leases.announced() == [{"rev": 3, "live": 2, "expired": 0, "epoch": leases.epoch()}]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .harness import LEASE_MS, Scripts
-from .leases import OTHER_RUN, Leases
+from .leases import OTHER_EPOCH, Leases
 
 
 def standing(scripts: Scripts, rev: int) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def test_with_no_lease(scripts: Scripts) -> None:
         "expired": 0,
         "left": 0,
         "settle": 0,
-        "run": "",
+        "epoch": "",
     }
     assert scripts.everything() == {}
 
@@ -59,7 +59,15 @@ def test_leases_that_have_run_out_are_dropped_and_counted(scripts: Scripts) -> N
     scripts.redis.hset(scripts.head, mapping={"rev": 2, "id": "a"})
     scripts.redis.zadd(scripts.leases, {"dead": now, "deader": 5, "live": now + 60_000})
     scripts.redis.zadd(scripts.acks, {"dead": 1, "deader": 9, "live": 1})
-    fields = {"dead": "{}", "dead:head": 1, "dead:at": 1, "dead:run": "-", "deader": "{}", "live": "{}", "live:head": 1}
+    fields = {
+        "dead": "{}",
+        "dead:head": 1,
+        "dead:at": 1,
+        "dead:epoch": "-:a",
+        "deader": "{}",
+        "live": "{}",
+        "live:head": 1,
+    }
     scripts.redis.hset(scripts.views, mapping=fields)
 
     reply = standing(scripts, 2)
@@ -83,13 +91,13 @@ def test_a_head_that_was_lost_is_kept_as_such(scripts: Scripts) -> None:
 def test_another_run_of_the_server_is_told_and_kept(scripts: Scripts, leases: Leases) -> None:
     if leases.server_run() == "-":
         pytest.skip("fakeredis never restarts")
-    scripts.redis.hset(scripts.head, mapping={"rev": 2, "id": "a", "run": OTHER_RUN})
+    scripts.redis.hset(scripts.head, mapping={"rev": 2, "id": "a", "epoch": OTHER_EPOCH})
 
     reply = standing(scripts, 2)
 
-    assert reply["run"] == leases.server_run()
+    assert reply["epoch"] == f"{leases.server_run()}:l1"
     assert reply["settle"] == LEASE_MS
-    assert scripts.redis.hget(scripts.head, "run") == reply["run"]
+    assert scripts.redis.hget(scripts.head, "epoch") == reply["epoch"]
     # Then it is found out once
     assert standing(scripts, 2)["settle"] <= LEASE_MS
     assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + LEASE_MS)

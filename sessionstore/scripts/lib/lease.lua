@@ -2,7 +2,7 @@
 --
 -- leases (sorted set): lease ids by expiry, in Redis ms. acks (sorted set): lease ids by the last revision applied.
 -- views (hash): <id>, what the view says of itself; <id>:head, the revision its last join or renewal returned; <id>:at, the
--- last revision that its view said it has applied; <id>:run, the run of the server that it was taken from.
+-- last revision that its view said it has applied; <id>:epoch, the one that it was taken in.
 --
 -- A lease's score in acks is the revision up to which no writer has to wait for it. It begins at the head that the join
 -- returned: the view does not call itself fresh before it has applied that.
@@ -18,7 +18,7 @@ local function purge_leases(leases, acks, views, head_key, now)
   for _, id in ipairs(gone) do
     redis.call('ZREM', leases, id)
     redis.call('ZREM', acks, id)
-    redis.call('HDEL', views, id, id .. ':head', id .. ':at', id .. ':run')
+    redis.call('HDEL', views, id, id .. ':head', id .. ':at', id .. ':epoch')
   end
   if #gone > 0 then
     redis.call('HINCRBY', head_key, 'expired', #gone)

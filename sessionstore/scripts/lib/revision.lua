@@ -2,7 +2,8 @@
 --
 -- head (hash): rev, the revision counter; id, the random id of the write that made it; maxTtl, the longest TTL in ms
 -- that a write has used; expired, how many leases have run out; settle, a Redis time until which no write may
--- count on the leases it sees (see open_head); run, the run of the server that leases were taken from.
+-- count on the leases it sees (see open_head); epoch, the server's run and
+-- the first lease that was taken: leases and changes of another epoch may be on another chain than the head's.
 
 -- Count on no lease that is seen now: some may be lost.
 local function forget_leases(head, now, lease)
@@ -13,12 +14,7 @@ end
 -- The id of this run of the server: another one after a restart, and after a replica took over. '-' where it is not told.
 local function server_run()
   local info = redis.pcall('INFO', 'server')
-  return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or '-'
-end
-
--- Whether both are known, and differ.
-local function runs_differ(run, other)
-  return run ~= other and run ~= '-' and other ~= '-'
+  return type(info) == 'string' and string.match(info, 'run_id:(%x%x%x%x%x%x%x%x%x%x%x%x)') or '-'
 end
 
 -- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`, where
@@ -27,14 +23,14 @@ end
 -- missing although somebody listens; or leases were taken from another run of the server, so that the last of them, and
 -- the last acknowledgements, may not have reached this one's data. Without leases nobody has to ask for the run.
 local function open_head(head_key, changes, now, lease, known, own)
-  local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle', 'run')
+  local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle', 'epoch')
   local head = {
     rev = whole(value[1] or '0'),
     id = value[2] or '',
     maxTtl = whole(value[3] or '0'),
     expired = whole(value[4] or '0'),
     settle = whole(value[5] or '0'),
-    run = value[6] or '',
+    epoch = value[6] or '',
     missing = not value[1],
   }
   if not (head.rev and head.maxTtl and head.expired and head.settle) then
@@ -43,10 +39,11 @@ local function open_head(head_key, changes, now, lease, known, own)
   if head.rev < known or (head.missing and redis.call('PUBSUB', 'NUMSUB', changes)[2] > (own or 0)) then
     forget_leases(head, now, lease)
   end
-  if head.run ~= '' then
+  if head.epoch ~= '' then
+    local known, first = string.match(head.epoch, '^([^:]*)(.*)$')
     local run = server_run()
-    if runs_differ(head.run, run) then
-      head.run = run
+    if run ~= known and run ~= '-' and known ~= '-' then
+      head.epoch = run .. first
       forget_leases(head, now, lease)
     end
   end
@@ -56,8 +53,8 @@ end
 -- Keep what open_head has found out, so that it is found out once.
 local function keep_settle(head_key, head)
   redis.call('HSET', head_key, 'rev', int(head.rev), 'settle', int(head.settle))
-  if head.run ~= '' then
-    redis.call('HSET', head_key, 'run', head.run)
+  if head.epoch ~= '' then
+    redis.call('HSET', head_key, 'epoch', head.epoch)
   end
 end
 
@@ -87,9 +84,10 @@ local function drop_members(index, gone)
   end
 end
 
--- Publish one change. `wait` says that a writer waits until every view has applied it.
+-- Publish one change. `wait` says that a writer waits until every view has applied it. The epoch is there once there is one.
 local function publish_change(changes, kind, head, prev, now, wait, body)
   redis.call('PUBLISH', changes, '{"type":"' .. kind .. '","rev":' .. int(head.rev)
     .. ',"id":' .. cjson.encode(head.id) .. ',"prev":' .. cjson.encode(prev)
-    .. ',"at":' .. int(now) .. ',"wait":' .. (wait == '1' and 'true' or 'false') .. ',' .. body .. '}')
+    .. ',"at":' .. int(now) .. ',"wait":' .. (wait == '1' and 'true' or 'false')
+    .. (head.epoch ~= '' and ',"epoch":' .. cjson.encode(head.epoch) or '') .. ',' .. body .. '}')
 end

@@ -2,8 +2,8 @@
 
 -- The head as it is. Renewing and joining look at it closer, with open_head.
 local function read_head(head_key)
-  local value = redis.call('HMGET', head_key, 'rev', 'id', 'expired', 'run')
-  return { rev = whole(value[1] or '0'), id = value[2] or '', expired = whole(value[3] or '0'), run = value[4] or '' }
+  local value = redis.call('HMGET', head_key, 'rev', 'id', 'expired', 'epoch')
+  return { rev = whole(value[1] or '0'), id = value[2] or '', expired = whole(value[3] or '0'), epoch = value[4] or '' }
 end
 
 -- Whether a view that has applied `rev`, made by the write `id`, can't have come there by this head's chain.
@@ -22,7 +22,7 @@ local function announce(channel, head, before)
   local floor = floor_of(head)
   if floor > before then
     redis.call('PUBLISH', channel, '{"rev":' .. int(floor) .. ',"live":' .. int(redis.call('ZCARD', KEYS[2]))
-      .. ',"expired":' .. int(head.expired) .. ',"run":"' .. head.run .. '"}')
+      .. ',"expired":' .. int(head.expired) .. ',"epoch":' .. cjson.encode(head.epoch) .. '}')
   end
 end
 
@@ -35,8 +35,9 @@ local function acknowledge(lease_id, rev)
   redis.call('HSET', KEYS[4], lease_id .. ':at', int(rev))
 end
 
--- The answer: how it stands, the head, and how long the lease lasts from now on, in ms.
+-- The answer: how it stands, the head, its epoch, and how long the lease lasts from now on, in ms.
 local function lease_reply(status, now, head, lasts)
   return '{"status":"' .. status .. '","now":' .. int(now) .. ',"rev":' .. int(head.rev)
-    .. ',"id":' .. cjson.encode(head.id) .. ',"lease":' .. int(lasts) .. '}'
+    .. ',"id":' .. cjson.encode(head.id) .. ',"epoch":' .. cjson.encode(head.epoch)
+    .. ',"lease":' .. int(lasts) .. '}'
 end
