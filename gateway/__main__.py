@@ -20,12 +20,13 @@ from sessionstore.clock import lease_clock
 from sessionstore.config import StoreOptions
 from sessionstore.errors import SessionStoreError
 
-from .app import create_app
+from .app import create_app, create_metrics_app
 from .auth import Authenticator
 from .limits import RateLimiter
 from .logs import configure_logging
+from .metrics import Metrics
 from .routes import BASE_PATH
-from .server import Server, listening_socket, server_config
+from .server import Server, listening_socket, server_config, serving_beside
 from .settings import API_KEY_VARIABLE, MAKE_ONE, Settings, UsageError, parse_settings
 
 __all__ = ["main"]
@@ -42,13 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_level)
     with contextlib.ExitStack() as stack:
         try:
-            listener = stack.enter_context(listening_socket(settings.host, settings.port))
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-            return _fail(1, f"Can't listen on {settings.host} port {settings.port}: {reason}. Choose with --port.")
+            listener = _listen(stack, settings.host, settings.port, "--port")
+            own_port = settings.metrics.port
+            metrics_listener = None if own_port is None else _listen(stack, settings.host, own_port, "--metrics")
+        except CantListenError as exc:
+            return _fail(1, str(exc))
+        metrics = Metrics() if settings.metrics.on else None
         try:
             embedded = stack.enter_context(EmbeddedServer()) if settings.redis_url is None else None
-            store = _open_store(settings, embedded)
+            store = _open_store(settings, embedded, metrics)
         except SessionStoreError as exc:
             return _fail(1, str(exc))
         secret = settings.api_key or (generate_secret() if embedded is not None else None)
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             assert secret is not None, "an embedded store has a key"
             _print_welcome(url, embedded.listen(), secret, generated=settings.api_key is None)
         try:
-            _run(settings, store, secret, listener, url)
+            _run(settings, store, secret, metrics, listener, metrics_listener)
         except NoKeyError as exc:
             return _fail(1, str(exc))
     return 0
@@ -73,42 +76,66 @@ class NoKeyError(Exception):
         )
 
 
-def _open_store(settings: Settings, embedded: EmbeddedServer | None) -> AsyncSessionStore:
+class CantListenError(Exception):
+    """An address is in use, or is not this machine's."""
+
+
+def _listen(stack: contextlib.ExitStack, host: str, port: int, option: str) -> socket.socket:
+    try:
+        return stack.enter_context(listening_socket(host, port))
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+        raise CantListenError(f"Can't listen on {host} port {port}: {reason}. Choose with {option}.") from exc
+
+
+def _open_store(settings: Settings, embedded: EmbeddedServer | None, metrics: Metrics | None) -> AsyncSessionStore:
     options: StoreOptions = {
         "ttl_s": settings.ttl_s,
         "lease_s": settings.lease_s,
         "deadline_s": settings.deadline_s,
         "prefix": settings.prefix,
+        "observe": None if metrics is None else metrics.called_redis,
     }
     if settings.redis_url is None:
         return AsyncSessionStore.embedded(embedded, **options)
     return AsyncSessionStore.from_url(settings.redis_url, **options)
 
 
-def _run(settings: Settings, store: AsyncSessionStore, secret: str | None, listener: socket.socket, url: str) -> None:
-    authenticator = Authenticator(secret, store)
-    limiter = (
-        None
-        if settings.rate_limit is None
-        else RateLimiter(store.connection_pool, settings.rate_limit, settings.prefix)
+def _run(
+    settings: Settings,
+    store: AsyncSessionStore,
+    secret: str | None,
+    metrics: Metrics | None,
+    listener: socket.socket,
+    metrics_listener: socket.socket | None,
+) -> None:
+    authenticator = Authenticator(secret, store, on_refusal=None if metrics is None else metrics.refused)
+    limiter = None
+    if settings.rate_limit is not None:
+        limiter = RateLimiter(store, settings.rate_limit, None if metrics is None else metrics.let_through)
+    app = create_app(
+        store,
+        authenticator,
+        limiter=limiter,
+        metrics=metrics,
+        serve_metrics=metrics_listener is None,
+        access_log=settings.access_log,
     )
-    app = create_app(store, authenticator, limiter=limiter, access_log=settings.access_log)
     config = server_config(app, shutdown_grace_s=settings.shutdown_grace_s)
 
     async def serve() -> None:
-        async with store:
-            loaded = await authenticator.load()
+        async with store, authenticator.keeping() as loaded:
             if secret is None and loaded and not authenticator.ring.admits_anybody(lease_clock()):
                 raise NoKeyError
             if not loaded:
                 log.warning("Redis can't be reached yet; the gateway answers 503 until it can.")
-            log.info("Listening on %s", url)
-            keeper = asyncio.create_task(authenticator.keep())
-            try:
+            async with contextlib.AsyncExitStack() as stack:
+                if metrics is not None and metrics_listener is not None:
+                    own = server_config(create_metrics_app(metrics), shutdown_grace_s=1)
+                    await stack.enter_async_context(serving_beside(own, metrics_listener))
+                    log.info("Metrics are on http://%s/metrics", _shown_address(metrics_listener))
+                log.info("Listening on http://%s", _shown_address(listener))
                 await Server(config).serve([listener])
-            finally:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(serve())

@@ -14,9 +14,10 @@ from .auth import Authenticator
 from .errors import STATUS, error_body, error_headers
 from .exchange import ClientGoneError, Exchange, Receive, Reply, Scope, Send
 from .limits import RateLimiter
-from .routes import API, unknown_route
+from .metrics import Metrics
+from .routes import API, open_route, unknown_route
 
-__all__ = ["Boundary", "create_app"]
+__all__ = ["Boundary", "create_app", "create_metrics_app"]
 
 log = logging.getLogger("gateway")
 access = logging.getLogger("gateway.access")
@@ -27,6 +28,8 @@ def create_app(
     authenticator: Authenticator,
     *,
     limiter: RateLimiter | None = None,
+    metrics: Metrics | None = None,
+    serve_metrics: bool = True,
     access_log: bool = True,
 ) -> Boundary:
     """Build the app. It opens nothing and closes nothing: the store is the caller's.
@@ -39,22 +42,33 @@ def create_app(
         Knows the keys.
     limiter : RateLimiter, optional
         Counts the requests of each key; without it there is no limit.
+    metrics : Metrics, optional
+        Told of each request.
+    serve_metrics : bool
+        Whether ``/metrics`` is a route of this app; see `create_metrics_app`.
     access_log : bool
         Log one line for each request, to the logger ``gateway.access``.
     """
-    routes = API(store, authenticator, limiter).routes()
+    routes = API(store, authenticator, limiter, metrics).routes(with_metrics=serve_metrics)
     router = Router(routes, redirect_slashes=False, default=unknown_route)
-    return Boundary(router, access_log=access_log)
+    return Boundary(router, metrics, access_log=access_log)
+
+
+def create_metrics_app(metrics: Metrics) -> Boundary:
+    """Build an app that has ``/metrics`` only, for a port of its own."""
+    routes = [open_route("/metrics", GET=metrics.read_metrics)]
+    return Boundary(Router(routes, redirect_slashes=False, default=unknown_route), access_log=False)
 
 
 class Boundary:
-    """What every request passes: its id, the envelope of errors, the access log.
+    """What every request passes: its id, the envelope of errors, the access log, the metrics.
 
     Starlette's own error middlewares are not used: they answer in plain text, and cost as much as the rest.
     """
 
-    def __init__(self, router: Router, *, access_log: bool) -> None:
+    def __init__(self, router: Router, metrics: Metrics | None = None, *, access_log: bool) -> None:
         self._router = router
+        self._metrics = metrics
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,9 +78,11 @@ class Boundary:
         exchange = scope["exchange"] = Exchange(scope, receive, send)
         # The router sees the path as it was sent: once decoded, a slash inside a session key looks like any other.
         scope["path"] = scope["raw_path"].decode("latin-1")
+        error: SessionStoreError | None = None
         try:
             await self._router(scope, receive, send)
         except SessionStoreError as exc:
+            error = exc
             await _answer_error(exchange, exc)
         except ClientGoneError:
             exchange.status = 499
@@ -74,6 +90,8 @@ class Boundary:
             log.exception("A request failed", extra={"fields": {"requestId": exchange.request_id.decode()}})
             await _answer_internal_error(exchange)
         finally:
+            if self._metrics is not None:
+                self._metrics.answered(exchange, error)
             if self._access_log:
                 _log_access(exchange)
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from sessionstore import Effect
+
 from .auth import Principal
 from .errors import BodyTooLargeError, Headers
 
@@ -40,6 +42,7 @@ class Reply(Struct, frozen=True, gc=False):
     status: int
     body: bytes = b""
     headers: Headers = ()
+    media_type: bytes = b"application/json"
 
 
 class Exchange:
@@ -61,13 +64,19 @@ class Exchange:
         The code of the error that it was answered with.
     extra_headers : tuple
         What the response carries whatever it is.
+    query : dict
+        The query's parameters: only those that the route takes, each once.
+    effect : Effect or None
+        How the write took effect that the request asked for.
     """
 
     __slots__ = (
+        "effect",
         "error_code",
         "extra_headers",
         "headers",
         "principal",
+        "query",
         "receive",
         "request_id",
         "route",
@@ -92,6 +101,8 @@ class Exchange:
         self.status = 0
         self.error_code: str | None = None
         self.extra_headers: Headers = ()
+        self.query: dict[str, str] = {}
+        self.effect: Effect | None = None
 
     @property
     def method(self) -> str:
@@ -104,6 +115,12 @@ class Exchange:
         if name not in self.headers:
             return None
         return b",".join(value for key, value in self.scope["headers"] if key == name)
+
+    def single_header(self, name: bytes) -> bytes | None:
+        """A header that is no list; lines that repeat it are joined, and so are nothing that it can be."""
+        if len(self.headers) == len(self.scope["headers"]):
+            return self.headers.get(name)
+        return self.header_values(name)
 
     def path_segment(self, name: str) -> bytes:
         """A variable part of the path, percent-encoded as it was sent."""
@@ -142,7 +159,7 @@ class Exchange:
         self.status = reply.status
         headers = [(b"x-request-id", self.request_id), *self.extra_headers, *reply.headers]
         if reply.status != 304:
-            headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply.body)))
+            headers += ((b"content-type", reply.media_type), (b"content-length", b"%d" % len(reply.body)))
         await self.send({"type": "http.response.start", "status": reply.status, "headers": headers})
         body = b"" if self.scope["method"] == "HEAD" else reply.body
         await self.send({"type": "http.response.body", "body": body})

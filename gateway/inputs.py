@@ -21,6 +21,9 @@ from sessionstore.session import MAX_DELAY_MS, MAX_LABEL_LENGTH, MAX_OVERRIDES, 
 from .errors import InvalidBodyError, InvalidJSONError, UnsupportedMediaTypeError
 
 __all__ = [
+    "NO_LINE_BREAK",
+    "OVERRIDE_PATTERN",
+    "SCENARIO_PATTERN",
     "SessionPatch",
     "agree",
     "check_media_type",
@@ -30,23 +33,59 @@ __all__ = [
     "parse_entity_tags",
     "parse_limit",
     "parse_query",
+    "prefers",
 ]
 
+#: Put after ``$`` in a pattern for Python.
+NO_LINE_BREAK = r"(?!\n)"
+OVERRIDE_PATTERN = r"^ovr_[A-Za-z0-9_-]{1,124}$"
+SCENARIO_PATTERN = r"^scn_[A-Za-z0-9_-]{1,124}$"
+
 # In Python `$` also matches before a line break at the end; in JSON Schema it does not.
-_Slug = Annotated[str, Meta(pattern=SLUG_PATTERN + r"(?!\n)", max_length=MAX_SLUG_LENGTH)]
+_Slug = Annotated[str, Meta(pattern=SLUG_PATTERN + NO_LINE_BREAK, max_length=MAX_SLUG_LENGTH)]
 _Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS)]
+# The library says what is wrong with an id; the document says what one looks like.
+_Override = Annotated[str, Meta(extra_json_schema={"pattern": OVERRIDE_PATTERN})]
+_Scenario = Annotated[str, Meta(extra_json_schema={"pattern": SCENARIO_PATTERN})]
 
 
 class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The body of a PUT. A field that is omitted is left unchanged; null clears it."""
 
-    project: _Slug | UnsetType = UNSET
-    environment: _Slug | UnsetType = UNSET
-    scenario: str | None | UnsetType = UNSET
-    overrides: tuple[str, ...] | UnsetType = UNSET
-    global_delay_ms: _Delay | None | UnsetType = UNSET
-    global_delay_max_ms: _Delay | None | UnsetType = UNSET
-    label: Annotated[str, Meta(max_length=MAX_LABEL_LENGTH)] | None | UnsetType = UNSET
+    project: Annotated[_Slug, Meta(description="As the query parameter; named in both, they must be the same.")] | (
+        UnsetType
+    ) = UNSET
+    environment: Annotated[_Slug, Meta(description="As the query parameter.")] | UnsetType = UNSET
+    scenario: Annotated[_Scenario | None, Meta(description="Id of the scenario; it replaces the one before.")] | (
+        UnsetType
+    ) = UNSET
+    overrides: (
+        Annotated[
+            tuple[_Override, ...],
+            Meta(
+                description="The exact set of published mocks that shall be active: any other activation is removed. "
+                f"At most {MAX_OVERRIDES}; duplicates are folded, the first place kept."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    global_delay_ms: Annotated[_Delay | None, Meta(description="Milliseconds that each response is delayed.")] | (
+        UnsetType
+    ) = UNSET
+    global_delay_max_ms: (
+        Annotated[
+            _Delay | None,
+            Meta(description="Where it is greater than globalDelayMs, the delay is drawn evenly between the two."),
+        ]
+        | UnsetType
+    ) = UNSET
+    label: (
+        Annotated[
+            Annotated[str, Meta(max_length=MAX_LABEL_LENGTH)] | None,
+            Meta(description="A note for people."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 _slug_rule = f"a slug of at most {MAX_SLUG_LENGTH} letters, digits, '.', '_' or '-', beginning with a letter or digit"
@@ -68,6 +107,8 @@ _JSON_TYPE = re.compile(rb'application/json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)
 _PLAIN_SEGMENT = re.compile(rb"[A-Za-z0-9._~-]+\Z")
 #: One member of a list of entity tags (RFC 9110, 8.8.3), and the comma or end after it.
 _ENTITY_TAG = re.compile(rb'[ \t]*(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]*(,|\Z)')
+#: One member of a list of preferences (RFC 7240, 2), up to the comma or end after it: its name, and what else it says.
+_PREFERENCE = re.compile(rb"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]*)((?:"(?:[^"\\]|\\.)*"|[^",])*)(?:,|\Z)""")
 _REVISION = re.compile(rb"(?:0|[1-9][0-9]{0,15})\Z")
 
 _decode = msgspec.json.Decoder(SessionPatch).decode
@@ -223,6 +264,22 @@ def parse_entity_tags(value: bytes, header: str, *, weak: bool) -> tuple[int, ..
     if not seen:
         raise _tag_error(header)
     return tuple(revisions)
+
+
+def prefers(value: bytes, name: bytes) -> bool:
+    """Whether the header ``Prefer`` names a preference, without a value; its name in any case, with any parameters.
+
+    What can't be read is no preference: the header is a hint (RFC 7240, 2).
+    """
+    position = 0
+    while position < len(value):
+        match = _PREFERENCE.match(value, position)
+        if match is None:
+            return False
+        if match[1].lower() == name and match[2].lstrip()[:1] in (b"", b";"):
+            return True
+        position = match.end()
+    return False
 
 
 def _tag_error(header: str) -> InvalidQueryError:

@@ -1,6 +1,7 @@
 """How many requests a key may make, counted over all gateway processes.
 
-The counting is the `limits` package's, on the same Redis: fixed windows, one increment for each request. A window's end
+The counting is the `limits` package's, on the same Redis: fixed windows, one run of its script for each request, over
+the store's own connections: limits' way through redis-py's client costs as much as a whole request. A window's end
 is read once and remembered. Where the count can't be had in time the request is let through: a limit protects the
 service, and must not be what takes it down.
 """
@@ -13,12 +14,19 @@ import math
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import RedisStorage
+from limits.aio.storage.redis.bridge import RedisBridge
 from msgspec import Struct
 from redis.exceptions import RedisError
+
+from sessionstore import AsyncSessionStore
+from sessionstore.aio.connections import Connections
+from sessionstore.commands import Call
+from sessionstore.config import StoreConfig
+from sessionstore.errors import SessionStoreError
+from sessionstore.scripts import compose
 
 from .errors import Headers
 
@@ -28,8 +36,14 @@ log = logging.getLogger("gateway")
 
 #: Seconds that a request waits for its count.
 _DEADLINE_S = 0.25
+#: Seconds by which a window may end after what limits reads: Redis rounds a TTL to whole ones. Who tries again after
+#: Retry-After must not be refused for that.
+_EXPIRY_ERROR_S = 0.5
 #: Keys whose window's end is remembered; there are at most 25 active ones.
 _MAX_REMEMBERED = 1000
+
+#: limits' own script: it counts, and begins a window where there is none.
+_INCREMENT = compose("limits", RedisBridge.SCRIPT_INCR_EXPIRE.decode())
 
 _SETTING = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,5})\Z")
 
@@ -67,13 +81,18 @@ class Standing(Struct, frozen=True):
     remaining: int
     reset_s: int
 
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds after which to try again, over the limit."""
+        return max(1, self.reset_s)
+
     def headers(self) -> Headers:
         """The ``RateLimit`` headers (draft-ietf-httpapi-ratelimit-headers), and ``Retry-After`` over the limit."""
         headers = (
             (b"ratelimit-policy", b'"key";q=%d;w=%d' % (self.limit.requests, self.limit.window_s)),
             (b"ratelimit", b'"key";r=%d;t=%d' % (self.remaining, self.reset_s)),
         )
-        return (*headers, (b"retry-after", b"%d" % max(1, self.reset_s))) if self.exceeded else headers
+        return (*headers, (b"retry-after", b"%d" % self.retry_after_s)) if self.exceeded else headers
 
 
 class RateLimiter:
@@ -81,40 +100,46 @@ class RateLimiter:
 
     Parameters
     ----------
-    pool : redis.asyncio.ConnectionPool
-        Connections to the Redis that all gateways share.
+    store : AsyncSessionStore
+        On the Redis that all gateways share.
     limit : Limit
         What a key may do.
-    prefix : str
-        In front of every key in Redis.
     on_failure : callable, optional
         Told when a request was let through uncounted.
     """
 
-    def __init__(self, pool: Any, limit: Limit, prefix: str, on_failure: Callable[[], None] | None = None) -> None:
+    def __init__(self, store: AsyncSessionStore, limit: Limit, on_failure: Callable[[], None] | None = None) -> None:
+        pool = store.connection_pool
         self._storage = RedisStorage(
-            "async+redis://", implementation="redispy", key_prefix=f"{prefix}:limits", connection_pool=pool
+            "async+redis://",
+            implementation="redispy",
+            key_prefix=f"{store.config.prefix}:limits",
+            connection_pool=pool,  # type: ignore[arg-type]  # it passes on whatever the client takes
         )
+        self._connections = Connections(pool, StoreConfig(deadline_s=_DEADLINE_S, observe=store.config.observe))
         self._limit = limit
         self._item = RateLimitItemPerSecond(limit.requests, limit.window_s, namespace="key")
         self._on_failure = on_failure
         self._ends: dict[str, float] = {}
+        self._works = True
 
     async def hit(self, key_id: str) -> Standing | None:
         """Count one request; None where that could not be done in time."""
         name = self._item.key_for(key_id)
+        call = Call(_INCREMENT, (self._storage.bridge.prefixed_key(name),), (self._limit.window_s, 1), int)
         try:
-            async with asyncio.timeout(_DEADLINE_S):
-                count = await self._storage.incr(name, self._limit.window_s)
-                now = time.time()
-                end = now + self._limit.window_s if count == 1 else self._ends.get(name, 0.0)
-                if end <= now:
-                    end = await self._storage.get_expiry(name)
-        except (RedisError, OSError, TimeoutError) as exc:
-            log.warning("A request could not be counted, and was let through: %r", exc)
-            if self._on_failure is not None:
-                self._on_failure()
+            count = await self._connections.execute(call)
+            now = time.time()
+            end = now + self._limit.window_s if count == 1 else self._ends.get(name, 0.0)
+            if end <= now:
+                async with asyncio.timeout(_DEADLINE_S):
+                    end = await self._storage.get_expiry(name) + _EXPIRY_ERROR_S
+        except (SessionStoreError, RedisError, OSError, TimeoutError) as exc:
+            self._failed(exc)
             return None
+        if not self._works:
+            self._works = True
+            log.info("Requests are counted again.")
         if len(self._ends) >= _MAX_REMEMBERED:
             self._ends.clear()
         self._ends[name] = end
@@ -124,3 +149,10 @@ class RateLimiter:
             remaining=max(0, self._limit.requests - count),
             reset_s=max(0, min(self._limit.window_s, math.ceil(end - now))),
         )
+
+    def _failed(self, error: Exception) -> None:
+        if self._works:
+            log.warning("Requests can't be counted, and are let through: %s", str(error) or type(error).__name__)
+        self._works = False
+        if self._on_failure is not None:
+            self._on_failure()

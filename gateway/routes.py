@@ -1,13 +1,14 @@
 """The API, top-down: the table of routes, then what each does.
 
 A handler takes an `Exchange` and returns a `Reply`, or raises an error that has a code; `app.Boundary` answers errors.
-The paths that the router matches are percent-encoded as they were sent, so a session key may hold a slash.
+Above each stands what the API's document says of it (`description`). The paths that the router matches are
+percent-encoded as they were sent, so a session key may hold a slash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, cast
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +19,7 @@ from sessionstore.errors import InvalidQueryError, SessionNotFoundError
 from sessionstore.session import SessionDocument
 
 from .auth import Authenticator
+from .description import Handler, Link, Operation, describe, operation_of
 from .errors import (
     EnvironmentRequiredError,
     Headers,
@@ -30,6 +32,7 @@ from .errors import (
 )
 from .exchange import Exchange, Receive, Reply, Scope, Send
 from .inputs import (
+    SessionPatch,
     agree,
     check_media_type,
     decode_override_id,
@@ -38,8 +41,12 @@ from .inputs import (
     parse_entity_tags,
     parse_limit,
     parse_query,
+    prefers,
 )
 from .limits import RateLimiter
+from .metrics import Metrics
+from .openapi import build_document
+from .page import PAGE_HEADERS, render_page
 
 __all__ = ["API", "BASE_PATH", "Resource"]
 
@@ -47,8 +54,6 @@ BASE_PATH = "/api/v1"
 
 #: Sessions of one page of a list, where the call does not say.
 DEFAULT_LIMIT = 50
-
-Handler = Callable[[Exchange], Awaitable[Reply]]
 
 
 class DeletionDocument(Struct, frozen=True):
@@ -93,36 +98,96 @@ class StatusDocument(Struct, frozen=True):
     status: Literal["ok"]
 
 
+_PLACE = ("project", "environment")
+_EFFECT_HEADERS = ("Server-Timing",)
+
+_SESSION = SessionDocument(
+    project="checkout",
+    environment="staging",
+    session_key="ci-42",
+    label="CI run 4821",
+    scenario="scn_paymentDeclined",
+    overrides=("ovr_extraMock",),
+    global_delay_ms=0,
+    global_delay_max_ms=0,
+    last_seen_at="2026-06-23T12:00:00.000Z",
+)
+
+_IN_ANSWER = {
+    "path.sessionKey": "$response.body#/sessionKey",
+    "query.project": "$response.body#/project",
+    "query.environment": "$response.body#/environment",
+}
+_IN_REQUEST = {
+    "path.sessionKey": "$request.path.sessionKey",
+    "query.project": "$request.query.project",
+    "query.environment": "$request.query.environment",
+}
+_OVERRIDE_IN_REQUEST = {**_IN_REQUEST, "path.overrideId": "$response.body#/overrideId"}
+_SESSION_LINKS = {
+    "read": Link("getSession", _IN_ANSWER),
+    "changeUnlessChanged": Link("putSession", {**_IN_ANSWER, "header.If-Match": "$response.header.ETag"}),
+    "tearDown": Link("deleteSession", _IN_ANSWER),
+    "activateOverride": Link("activateOverride", _IN_ANSWER),
+    "deactivateOverride": Link("deactivateOverride", _IN_ANSWER),
+}
+
+
 class API:
     """The handlers, and what they work on."""
 
     def __init__(
-        self, store: AsyncSessionStore, authenticator: Authenticator, limiter: RateLimiter | None = None
+        self,
+        store: AsyncSessionStore,
+        authenticator: Authenticator,
+        limiter: RateLimiter | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._authenticator = authenticator
         self._limiter = limiter
+        self._metrics = metrics
+        self._document = self._page = b""
 
-    def routes(self) -> list[Route]:
+    def routes(self, *, with_metrics: bool) -> list[Route]:
         """Every route there is; `_secured` ones ask for a key."""
         session = f"{BASE_PATH}/sessions/{{sessionKey}}"
-        return [
+        routes = [
             self._secured(session, GET=self.get_session, PUT=self.put_session, DELETE=self.delete_session),
             self._secured(
                 f"{session}/overrides/{{overrideId}}", POST=self.activate_override, DELETE=self.deactivate_override
             ),
             self._secured(f"{BASE_PATH}/sessions", GET=self.list_sessions),
             self._secured(f"{BASE_PATH}/scenarios", GET=self.list_scenarios),
-            _open("/healthz", GET=self.healthz),
-            _open("/readyz", GET=self.readyz),
+            open_route(f"{BASE_PATH}/openapi.json", GET=self.openapi),
+            open_route(f"{BASE_PATH}/docs", GET=self.docs),
+            open_route("/healthz", GET=self.healthz),
+            open_route("/readyz", GET=self.readyz),
         ]
+        if self._metrics is not None and with_metrics:
+            routes.append(open_route("/metrics", GET=self._metrics.read_metrics))
+        document = build_document(cast("Resource", route.endpoint) for route in routes)
+        self._document, self._page = _encode(document), render_page(document)
+        return routes
 
+    @describe(
+        Operation(
+            answer=SessionDocument,
+            example=_SESSION,
+            query=_PLACE,
+            headers=("If-None-Match",),
+            answer_headers=("ETag",),
+            links=_SESSION_LINKS,
+        )
+    )
     async def get_session(self, exchange: Exchange) -> Reply:
-        """Read a session."""
-        query = parse_query(exchange.scope["query_string"], ("project", "environment"))
+        """Read a session.
+
+        It does not count as seen.
+        """
         known = exchange.header_values(b"if-none-match")
         revisions = () if known is None else parse_entity_tags(known, "If-None-Match", weak=True)
-        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        environment = await self._environment(exchange)
         key = decode_session_key(exchange.path_segment("sessionKey"))
         session = await environment.get(key)
         if session is None:
@@ -133,14 +198,36 @@ class API:
             return Reply(304, headers=_etag(session))
         return Reply(200, session.to_json(), _etag(session))
 
+    @describe(
+        Operation(
+            answer=SessionDocument,
+            example=_SESSION,
+            query=_PLACE,
+            headers=("If-Match", "If-None-Match", "Prefer"),
+            body=SessionPatch,
+            body_example={
+                "label": "CI run 4821",
+                "scenario": "scn_paymentDeclined",
+                "overrides": ["ovr_extraMock"],
+            },
+            answer_headers=("ETag", *_EFFECT_HEADERS),
+            errors=("invalid_override", "invalid_scenario"),
+            links=_SESSION_LINKS,
+        )
+    )
     async def put_session(self, exchange: Exchange) -> Reply:
-        """Set a session's state; create it if it is missing."""
-        query = parse_query(exchange.scope["query_string"], ("project", "environment"))
+        """Set a session's state; create it if it is missing.
+
+        Declarative: a field that is omitted is left unchanged, null clears it, and sending the same again changes
+        nothing. The whole call applies, or none of it. Project and environment may also be named in the body. The
+        answer comes when every live proxy serves the new state.
+        """
+        query = exchange.query
         if_match = _if_match(exchange)
         if_none_match = _create_only(exchange)
-        check_media_type(exchange.headers.get(b"content-type"))
+        check_media_type(exchange.single_header(b"content-type"))
         patch = decode_patch(await exchange.read_body())
-        environment = await self._environment(
+        environment = await self._resolve(
             exchange,
             agree("project", query.get("project"), patch.project),
             agree("environment", query.get("environment"), patch.environment),
@@ -156,58 +243,131 @@ class API:
             if_none_match=if_none_match,
             wait=_waits(exchange),
         )
-        return Reply(200, session.to_json(), (*_etag(session), *_effect_headers(session.effect)))
+        return Reply(200, session.to_json(), (*_etag(session), *_effect_headers(exchange, session.effect)))
 
+    @describe(
+        Operation(
+            answer=DeletionDocument,
+            example=DeletionDocument(True, "reset"),
+            query=(*_PLACE, "mode"),
+            headers=("If-Match", "Prefer"),
+            answer_headers=_EFFECT_HEADERS,
+            errors=("invalid_mode",),
+        )
+    )
     async def delete_session(self, exchange: Exchange) -> Reply:
-        """Reset a session, or remove it."""
-        query = parse_query(exchange.scope["query_string"], ("project", "environment", "mode"))
+        """Reset a session, or remove it.
+
+        To reset clears every field that a PUT can set and keeps the session, which must exist; to delete removes it,
+        and is fine where there is none. The answer comes when every live proxy serves the new state.
+        """
         _refuse(exchange, b"if-none-match", "If-None-Match")
         if_match = _if_match(exchange)
-        mode = query.get("mode", "reset")
+        mode = exchange.query.get("mode", "reset")
         if mode not in ("reset", "delete"):
             raise InvalidModeError("mode must be 'reset', which clears the session and keeps it, or 'delete'.")
-        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        environment = await self._environment(exchange)
         key = decode_session_key(exchange.path_segment("sessionKey"))
         if mode == "delete":
             deletion = await environment.delete(key, if_match=if_match, wait=_waits(exchange))
-            return Reply(200, _encode(DeletionDocument(True, "delete")), _effect_headers(deletion.effect))
+            return Reply(200, _encode(DeletionDocument(True, "delete")), _effect_headers(exchange, deletion.effect))
         session = await environment.reset(key, if_match=if_match, wait=_waits(exchange))
-        return Reply(200, _encode(DeletionDocument(True, "reset")), _effect_headers(session.effect))
+        return Reply(200, _encode(DeletionDocument(True, "reset")), _effect_headers(exchange, session.effect))
 
+    @describe(
+        Operation(
+            answer=OverrideDocument,
+            example=OverrideDocument("ovr_extraMock", True),
+            query=_PLACE,
+            headers=("Prefer",),
+            answer_headers=_EFFECT_HEADERS,
+            links={
+                "deactivate": Link("deactivateOverride", _OVERRIDE_IN_REQUEST),
+                "read": Link("getSession", _IN_REQUEST),
+            },
+        )
+    )
     async def activate_override(self, exchange: Exchange) -> Reply:
-        """Switch an override on; create the session if it is missing."""
+        """Switch an override on; create the session if it is missing.
+
+        Whatever else is active stays so, and doing it twice is fine.
+        """
         environment, key, override = await self._override(exchange)
         session = await environment.activate(key, override, wait=_waits(exchange))
-        return Reply(200, _encode(OverrideDocument(override, True)), _effect_headers(session.effect))
+        return Reply(200, _encode(OverrideDocument(override, True)), _effect_headers(exchange, session.effect))
 
+    @describe(
+        Operation(
+            answer=OverrideDocument,
+            example=OverrideDocument("ovr_extraMock", False),
+            query=_PLACE,
+            headers=("Prefer",),
+            answer_headers=_EFFECT_HEADERS,
+            links={"activate": Link("activateOverride", _OVERRIDE_IN_REQUEST), "read": Link("getSession", _IN_REQUEST)},
+        )
+    )
     async def deactivate_override(self, exchange: Exchange) -> Reply:
-        """Switch an override off."""
+        """Switch an override off.
+
+        Whatever else is active stays so, and doing it twice is fine. The session must exist.
+        """
         environment, key, override = await self._override(exchange)
         session = await environment.deactivate(key, override, wait=_waits(exchange))
-        return Reply(200, _encode(OverrideDocument(override, False)), _effect_headers(session.effect))
+        return Reply(200, _encode(OverrideDocument(override, False)), _effect_headers(exchange, session.effect))
 
+    @describe(
+        Operation(
+            answer=SessionListDocument,
+            example=SessionListDocument((_SESSION,), None),
+            query=(*_PLACE, "limit", "cursor"),
+        )
+    )
     async def list_sessions(self, exchange: Exchange) -> Reply:
         """List the live sessions of an environment, newest seen first."""
-        query = parse_query(exchange.scope["query_string"], ("project", "environment", "limit", "cursor"))
+        query = exchange.query
         limit = parse_limit(query.get("limit"), DEFAULT_LIMIT)
-        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        environment = await self._environment(exchange)
         page = await environment.list(limit, query.get("cursor"))
         sessions = tuple(session.document() for session in page.sessions)
         return Reply(200, _encode(SessionListDocument(sessions, page.next_cursor)))
 
+    @describe(
+        Operation(
+            answer=ScenarioListDocument,
+            example=ScenarioListDocument(
+                (ScenarioDocument("scn_paymentDeclined", "Payment declined", "payment-declined"),), None
+            ),
+            query=(*_PLACE, "limit", "search", "before"),
+        )
+    )
     async def list_scenarios(self, exchange: Exchange) -> Reply:
-        """List the scenarios of an environment, by name."""
-        query = parse_query(exchange.scope["query_string"], ("project", "environment", "limit", "search", "before"))
+        """List the scenarios of an environment, by name.
+
+        So that a pipeline can find their ids.
+        """
+        query = exchange.query
         limit = parse_limit(query.get("limit"), DEFAULT_LIMIT)
-        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        environment = await self._environment(exchange)
         page = await environment.scenarios(limit, query.get("search"), query.get("before"))
         scenarios = tuple(ScenarioDocument(item.id, item.name, item.url_id) for item in page.scenarios)
         return Reply(200, _encode(ScenarioListDocument(scenarios, page.next_before)))
 
+    @describe(Operation(answer="application/json"))
+    async def openapi(self, exchange: Exchange) -> Reply:
+        """Describe the API: OpenAPI 3.1."""
+        return Reply(200, self._document)
+
+    @describe(Operation(answer="text/html"))
+    async def docs(self, exchange: Exchange) -> Reply:
+        """Describe the API: a page for people."""
+        return Reply(200, self._page, PAGE_HEADERS, b"text/html; charset=utf-8")
+
+    @describe(Operation(answer=StatusDocument, example=StatusDocument("ok")))
     async def healthz(self, exchange: Exchange) -> Reply:
         """Say that this process answers."""
         return Reply(200, _encode(StatusDocument("ok")))
 
+    @describe(Operation(answer=StatusDocument, example=StatusDocument("ok"), errors=("store_unavailable",)))
     async def readyz(self, exchange: Exchange) -> Reply:
         """Say that Redis can be reached and runs scripts."""
         await self._store.ping()
@@ -215,14 +375,17 @@ class API:
 
     async def _override(self, exchange: Exchange) -> tuple[AsyncEnvironment, str, str]:
         """What both calls on an override name."""
-        query = parse_query(exchange.scope["query_string"], ("project", "environment"))
         _refuse(exchange, b"if-match", "If-Match")
         _refuse(exchange, b"if-none-match", "If-None-Match")
-        environment = await self._environment(exchange, query.get("project"), query.get("environment"))
+        environment = await self._environment(exchange)
         key = decode_session_key(exchange.path_segment("sessionKey"))
         return environment, key, decode_override_id(exchange.path_segment("overrideId"))
 
-    async def _environment(self, exchange: Exchange, project: str | None, environment: str | None) -> AsyncEnvironment:
+    async def _environment(self, exchange: Exchange) -> AsyncEnvironment:
+        """The environment that a call's query is about."""
+        return await self._resolve(exchange, exchange.query.get("project"), exchange.query.get("environment"))
+
+    async def _resolve(self, exchange: Exchange, project: str | None, environment: str | None) -> AsyncEnvironment:
         """The environment that a call is about; where it names none and the project has one, that one."""
         scope = exchange.principal.project if exchange.principal is not None else None
         if scope is not None:
@@ -231,6 +394,8 @@ class API:
             project = scope
         if project is None:
             raise ProjectRequiredError("Name the project, as in ?project=checkout: this key opens every project.")
+        if self._metrics is not None:
+            self._metrics.served(self._store, project)
         if environment is None:
             registered = await self._store.project(project).environments()
             if len(registered) != 1:
@@ -246,7 +411,17 @@ class API:
 
 
 class Resource:
-    """The handlers of one path, by method: an ASGI app, as a Starlette Route takes one."""
+    """The handlers of one path, by method: an ASGI app, as a Starlette Route takes one.
+
+    Attributes
+    ----------
+    path : str
+        The template.
+    handlers : mapping
+        By method; HEAD goes wherever GET does.
+    secured : bool
+        Whether it asks for a key.
+    """
 
     def __init__(
         self,
@@ -255,34 +430,43 @@ class Resource:
         authenticator: Authenticator | None = None,
         limiter: RateLimiter | None = None,
     ) -> None:
-        self._path = path
-        self._handlers = dict(handlers)
+        self.path = path
+        self.handlers = handlers
+        self.secured = authenticator is not None
+        self._calls = {method: (handler, operation_of(handler).query) for method, handler in handlers.items()}
         if "GET" in handlers:
-            self._handlers["HEAD"] = handlers["GET"]
-        self._allow = ", ".join(sorted(self._handlers))
+            self._calls["HEAD"] = self._calls["GET"]
+        self._allow = ", ".join(sorted(self._calls))
         self._authenticator = authenticator
         self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         exchange: Exchange = scope["exchange"]
-        exchange.route = self._path
-        handler = self._handlers.get(scope["method"])
-        if handler is None:
+        exchange.route = self.path
+        call = self._calls.get(scope["method"])
+        if call is None:
             raise MethodNotAllowedError(self._allow)
+        handler, parameters = call
         if self._authenticator is not None:
-            principal = await self._authenticator.authenticate(exchange.headers.get(b"authorization"))
+            principal = await self._authenticator.authenticate(exchange.single_header(b"authorization"))
             exchange.principal = principal
             if self._limiter is not None:
-                standing = await self._limiter.hit(principal.key_id)
-                if standing is not None:
-                    exchange.extra_headers = standing.headers()
-                    if standing.exceeded:
-                        raise RateLimitedError(
-                            f"This key has made its {standing.limit.requests} requests of "
-                            f"{standing.limit.window_s} seconds; try again in {max(1, standing.reset_s)} seconds."
-                        )
+                await _count(self._limiter, principal.key_id, exchange)
+            exchange.query = parse_query(scope["query_string"], parameters)
         await exchange.answer(await handler(exchange))
+
+
+async def _count(limiter: RateLimiter, key_id: str, exchange: Exchange) -> None:
+    standing = await limiter.hit(key_id)
+    if standing is None:
+        return
+    exchange.extra_headers = standing.headers()
+    if standing.exceeded:
+        raise RateLimitedError(
+            f"This key has made its {standing.limit.requests} requests of {standing.limit.window_s} seconds; "
+            f"try again in {standing.retry_after_s} seconds."
+        )
 
 
 async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -293,7 +477,8 @@ async def unknown_route(scope: Scope, receive: Receive, send: Send) -> None:
     )
 
 
-def _open(path: str, **handlers: Handler) -> Route:
+def open_route(path: str, **handlers: Handler) -> Route:
+    """A route that asks for no key, and minds no query: what probes send is theirs."""
     return Route(path, Resource(path, handlers))
 
 
@@ -301,9 +486,10 @@ def _etag(session: Session) -> tuple[tuple[bytes, bytes]]:
     return ((b"etag", b'"%d"' % session.revision),)
 
 
-def _effect_headers(effect: Effect | None) -> Headers:
+def _effect_headers(exchange: Exchange, effect: Effect | None) -> Headers:
     """How a write took effect, for a person who looks at a CI log: a view that holds writes up shows here."""
     assert effect is not None, "the result of a write has an effect"
+    exchange.effect = effect
     commit = b"commit;dur=%.2f" % (effect.commit_s * 1000)
     if not effect.waited:
         return ((b"preference-applied", b"respond-async"), (b"server-timing", commit))
@@ -316,9 +502,7 @@ def _effect_headers(effect: Effect | None) -> Headers:
 def _waits(exchange: Exchange) -> bool:
     """Whether to answer when the write is effective; ``Prefer: respond-async`` (RFC 7240) asks for its commit only."""
     prefer = exchange.header_values(b"prefer")
-    return prefer is None or not any(
-        part.partition(b";")[0].strip().lower() == b"respond-async" for part in prefer.split(b",")
-    )
+    return prefer is None or not prefers(prefer, b"respond-async")
 
 
 def _if_match(exchange: Exchange) -> tuple[int, ...] | Literal["*"] | None:

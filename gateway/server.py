@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import uvicorn
 
 from .errors import BadRequestError, error_body
 
-__all__ = ["Server", "listening_socket", "server_config"]
+__all__ = ["Server", "listening_socket", "server_config", "serving_beside"]
 
 #: Seconds that an idle connection stays open: longer than load balancers keep theirs, so that none is closed just as it
 #: is used again.
@@ -43,6 +43,26 @@ class Server(uvicorn.Server):
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
+
+
+class _Unsignalled(uvicorn.Server):
+    """A server that ends when it is told to by its owner; signals are the other one's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving_beside(config: uvicorn.Config, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve another app on the same event loop until the block ends."""
+    server = _Unsignalled(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def server_config(app: Any, *, shutdown_grace_s: float) -> uvicorn.Config:

@@ -19,7 +19,7 @@ from sessionstore.keys import DEFAULT_PREFIX, validate_prefix
 
 from .limits import DEFAULT_LIMIT, Limit, parse_limit_setting
 
-__all__ = ["API_KEY_VARIABLE", "MAKE_ONE", "Settings", "UsageError", "parse_settings"]
+__all__ = ["API_KEY_VARIABLE", "MAKE_ONE", "MetricsPlace", "Settings", "UsageError", "parse_settings"]
 
 API_KEY_VARIABLE = "SESSIONSTORE_API_KEY"
 
@@ -44,6 +44,14 @@ Stop it with SIGTERM or Ctrl+C: requests in flight are finished first.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class MetricsPlace:
+    """Where ``/metrics`` is: nowhere, beside the API, or on a port of its own."""
+
+    on: bool
+    port: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the gateway runs with; see ``python -m gateway --help``."""
@@ -59,6 +67,7 @@ class Settings:
     log_level: str
     rate_limit: Limit | None
     access_log: bool
+    metrics: MetricsPlace
     api_key: str | None
 
 
@@ -91,6 +100,15 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535):
         raise ValueError("must be a port: 1 to 65535, or 0 for a free one")
     return int(text)
+
+
+def _metrics_place(text: str) -> MetricsPlace:
+    if text.lower() in ("on", "off"):
+        return MetricsPlace(text.lower() == "on")
+    try:
+        return MetricsPlace(True, _port(text))
+    except ValueError:
+        raise ValueError("must be on, off, or a port") from None
 
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:
@@ -171,6 +189,14 @@ _OPTIONS = (
         f"{DEFAULT_LIMIT.requests}/{DEFAULT_LIMIT.window_s}",
         parse_limit_setting,
         "requests of one key, over all gateways of one Redis; or off",
+    ),
+    _Option(
+        "metrics",
+        "metrics",
+        "on|off|PORT",
+        "on",
+        _metrics_place,
+        "Prometheus metrics at /metrics, without a key: beside the API, or on a port of their own",
     ),
     _Option("log_level", "log-level", "LEVEL", "info", _log_level, f"{', '.join(_LOG_LEVELS)}"),
 )
