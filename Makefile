@@ -25,6 +25,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(STAMP)  ## all benchmarks, or BENCH="lookup sync"; BENCH_OPTIONS="--rounds 3", --quick or --check
+	$(BIN)/python -m benchmarks $(BENCH) $(BENCH_OPTIONS)
+
 clean:
 	rm -rf $(VENV) build dist
 

@@ -14,7 +14,6 @@ the other one only waits. Writer, views and receivers are all asyncio, or all th
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import statistics
@@ -31,7 +30,7 @@ from tests.redis_server import RedisServer
 
 from .dataset import ENVIRONMENT, PROJECT
 from .followers import BY_HAND, REPLIES, Followers
-from .report import Bar, Report, conclude, describe_machine, median_ratio, percentile
+from .report import Bar, Report, arguments_parser, conclude, describe_machine, median_ratio, percentile
 
 #: Bars: without a view, of a write that answers at commit; with eight, of the exchange by hand.
 MAX_OF_COMMIT, MAX_OF_BY_HAND, VIEWS_OF_BAR = 1.1, 1.3, 8
@@ -58,12 +57,9 @@ Rounds = dict[str, list[list[float]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_parser(__doc__, rounds=7)
     parser.add_argument("--views", type=int, nargs="+", default=[0, 1, 8, 32])
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--count", type=int, default=100, help="writes of each kind in one round")
-    parser.add_argument("--quick", action="store_true", help="just show that it runs")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     options = parser.parse_args(arguments)
     if options.quick:
         options.views, options.rounds, options.count = [0, 2], 2, 4
@@ -73,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for (kind, measure), count in itertools.product(KINDS.items(), options.views):
             with Followers(server.url, count, asynchronous=kind == "asyncio", reply=True):
                 found[kind, count] = measure(server.url, count, options.rounds, options.count)
-    return conclude("effective", facts, summarise(found), check=options.check)
+    return conclude("effective", facts, summarise(found), options)
 
 
 def measure_threads(url: str, views: int, rounds: int, count: int) -> Rounds:

@@ -2,11 +2,11 @@
 
 The bare PUT route reads the body and makes one EVALSHA of the very script that the gateway runs, so that Redis does the
 same work for both; the bare GET route makes one HGETALL and answers with its fields as JSON. Neither authenticates or
-checks anything. Each app runs in a process of its own, under the same Uvicorn; the gateway authenticates and validates,
-with its access log off. Rounds are interleaved, and a ratio is the median of those of single rounds.
+checks anything. The gateway authenticates and validates, with its access log off, in three ways: with the one key of
+its settings; with a key of the key store, on a project that has a catalog; and the same with the rate limiter on, at a
+limit that is never met. Each app runs in a process of its own, under the same Uvicorn; the first two gateways are one
+process. Rounds are interleaved, and a ratio is the median of those of single rounds.
 """
-
-from __future__ import annotations
 
 import argparse
 import asyncio
@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import redis.asyncio
 import uvicorn
@@ -34,21 +35,39 @@ from sessionstore.scripts import load_script
 from tests.redis_server import RedisServer, free_port
 
 from .load import Outcome, request, run_load
-from .report import describe_machine, percentile, print_table, write_results
+from .report import Bar, Report, arguments_parser, conclude, describe_machine, percentile
 
 #: Requests in flight, and seconds of each run.
 CONNECTIONS = 16
-#: Sessions that the load is spread over.
+#: Sessions of each project that the load is spread over.
 SESSIONS = 1000
+METHODS = ("PUT", "GET")
 
-#: What the gateway has to reach of the bare route's requests per second.
-BAR = 0.9
+#: A limit that is never met, and a catalog that has what the PUTs set.
+NEVER_MET = "100000000/60"
+CATALOG = {
+    "project": "catalogued",
+    "environments": {"staging": {"mocks": [{"id": "ovr_extraMock", "name": "Extra mock"}], "scenarios": []}},
+}
+
+#: What each gateway has to reach of the bare route's requests per second.
+PLAIN, KEYS, LIMITED, BARE = "gateway", "gateway, key store and catalog", "gateway, limiter too", "bare"
+BARS = {PLAIN: 0.9, KEYS: 0.85, LIMITED: 0.5}
+
+
+class App(NamedTuple):
+    """Who is asked, for what, and with which key; the bare routes take none."""
+
+    port: int
+    project: str
+    secret: str | None
 
 
 class Figures(Struct):
     """One row of the table."""
 
     name: str
+    app: str
     rps: float
     p50_ms: float
     p99_ms: float
@@ -56,64 +75,77 @@ class Figures(Struct):
     ratio: float
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one run")
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = arguments_parser(__doc__, rounds=7)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one run; default: 2")
     parser.add_argument("--bare", nargs=2, metavar=("PORT", "REDIS_URL"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.bare:
-        serve_bare(int(arguments.bare[0]), arguments.bare[1])
-        return
+    options = parser.parse_args(arguments)
+    if options.bare:
+        serve_bare(int(options.bare[0]), options.bare[1])
+        return 0
+    if options.quick:
+        options.rounds, options.seconds = 1, 0.1
     with RedisServer() as server, contextlib.ExitStack() as stack:
-        secret = generate_secret()
-        ports = {"gateway": free_port(), "bare": free_port()}
-        environment = {**os.environ, "SESSIONSTORE_API_KEY": secret, "SESSIONSTORE_REDIS_URL": server.url}
-        flags = ["--no-access-log", "--log-level", "warning"]
+        plain = generate_secret()
+        with SessionStore.from_url(server.url) as store:  # which makes Redis know the scripts, too
+            key = store.keys.create("benchmark", project="catalogued").secret
+            store.project("catalogued").apply_catalog(CATALOG)
+            for project, number in itertools.product(("checkout", "catalogued"), range(SESSIONS)):
+                store.environment(project, "staging").put(f"ci-{number}", label="warm", overrides=["ovr_extraMock"])
+        ports = [free_port(), free_port(), free_port()]
+        apps = {
+            PLAIN: App(ports[0], "checkout", plain),
+            KEYS: App(ports[0], "catalogued", key),
+            LIMITED: App(ports[1], "catalogued", key),
+            BARE: App(ports[2], "checkout", None),
+        }
+        environment = {**os.environ, "SESSIONSTORE_API_KEY": plain, "SESSIONSTORE_REDIS_URL": server.url}
+        gateway = [sys.executable, "-m", "gateway", "--no-access-log", "--log-level", "warning"]
         for command in (
-            [sys.executable, "-m", "gateway", "--port", str(ports["gateway"]), *flags],
-            [sys.executable, "-m", "benchmarks.bench_gateway", "--bare", str(ports["bare"]), server.url],
+            [*gateway, "--port", str(ports[0]), "--rate-limit", "off"],
+            [*gateway, "--port", str(ports[1]), "--rate-limit", NEVER_MET],
+            [sys.executable, "-m", "benchmarks.bench_gateway", "--bare", str(ports[2]), server.url],
         ):
             process = subprocess.Popen(command, env=environment)
             stack.callback(process.wait)
             stack.callback(process.terminate)
-        with SessionStore.from_url(server.url) as store:  # which makes Redis know the scripts, too
-            for number in range(SESSIONS):
-                store.environment("checkout", "staging").put(f"ci-{number}", label="warm", overrides=["ovr_extraMock"])
         with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
-            outcomes = runner.run(measure(ports, secret, arguments.rounds, arguments.seconds))
+            outcomes = runner.run(measure(apps, options.rounds, options.seconds))
         with server.client() as client:
             facts = describe_machine(client)
-    show(outcomes, facts)
+    return conclude("gateway", facts, summarise(outcomes), options)
 
 
-async def measure(ports: dict[str, int], secret: str, rounds: int, seconds: float) -> dict[str, list[Outcome]]:
-    loads = {(app, method): (ports[app], _requests(app, method, secret)) for app in ports for method in ("PUT", "GET")}
-    for port in ports.values():
-        await _await_listener(port)
+async def measure(apps: dict[str, App], rounds: int, seconds: float) -> dict[tuple[str, str], list[Outcome]]:
+    loads = {(method, name): (app.port, _requests(app, method)) for name, app in apps.items() for method in METHODS}
+    for app in apps.values():
+        await _await_listener(app.port)
     for port, requests in loads.values():
-        await run_load(port, requests, connections=CONNECTIONS, seconds=0.5)
-    outcomes: dict[str, list[Outcome]] = {}
-    for number in range(rounds):
-        for method in ("PUT", "GET"):
-            # Who comes first alternates: a slow spell of the machine hits both alike.
-            for app in ("gateway", "bare") if number % 2 else ("bare", "gateway"):
-                port, requests = loads[app, method]
+        await run_load(port, requests, connections=CONNECTIONS, seconds=seconds / 4)
+    outcomes: dict[tuple[str, str], list[Outcome]] = {load: [] for load in itertools.product(METHODS, apps)}
+    order = list(apps)
+    for _ in range(rounds):
+        for method in METHODS:
+            for name in order:
+                port, requests = loads[method, name]
                 outcome = await run_load(port, requests, connections=CONNECTIONS, seconds=seconds)
-                outcomes.setdefault(f"{method} {app}", []).append(outcome)
+                outcomes[method, name].append(outcome)
+        # Who comes first rotates: a slow spell of the machine hits all alike.
+        order = order[1:] + order[:1]
     return outcomes
 
 
-def show(outcomes: dict[str, list[Outcome]], facts: dict[str, str]) -> None:
-    rows: list[list[object]] = []
+def summarise(outcomes: dict[tuple[str, str], list[Outcome]]) -> Report:
+    rows: list[list[str]] = []
     results: list[Figures] = []
-    for name, runs in outcomes.items():
-        method = name.split()[0]
+    for (method, app), runs in outcomes.items():
+        name = f"{method} {app}"
         latencies = sorted(itertools.chain.from_iterable(run.latencies_s for run in runs))
-        pairs = zip(runs, outcomes[f"{method} bare"], strict=True)
+        pairs = zip(runs, outcomes[method, BARE], strict=True)
         ratio = statistics.median(run.rate / bare.rate for run, bare in pairs)
         figures = Figures(
             name,
+            app,
             statistics.median(run.rate for run in runs),
             percentile(latencies, 0.5) * 1000,
             percentile(latencies, 0.99) * 1000,
@@ -123,13 +155,16 @@ def show(outcomes: dict[str, list[Outcome]], facts: dict[str, str]) -> None:
         rows.append(
             [name, f"{figures.rps:,.0f}", f"{figures.p50_ms:.2f}", f"{figures.p99_ms:.2f}", f"{figures.ratio:.2f}"]
         )
-    columns = ("request", "per second", "p50 ms", "p99 ms", "of the bare route's rate")
-    print_table(f"Gateway against a bare Starlette route, {CONNECTIONS} connections", facts, columns, rows)
-    for figures in results:
-        if figures.name.endswith("gateway"):
-            verdict = "holds" if figures.ratio >= BAR else "MISSED"
-            print(f"{figures.name}: {figures.ratio:.2f} of the bare route, the bar is {BAR}: {verdict}")
-    print(f"written to {write_results('gateway', facts, results)}")
+    columns = ["request", "per second", "p50 ms", "p99 ms", "of the bare route's rate"]
+    bars = [
+        Bar(
+            f"{figures.name}: requests per second, of the bare route's", BARS[figures.app], figures.ratio, at_least=True
+        )
+        for figures in results
+        if figures.app in BARS
+    ]
+    title = f"The gateway against a bare Starlette route, {CONNECTIONS} connections"
+    return Report(title, columns, rows, bars, results)
 
 
 def serve_bare(port: int, redis_url: str) -> None:
@@ -157,15 +192,15 @@ def serve_bare(port: int, redis_url: str) -> None:
     uvicorn.Server(server_config(app, shutdown_grace_s=1)).run([listening_socket("127.0.0.1", port)])
 
 
-def _requests(app: str, method: str, secret: str) -> Iterator[bytes]:
+def _requests(app: App, method: str) -> Iterator[bytes]:
     """Requests without end; each PUT changes its session."""
     made = []
     for number in range(SESSIONS):
-        if app == "bare":
+        if app.secret is None:
             target, headers, label = f"/ci-{number}", {}, "run {}"
         else:
-            target = f"/api/v1/sessions/ci-{number}?project=checkout&environment=staging"
-            headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+            target = f"/api/v1/sessions/ci-{number}?project={app.project}&environment=staging"
+            headers = {"authorization": f"Bearer {app.secret}", "content-type": "application/json"}
             label = '{{"label":"run {}","overrides":["ovr_extraMock"],"globalDelayMs":0}}'
         bodies = [label.format(turn).encode() for turn in (1, 2)] if method == "PUT" else [b"", b""]
         made.append([request(method, target, headers, body) for body in bodies])
@@ -187,4 +222,4 @@ async def _await_listener(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,6 @@ The second part times each look-up by itself, while another process makes 5,000 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import itertools
@@ -38,7 +37,7 @@ from tests.redis_server import RedisServer
 
 from .dataset import ENVIRONMENT, PROJECT, environment_keys, load_sessions, session_key
 from .peers import Peer
-from .report import Bar, Report, conclude, describe_machine, median_ratio, percentile
+from .report import Bar, Report, arguments_parser, conclude, describe_machine, median_ratio, percentile
 
 #: Bars: of `dict.get`, of redis-py's GET, and of the best cache on the client's side.
 MAX_OF_DICT, MIN_OF_GET, MIN_OF_CACHE = 6, 500, 20
@@ -69,12 +68,9 @@ Times = dict[str, list[float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_parser(__doc__, rounds=25)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 10_000, 1_000_000], help="sessions")
-    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--seconds", type=float, default=5.0, help="of look-ups under changes, for each kind of view")
-    parser.add_argument("--quick", action="store_true", help="just show that it runs")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     options = parser.parse_args(arguments)
     if options.quick:
         options.sizes, options.rounds, options.seconds = [50, 200], 2, 0.2
@@ -94,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.notes.append("Opening a view took " + ", ".join(f"{s:.1f} s ({n:,} sessions)" for n, s in opened.items()))
     if refusal is not None:
         report.notes.append(f"{CLIENT_SIDE}: skipped. {refusal}")
-    return conclude("lookup", facts, report, check=options.check)
+    return conclude("lookup", facts, report, options)
 
 
 async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, float]:

@@ -11,7 +11,6 @@ each subscription has a connection of its own.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import sys
@@ -23,7 +22,7 @@ from tests.redis_server import RedisServer
 
 from .dataset import ENVIRONMENT, PROJECT
 from .followers import BY_HAND, Followers, Seen
-from .report import Bar, Report, conclude, describe_machine, median_ratio, percentile
+from .report import Bar, Report, arguments_parser, conclude, describe_machine, median_ratio, percentile
 
 #: Bars, of redis-py's publish → receive.
 MAX_P50, MAX_P99 = 1.5, 2.0
@@ -40,12 +39,9 @@ Rounds = list[list[float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments_parser(__doc__, rounds=7)
     parser.add_argument("--views", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--count", type=int, default=150, help="changes of one round")
-    parser.add_argument("--quick", action="store_true", help="just show that it runs")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     options = parser.parse_args(arguments)
     if options.quick:
         options.views, options.rounds, options.count = [1, 2], 2, 5
@@ -55,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for kind, count in itertools.product(KINDS, options.views):
             with Followers(server.url, count, asynchronous=KINDS[kind], reply=False) as followers:
                 found[kind, count] = measure(server, followers, options.rounds, options.count)
-    return conclude("propagation", facts, summarise(found), check=options.check)
+    return conclude("propagation", facts, summarise(found), options)
 
 
 def measure(server: RedisServer, followers: Followers, rounds: int, count: int) -> tuple[Rounds, Rounds]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -19,6 +20,7 @@ __all__ = [
     "RESULTS_FOLDER",
     "Bar",
     "Report",
+    "arguments_parser",
     "conclude",
     "describe_machine",
     "median_ratio",
@@ -59,8 +61,8 @@ class Report(Struct):
     Attributes
     ----------
     title : str
-        The question, as a heading.
-    columns, rows : sequences
+        As a heading.
+    columns, rows : list
         The table as it is printed.
     bars : list of Bar
         What it is held to.
@@ -78,16 +80,30 @@ class Report(Struct):
     notes: list[str] = []
 
 
-def conclude(name: str, facts: Mapping[str, str], report: Report, *, check: bool = False) -> int:
-    """Print a report and write its results file; returns the exit code: 1 where `check` and a bar is missed."""
+def arguments_parser(purpose: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The arguments that all benchmarks take."""
+    parser = argparse.ArgumentParser(description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
+    parser.add_argument("--quick", action="store_true", help="a few tiny rounds, to show that it runs")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: build/bench; build/bench/quick")
+    return parser
+
+
+def conclude(name: str, facts: Mapping[str, str], report: Report, options: argparse.Namespace) -> int:
+    """Print a report and write its results file; returns the exit code: 1 where a bar is missed and that matters.
+
+    The results of ``--quick`` mean nothing, and go to a folder of their own.
+    """
+    folder = options.results or (RESULTS_FOLDER / "quick" if options.quick else RESULTS_FOLDER)
     print_table(report.title, facts, report.columns, report.rows)
     for note in report.notes:
         print(note)
     print()
     for bar in report.bars:
         print(bar)
-    print(f"written to {write_results(name, facts, report)}")
-    return 1 if check and not all(bar.met for bar in report.bars) else 0
+    print(f"written to {write_results(name, facts, report, folder)}")
+    return 1 if options.check and not all(bar.met for bar in report.bars) else 0
 
 
 def median_ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
@@ -132,12 +148,12 @@ def print_table(title: str, facts: Mapping[str, str], columns: Sequence[str], ro
     print("\n" + ", ".join(f"{name} {value}" for name, value in facts.items()))
 
 
-def write_results(name: str, facts: Mapping[str, str], results: object) -> Path:
-    """Write ``build/bench/<name>.json`` for plots and documents; returns its path."""
-    RESULTS_FOLDER.mkdir(parents=True, exist_ok=True)
-    path = RESULTS_FOLDER / f"{name}.json"
+def write_results(name: str, facts: Mapping[str, str], results: object, folder: Path = RESULTS_FOLDER) -> Path:
+    """Write ``<name>.json`` for plots and documents; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     document = {"name": name, "machine": dict(facts), "results": results}
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(document)))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document)) + b"\n")
     return path
 
 

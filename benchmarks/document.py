@@ -1,0 +1,54 @@
+"""Put results into docs/benchmarks.md: between the two markers of each benchmark, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .report import Bar
+
+__all__ = ["update"]
+
+
+def update(page: Path, document: dict[str, Any], plot: Path) -> None:
+    """Replace what the page says of one benchmark.
+
+    Raises
+    ------
+    LookupError
+        The page has no place for it.
+    """
+    name = document["name"]
+    begin, end = f"<!-- {name}: begin, written by make bench -->", f"<!-- {name}: end -->"
+    text = page.read_text(encoding="utf-8")
+    place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if place.search(text) is None:
+        raise LookupError(f"{page} has no place for the benchmark {name!r}: add the lines {begin!r} and {end!r}.")
+    section = "\n".join([begin, "", *_section(document, plot.relative_to(page.parent)), "", end])
+    page.write_text(place.sub(lambda _: section, text), encoding="utf-8")
+
+
+def _section(document: dict[str, Any], plot: Path) -> list[str]:
+    results = document["results"]
+    bars = msgspec.convert(results["bars"], list[Bar])
+    columns: list[str] = results["columns"]
+    lines = [
+        f"![{results['title']}]({plot.as_posix()})",
+        "",
+        _row(columns),
+        "|" + " --- |" + " ---: |" * (len(columns) - 1),
+        *map(_row, results["rows"]),
+        "",
+        *(f"- {bar}" for bar in bars),
+    ]
+    if results["notes"]:
+        lines += ["", *(f"- {note.strip()}" for note in results["notes"])]
+    lines += ["", "Measured on: " + ", ".join(f"{fact} {value}" for fact, value in document["machine"].items()) + "."]
+    return lines
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
