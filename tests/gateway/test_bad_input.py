@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, MutableMapping
 
 import pytest
 
@@ -26,6 +26,32 @@ async def refused(api: API, status: int, code: str, *words: str, **options: obje
     assert after.json() == before.json()
     assert after.headers["etag"] == before.headers["etag"]
     return sentence
+
+
+async def bare_call(
+    api: API, method: str, received: list[dict[str, object]], **headers: str
+) -> list[MutableMapping[str, object]]:
+    """Call the app as a server does, with the messages that it shall receive; returns what it sent."""
+    sent: list[MutableMapping[str, object]] = []
+    messages = iter(received)
+
+    async def receive() -> MutableMapping[str, object]:
+        return next(messages)
+
+    async def send(message: MutableMapping[str, object]) -> None:
+        sent.append(message)
+
+    headers = {**AUTHORIZATION, "content-type": "application/json", **headers}
+    scope: MutableMapping[str, object] = {
+        "type": "http",
+        "method": method,
+        "path": "/api/v1/sessions/ci-42",
+        "raw_path": b"/api/v1/sessions/ci-42",
+        "query_string": b"project=checkout&environment=staging",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    }
+    await api.app(scope, receive, send)
+    return sent
 
 
 DELAY = ("milliseconds", "0", "120000")
@@ -252,54 +278,35 @@ class TestSize:
 
     @pytest.mark.parametrize("length", ["65537", "1" * 30])
     async def test_declared_length_past_the_limit_is_413_before_the_body_is_read(self, api: API, length: str) -> None:
-        sent: list[dict[str, object]] = []
-
-        async def receive() -> dict[str, object]:
-            raise AssertionError("the body was read")
-
-        async def send(message: dict[str, object]) -> None:
-            sent.append(message)
-
-        headers = {**AUTHORIZATION, "content-type": "application/json", "content-length": length}
-        scope = {
-            "type": "http",
-            "method": "PUT",
-            "path": "/api/v1/sessions/ci-42",
-            "raw_path": b"/api/v1/sessions/ci-42",
-            "query_string": b"project=checkout&environment=staging",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        }
-        await api.app(scope, receive, send)  # type: ignore[arg-type]
+        sent = await bare_call(api, "PUT", [], **{"content-length": length})
 
         assert sent[0]["status"] == 413
 
+    async def test_past_the_limit_in_one_message_of_no_declared_length_is_413(self, api: API) -> None:
+        sent = await bare_call(api, "PUT", [{"type": "http.request", "body": self.body(self.LIMIT + 1)}])
+
+        assert sent[0]["status"] == 413
+        assert (await api.get("ci-42")).status_code == 404
+
     async def test_client_that_goes_away_mid_body_changes_nothing(self, api: API) -> None:
         await api.put("ci-42", BEFORE)
-        messages: Iterator[dict[str, object]] = iter(
-            [
-                {"type": "http.request", "body": b'{"label": "after"}', "more_body": True},
-                {"type": "http.disconnect"},
-            ]
+
+        sent = await bare_call(
+            api,
+            "PUT",
+            [{"type": "http.request", "body": b'{"label": "after"}', "more_body": True}, {"type": "http.disconnect"}],
         )
 
-        async def receive() -> dict[str, object]:
-            return next(messages)
-
-        async def send(message: dict[str, object]) -> None:
-            raise AssertionError("nobody is there to answer")
-
-        headers = {**AUTHORIZATION, "content-type": "application/json"}
-        scope = {
-            "type": "http",
-            "method": "PUT",
-            "path": "/api/v1/sessions/ci-42",
-            "raw_path": b"/api/v1/sessions/ci-42",
-            "query_string": b"project=checkout&environment=staging",
-            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-        }
-        await api.app(scope, receive, send)  # type: ignore[arg-type]
-
+        assert sent == []
         assert (await api.get("ci-42")).json()["label"] == "before"
+
+    async def test_head_sends_no_body_whatever_the_server_does_with_one(self, api: API) -> None:
+        await api.put("ci-42")
+
+        start, body = await bare_call(api, "HEAD", [])
+
+        assert start["status"] == 200
+        assert body["body"] == b""
 
 
 class TestQuery:
