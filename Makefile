@@ -5,10 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What `make run` needs is a small part of what the tests need.
+RUN_STAMP := $(VENV)/.installed-to-run
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 .PHONY: run test check format bench soak clean
 
-run: $(STAMP)  ## the gateway on an embedded store; prints a key and curl lines to try
+run: $(RUN_STAMP)  ## the gateway on an embedded store; prints a key and curl lines to try
 	$(BIN)/python -m gateway
 
 test: $(STAMP)  ## all tests; those that need a redis-server start their own
@@ -31,7 +34,13 @@ bench: $(STAMP)  ## all benchmarks, or BENCH="lookup sync"; BENCH_OPTIONS="--rou
 clean:
 	rm -rf $(VENV) build dist
 
-$(STAMP): pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+
+$(RUN_STAMP): pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[gateway,cli]'
 	touch $@
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[dev]'
+	touch $@ $(RUN_STAMP)
