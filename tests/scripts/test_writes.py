@@ -153,6 +153,25 @@ class TestSettling:
         [message] = scripts.messages()
         assert (message["rev"], message["prev"]) == (3, "")
 
+    @every_change
+    def test_a_loss_counts_once(self, scripts: Scripts, name: str) -> None:
+        # Given a head whose loss was found, by a writer who knew of revision 9, and whose time has passed
+        given(scripts)
+        assert scripts.put("other", known=9, lease=5_000)["settle"] == 5_000
+        scripts.redis.hset(scripts.head, "settle", scripts.now())
+
+        # When one comes who knew less of what was lost, then nobody waits anew
+        assert CHANGES[name](scripts)(known=8, lease=5_000)["settle"] == 0
+
+    @every_repeat
+    def test_one_who_knew_more_finds_another_loss(self, scripts: Scripts, name: str) -> None:
+        given(scripts)
+        scripts.redis.hset(scripts.head, "lost", 9)
+
+        assert REPEATS[name](scripts)(known=9, lease=5_000)["settle"] == 0
+        assert REPEATS[name](scripts)(known=10, lease=5_000)["settle"] == 5_000
+        assert scripts.redis.hget(scripts.head, "lost") == "10"
+
     def test_the_time_passes(self, scripts: Scripts) -> None:
         given(scripts)
         scripts.redis.hset(scripts.head, "settle", scripts.now())
@@ -279,7 +298,7 @@ class TestCorruption:
         assert scripts.messages() == []
 
     @every_change
-    @pytest.mark.parametrize("field", ["rev", "maxTtl", "expired", "settle"])
+    @pytest.mark.parametrize("field", ["rev", "maxTtl", "expired", "settle", "lost"])
     def test_a_head_that_is_none(self, scripts: Scripts, name: str, field: str) -> None:
         given(scripts)
         scripts.redis.hset(scripts.head, field, "x")

@@ -2,8 +2,9 @@
 --
 -- head (hash): rev, the revision counter; id, the random id of the write that made it; maxTtl, the longest TTL in ms
 -- that a write has used; expired, how many leases have run out; settle, a Redis time until which no write may
--- count on the leases it sees (see open_head); epoch, the server's run and
--- the first lease that was taken: leases and changes of another epoch may be on another chain than the head's.
+-- count on the leases it sees (see open_head); lost, the highest revision that a caller has proved by that there was a
+-- longer history; epoch, the server's run and the first lease that was taken: leases and changes of another epoch may be
+-- on another chain than the head's.
 
 -- Count on no lease that is seen now: some may be lost.
 local function forget_leases(head, now, lease)
@@ -22,8 +23,10 @@ end
 -- Where leases may have been lost, writes wait for a whole lease: the head is lower than the caller knows it was; it is
 -- missing although somebody listens; or leases were taken from another run of the server, so that the last of them, and
 -- the last acknowledgements, may not have reached this one's data. Without leases nobody has to ask for the run.
+-- The same loss counts once: leases that were lost have run out a lease after it was first found, and callers that come
+-- to know of it one after another, a view that was cut off for long among them, must not make writers wait anew.
 local function open_head(head_key, changes, now, lease, known, own)
-  local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle', 'epoch')
+  local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle', 'epoch', 'lost')
   local head = {
     rev = whole(value[1] or '0'),
     id = value[2] or '',
@@ -31,18 +34,21 @@ local function open_head(head_key, changes, now, lease, known, own)
     expired = whole(value[4] or '0'),
     settle = whole(value[5] or '0'),
     epoch = value[6] or '',
+    lost = whole(value[7] or '0'),
     missing = not value[1],
   }
-  if not (head.rev and head.maxTtl and head.expired and head.settle) then
+  if not (head.rev and head.maxTtl and head.expired and head.settle and head.lost) then
     error('SSCORRUPT ' .. head_key)
   end
-  if head.rev < known or (head.missing and redis.call('PUBSUB', 'NUMSUB', changes)[2] > (own or 0)) then
+  local behind = head.rev < known and head.lost < known
+  if behind or (head.missing and redis.call('PUBSUB', 'NUMSUB', changes)[2] > (own or 0)) then
     forget_leases(head, now, lease)
+    head.lost = math.max(head.lost, known)
   end
   if head.epoch ~= '' then
-    local known, first = string.match(head.epoch, '^([^:]*)(.*)$')
+    local known_run, first = string.match(head.epoch, '^([^:]*)(.*)$')
     local run = server_run()
-    if run ~= known and run ~= '-' and known ~= '-' then
+    if run ~= known_run and run ~= '-' and known_run ~= '-' then
       head.epoch = run .. first
       forget_leases(head, now, lease)
     end
@@ -53,6 +59,9 @@ end
 -- Keep what open_head has found out, so that it is found out once.
 local function keep_settle(head_key, head)
   redis.call('HSET', head_key, 'rev', int(head.rev), 'settle', int(head.settle))
+  if head.lost > 0 then
+    redis.call('HSET', head_key, 'lost', int(head.lost))
+  end
   if head.epoch ~= '' then
     redis.call('HSET', head_key, 'epoch', head.epoch)
   end
