@@ -38,9 +38,9 @@ PROJECT = "checker"
 #: The environment whose sessions never expire in the course of a run, and the one where they do.
 MAIN, BRIEF = "main", "brief"
 #: Seconds that a session lives after it was last seen.
-TTL_S = {MAIN: 24 * 3600.0, BRIEF: 1.5}
+TTL_S = {MAIN: 24 * 3600.0, BRIEF: 1.0}
 #: Few keys, so that writers and look-ups meet.
-KEYS = {MAIN: tuple(f"m{n}" for n in range(10)), BRIEF: tuple(f"b{n}" for n in range(6))}
+KEYS = {MAIN: tuple(f"m{n}" for n in range(10)), BRIEF: tuple(f"b{n}" for n in range(16))}
 
 #: Seconds between two looks at the clock, and that between them from which a stall is recorded.
 _WATCH_S = 0.02
@@ -63,7 +63,7 @@ class ChildSettings(Struct, frozen=True, kw_only=True):
     #: names of the gateways
     gateways: list[str] = []
     #: seconds between two writes of one task, on average; and how many tasks there are
-    pace_s: float = 0.1
+    pace_s: float = 0.05
     tasks: int = 4
 
     def options(self, environment: str) -> StoreOptions:

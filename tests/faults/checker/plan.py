@@ -29,6 +29,8 @@ KINDS = (
     Kind("view-killed", "view", (0.1, 1.0)),
     Kind("view-link-hole", "view", (0.5, 3.0)),
     Kind("view-calls-hole", "view", (0.5, 3.0)),
+    Kind("view-network-hole", "view", (0.4, 1.1)),
+    Kind("view-slow", "view", (1.0, 3.0)),
     Kind("view-cut", "view", (0.0, 0.0)),
     Kind("loop-stalled", "asyncio view", (1.2, 2.5)),
     Kind("gateway-stopped", "gateway", (0.3, 2.0)),
@@ -60,7 +62,7 @@ class Planned:
     index: int
     #: how long it lasts
     leases: float
-    #: which of the kind's variants: directions of a hole
+    #: which of the kind's variants: directions of a hole, and how slow a link is
     variant: int
 
 

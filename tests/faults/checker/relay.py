@@ -50,6 +50,7 @@ class SortingRelay:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._held: set[tuple[Traffic, Direction]] = set()
+        self._delay_s = 0.0
         self._changed = asyncio.Event()
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,6 +79,10 @@ class SortingRelay:
             self._changed.set()
 
         self._order(release)
+
+    def delay_messages(self, seconds: float) -> None:
+        """Let what Redis says on links arrive later by this; 0: at once."""
+        self._order(lambda: setattr(self, "_delay_s", seconds))
 
     def cut(self) -> None:
         """Reset the connections that there are."""
@@ -180,5 +185,7 @@ class SortingRelay:
                     await self._changed.wait()
                 if not data:
                     return
+                if self._delay_s and (connection.traffic, direction) == ("link", "down"):
+                    await asyncio.sleep(self._delay_s)
                 writer.write(data)
                 await writer.drain()

@@ -31,7 +31,7 @@ _PAUSE_S = 0.002
 _RUN_S = 0.05
 _FLUSH_S = 0.1
 #: Seconds between two flushes of touches.
-_TOUCH_INTERVAL_S = 0.5
+_TOUCH_INTERVAL_S = 0.4
 
 
 def digest_of_session(session: Session) -> str:

@@ -38,8 +38,9 @@ __all__ = ["World"]
 #: healed.
 _START_S, _ORDER_S, _HEAL_S = 60.0, 40.0, 30.0
 
-
+#: Variants of holes, and of slow links.
 _DIRECTIONS: tuple[tuple[Direction, ...], ...] = (("up", "down"), ("down",), ("up",))
+_DELAYS_S = (0.05, 0.15, 0.4)
 
 
 class Child:
@@ -312,6 +313,15 @@ class World:
                 self._dig(planned, view, "link", directions, hold_s)
             case "view-calls-hole":
                 self._dig(planned, view, "calls", directions, hold_s)
+            case "view-network-hole":
+                self._dig_twice(planned, view, hold_s)
+            case "view-slow":
+                with self._hole_locks[view, "link"], self._fault(planned, f"view-{view}"):
+                    self._relays[view].delay_messages(_DELAYS_S[planned.variant % len(_DELAYS_S)])
+                    # It syncs and takes a lease while messages are late.
+                    self._relays[view].cut()
+                    time.sleep(hold_s)
+                    self._relays[view].delay_messages(0.0)
             case "view-cut":
                 with self._fault(planned, f"view-{view}"):
                     self._relays[view].cut()
@@ -371,6 +381,20 @@ class World:
             relay.hold(traffic, directions=directions)
             time.sleep(hold_s)
             relay.release(traffic, directions=directions)
+
+    def _dig_twice(self, planned: Planned, view: int, hold_s: float) -> None:
+        """Hold all that a view is told; answers arrive later, and messages later still."""
+        relay = self._relays[view]
+        with (
+            self._hole_locks[view, "link"],
+            self._hole_locks[view, "calls"],
+            self._fault(planned, f"view-{view}"),
+        ):
+            relay.hold(directions=("down",))
+            time.sleep(hold_s)
+            relay.release("calls", directions=("down",))
+            time.sleep(self.lease_s)
+            relay.release("link", directions=("down",))
 
     def _promote(self, planned: Planned, lag_s: float) -> None:
         """Let a replica lag, and put it in the primary's place: what came last is lost."""
