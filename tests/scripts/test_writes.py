@@ -164,7 +164,16 @@ class TestSettling:
         assert CHANGES[name](scripts)(known=8, lease=5_000)["settle"] == 0
 
     @every_repeat
-    def test_one_who_knew_more_finds_another_loss(self, scripts: Scripts, name: str) -> None:
+    def test_one_who_knew_more_meanwhile_finds_the_same_loss(self, scripts: Scripts, name: str) -> None:
+        given(scripts)
+        settle = scripts.now() + 60_000
+        scripts.redis.hset(scripts.head, mapping={"lost": 9, "settle": settle})
+
+        assert 5_000 < REPEATS[name](scripts)(known=10, lease=5_000)["settle"] <= 60_000
+        assert scripts.redis.hmget(scripts.head, "lost", "settle") == ["10", str(settle)]
+
+    @every_repeat
+    def test_one_who_knew_more_later_finds_another_loss(self, scripts: Scripts, name: str) -> None:
         given(scripts)
         scripts.redis.hset(scripts.head, "lost", 9)
 

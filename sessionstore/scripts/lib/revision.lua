@@ -24,7 +24,8 @@ end
 -- missing although somebody listens; or leases were taken from another run of the server, so that the last of them, and
 -- the last acknowledgements, may not have reached this one's data. Without leases nobody has to ask for the run.
 -- The same loss counts once: leases that were lost have run out a lease after it was first found, and callers that come
--- to know of it one after another, a view that was cut off for long among them, must not make writers wait anew.
+-- to know of it one after another, a view that was cut off for long among them, must not make writers wait anew. One more
+-- loss in the meantime shows by itself, by a head that is missing or by the server's run.
 local function open_head(head_key, changes, now, lease, known, own)
   local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle', 'epoch', 'lost')
   local head = {
@@ -40,10 +41,11 @@ local function open_head(head_key, changes, now, lease, known, own)
   if not (head.rev and head.maxTtl and head.expired and head.settle and head.lost) then
     error('SSCORRUPT ' .. head_key)
   end
-  local behind = head.rev < known and head.lost < known
-  if behind or (head.missing and redis.call('PUBSUB', 'NUMSUB', changes)[2] > (own or 0)) then
+  if head.rev < known and head.lost < known then
+    forget_leases(head, now, head.settle > now and head.settle - now or lease)
+    head.lost = known
+  elseif head.missing and redis.call('PUBSUB', 'NUMSUB', changes)[2] > (own or 0) then
     forget_leases(head, now, lease)
-    head.lost = math.max(head.lost, known)
   end
   if head.epoch ~= '' then
     local known_run, first = string.match(head.epoch, '^([^:]*)(.*)$')
