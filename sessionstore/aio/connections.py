@@ -107,7 +107,7 @@ async def _evaluate_all(connection: Any, calls: Sequence[Call[Any]]) -> list[Any
     """EVALSHA for all, then EVAL for those whose script Redis has forgotten. Error replies stand for their answers."""
     payloads: list[Any] = []
     try:
-        await connection.send_packed_command(connection.pack_commands([evalsha(call) for call in calls]))
+        await connection.send_packed_command([pack(evalsha(call)) for call in calls])
         for _ in calls:
             try:
                 payloads.append(await connection.read_response())

@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from ..commands import Call
 from ..config import StoreConfig
-from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, translate
+from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, pack, translate
 from ..errors import SessionStoreError
 from ..trust import IDENTIFY
 
@@ -109,7 +109,7 @@ def _evaluate_all(connection: Any, calls: Sequence[Call[Any]], deadline: float) 
     """EVALSHA for all, then EVAL for those whose script Redis has forgotten. Error replies stand for their answers."""
     payloads: list[Any] = []
     try:
-        connection.send_packed_command(connection.pack_commands([evalsha(call) for call in calls]))
+        connection.send_packed_command([pack(evalsha(call)) for call in calls])
         for _ in calls:
             try:
                 payloads.append(connection.read_response(timeout=_left(deadline)))
@@ -136,7 +136,7 @@ def _evaluate(connection: Any, call: Call[Any], deadline: float) -> Any:
     """
     try:
         try:
-            connection.send_command(*evalsha(call))
+            connection.send_packed_command([pack(evalsha(call))], check_health=False)
             return connection.read_response(timeout=_left(deadline))
         except NoScriptError:
             connection.send_command(*evaluate(call))

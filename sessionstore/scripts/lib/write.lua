@@ -39,14 +39,15 @@ local function commit_session(session, changed, existed)
   local await = changed and head.rev + 1 or session.rev
   local gone = gone_members(KEYS[2], head, now, ttl)
   local live, pending = count_leases(await)
-  local prev, kind, body
+  local prev, kind, body, state
   local moved = see_session(session, now, ttl)
   if changed then
     session.expiresAt = math.max(session.expiresAt, now + ttl)
     prev = advance_head(KEYS[3], head, ARGV[1], ttl)
     session.rev = head.rev
     save_session(KEYS[1], session)
-    kind, body = 'set', '"session":' .. session_json(session_key, session)
+    state = session_json(session_key, session)
+    kind, body = 'set', '"session":' .. state
   else
     redis.call('HSET', KEYS[1], 'lastSeenAt', int(session.lastSeenAt))
     if moved then
@@ -65,5 +66,5 @@ local function commit_session(session, changed, existed)
   if kind then
     publish_change(KEYS[8], kind, head, prev, now, ARGV[5], body)
   end
-  return written(now, head, await, live, pending, changed, existed, session_json(session_key, session))
+  return written(now, head, await, live, pending, changed, existed, state or session_json(session_key, session))
 end
