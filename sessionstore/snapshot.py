@@ -67,6 +67,10 @@ class HeldSession(Session, frozen=True, kw_only=True, gc=False, eq=False):
     def __hash__(self) -> int:
         return hash(astuple(self)[:_CONTENT])
 
+    def __repr__(self) -> str:
+        # As a Session, which is what whoever looks it up takes it for.
+        return repr(Session(**{name: getattr(self, name) for name in Session.__struct_fields__}))
+
 
 #: The fields of a session, without `effect`, which is the last one, and `noted`.
 _CONTENT = len(Session.__struct_fields__) - 1

@@ -21,6 +21,9 @@ DAY_MS = 86_400_000
 Driver = Literal["sync", "asyncio"]
 
 _ASYNC_NAMES = {"aclose": "close"}
+#: Methods that make something with methods of its own, and those that are no coroutines on the asyncio side either.
+_MAKERS = ("environment", "project", "view")
+_PLAIN = ("peek", "subscribe")
 
 
 class _Awaitable:
@@ -35,9 +38,15 @@ class _Awaitable:
             return _Awaitable(value)
         if not inspect.ismethod(value):
             return value
-        if name in ("environment", "project"):
-            return lambda *args: _Awaitable(value(*args))
+        if name in _MAKERS:
+            return lambda *args, **kwargs: _Awaitable(value(*args, **kwargs))
+        if name in _PLAIN:
+            return value
         return _awaitable(value)
+
+    async def open(self) -> _Awaitable:
+        self._target.open()
+        return self
 
     async def __aenter__(self) -> _Awaitable:
         self._target.__enter__()

@@ -1,0 +1,599 @@
+"""Views, four ways: they open, follow each change, serve what a write has returned, and note what was looked up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from sessionstore import (
+    AsyncEnvironment,
+    AsyncSessionStore,
+    InvalidInputError,
+    Session,
+    StaleView,
+    StoreUnavailableError,
+    __version__,
+    session_key_from_header,
+)
+from sessionstore.commands import TOUCH_BATCH
+
+from ..conftest import require_redis_server
+from ..redis_server import RedisServer
+from .adapter import Backend
+from .polling import eventually
+
+#: Seconds: long enough that a slow machine keeps a lease.
+LEASE_S = 2.0
+
+
+@pytest.fixture
+async def store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
+    async with backend.store(lease_s=LEASE_S) as store:
+        yield store
+
+
+@pytest.fixture
+async def other_store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
+    """Another process's store, as far as Redis can tell."""
+    async with backend.store(lease_s=LEASE_S) as store:
+        yield store
+
+
+@pytest.fixture
+def elsewhere(other_store: AsyncSessionStore) -> AsyncEnvironment:
+    """The same environment, of the other store."""
+    return other_store.environment("checkout", "staging")
+
+
+def content(session: Session | None) -> tuple[object, ...] | None:
+    """All of a session but lastSeenAt, which a view has as of the last change."""
+    if session is None:
+        return None
+    names = [name for name in Session.__struct_fields__ if name not in ("last_seen_at", "effect")]
+    return tuple(getattr(session, name) for name in names)
+
+
+def redis_ms(backend: Backend) -> int:
+    seconds, microseconds = backend.raw.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def stored(backend: Backend, field: str, key: str = "ci-42") -> int:
+    return int(backend.raw.hget(backend.key(key), field))
+
+
+# Opening
+
+
+async def test_a_view_is_in_touch_once_it_is_open(staging: AsyncEnvironment) -> None:
+    for number in range(150):
+        await staging.put(f"ci-{number}", label=f"run {number}", wait=False)
+
+    async with staging.view() as view:
+        assert view.fresh
+        assert {key: content(view.get(key)) for key in ("ci-0", "ci-149")} == {
+            key: content(await staging.get(key)) for key in ("ci-0", "ci-149")
+        }
+        stats = view.stats
+        assert (stats.state, stats.fresh, stats.sessions, stats.revision) == ("live", True, 150, 150)
+        assert (stats.resyncs, stats.last_error) == (0, None)
+        assert 0 < stats.lease_left_s <= LEASE_S
+    assert not view.fresh
+
+
+async def test_an_empty_environment_can_be_viewed(staging: AsyncEnvironment) -> None:
+    async with staging.view() as view:
+        assert view.fresh
+        assert view.get("ci-42") is None
+        assert view.stats.sessions == 0
+
+
+async def test_without_waiting_it_serves_nothing_until_it_is_in_touch(staging: AsyncEnvironment) -> None:
+    await staging.put("ci-42")
+
+    view = await staging.view(wait=False).open()
+    try:
+        # In between, either is right; but what is fresh is complete.
+        assert not view.fresh or view.get("ci-42") is not None
+        await eventually(lambda: view.fresh)
+        assert view.get("ci-42") is not None
+    finally:
+        await view.aclose()
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def nowhere(request: pytest.FixtureRequest, prefix: str) -> Iterator[Backend]:
+    """An address where nobody listens."""
+    require_redis_server()
+    server = RedisServer()
+    backend = Backend(request.param, server, prefix)
+    yield backend
+    backend.close()
+    server.close()
+
+
+async def test_what_is_not_there_is_an_error_in_time(nowhere: Backend) -> None:
+    async with nowhere.store(deadline_s=0.2) as store:
+        view = store.environment("checkout", "staging").view(timeout_s=0.5)
+
+        with pytest.raises(StoreUnavailableError) as raised:
+            await view.open()
+
+        assert "The view of checkout/staging was not in touch within 0.5 s" in str(raised.value)
+        assert "wait=False" in str(raised.value)
+        assert not view.fresh
+
+
+async def test_without_waiting_a_view_opens_where_nothing_is(
+    nowhere: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        nowhere.store(deadline_s=0.2) as store,
+        store.environment("checkout", "staging").view(wait=False) as view,
+    ):
+        assert view.get("ci-42") is None
+        await eventually(lambda: view.stats.last_error is not None)
+        assert not view.fresh
+        assert view.stats.state == "empty"
+        # However often it tries, it says so once.
+        assert len([record for record in caplog.records if "out of touch" in record.message]) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"on_stale": "sometimes"},
+        {"touch_interval_s": 0},
+        {"touch_interval_s": -1.0},
+        {"touch_interval_s": "1"},
+        {"timeout_s": -1},
+        {"timeout_s": float("nan")},
+    ],
+)
+async def test_bad_options_are_refused_before_anything_happens(
+    staging: AsyncEnvironment, options: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInputError):
+        staging.view(**options)
+
+
+async def test_an_open_view_is_not_opened_again(staging: AsyncEnvironment) -> None:
+    async with staging.view() as view:
+        with pytest.raises(InvalidInputError, match="open already"):
+            await view.open()
+        assert view.fresh
+
+
+# Keys
+
+
+async def test_keys_as_a_header_has_them(staging: AsyncEnvironment) -> None:
+    long = "k" * 300
+    await staging.put("ci-42")
+    await staging.put("grüße ☃")
+    await staging.put(long)
+
+    async with staging.view() as view:
+        for look_up in (view.get, view.peek):
+            for key in ("ci-42", "  ci-42", "ci-42\r\n", "\tci-42 \n", "ci\n-42"):
+                assert look_up(key).session_key == "ci-42"  # type: ignore[union-attr]
+            assert look_up("grüße ☃") is not None
+            assert look_up(long).session_key == long[:200]  # type: ignore[union-attr]
+            for key in ("", " ", "\n", "ci-43", "CI-42", "ci-42\0", "x" * 100_000, "\ud800"):
+                assert look_up(key) is None
+
+
+async def test_what_can_be_no_key_has_no_session(staging: AsyncEnvironment) -> None:
+    class Unhashable:
+        def __hash__(self) -> int:
+            raise RuntimeError("a surprise")
+
+    await staging.put("ci-42")
+
+    async with staging.view() as view:
+        keys: list[Any] = [
+            None,
+            b"ci-42",
+            bytearray(b"ci-42"),
+            memoryview(bytearray(b"x")),
+            7,
+            1.5,
+            [],
+            {},
+            Unhashable(),
+        ]
+        for key in keys:
+            assert view.get(key) is None
+            assert view.peek(key) is None
+
+
+async def test_a_raw_header_names_a_session(staging: AsyncEnvironment) -> None:
+    await staging.put("grüße")
+
+    async with staging.view() as view:
+        for raw in (
+            "grüße".encode(),
+            "grüße".encode("latin-1"),
+            "grüße".encode().decode("latin-1"),
+            b" gr\xc3\xbc\xc3\x9fe ",
+        ):
+            assert view.get(session_key_from_header(raw)) is not None
+        for raw in (None, b"", b"  "):
+            assert view.get(session_key_from_header(raw)) is None
+
+
+async def test_a_hit_is_what_redis_has(staging: AsyncEnvironment) -> None:
+    await staging.put(
+        "ci-42", label="a", scenario="scn_a", overrides=["ovr_b", "ovr_a"], global_delay_ms=5, global_delay_max_ms=7
+    )
+
+    async with staging.view() as view:
+        hit, read = view.get("ci-42"), await staging.get("ci-42")
+        assert hit is not None
+        assert read is not None
+        assert content(hit) == content(read)
+        assert hit == read
+        assert read == hit
+        assert hash(hit) == hash(read)
+        assert hit.to_json() == read.to_json()
+        assert repr(hit) == repr(read)
+        assert 5 <= hit.delay_ms() <= 7
+
+
+# Changes
+
+
+async def test_each_kind_of_change_is_followed(staging: AsyncEnvironment) -> None:
+    async with staging.view() as view:
+
+        async def check() -> None:
+            assert content(view.get("ci-42")) == content(await staging.get("ci-42"))
+
+        await staging.put("ci-42", label="a", overrides=["ovr_a"])
+        await check()
+        await staging.put("ci-42", scenario="scn_a", global_delay_ms=5)
+        await check()
+        await staging.activate("ci-42", "ovr_b")
+        await check()
+        await staging.deactivate("ci-42", "ovr_a")
+        await check()
+        await staging.reset("ci-42")
+        await check()
+        await staging.delete("ci-42")
+        assert view.get("ci-42") is None
+        await staging.put("ci-42", label="again")
+        await check()
+
+
+async def test_what_a_write_has_returned_every_view_serves(
+    staging: AsyncEnvironment, elsewhere: AsyncEnvironment
+) -> None:
+    # Given views in two stores, one of them strict, and writers in both
+    async with staging.view() as first, staging.view(on_stale="raise") as second, elsewhere.view() as third:
+        for number in range(200):
+            writer = (staging, elsewhere)[number % 2]
+            key = f"ci-{number % 7}"
+
+            # When a write returns
+            if number % 5 == 4:
+                effect = (await writer.delete(key)).effect
+                expected = None
+            else:
+                session = await writer.put(key, label=str(number))
+                effect, expected = session.effect, str(number)
+
+            # Then every view serves it, without any waiting
+            for view in (first, second, third):
+                found = view.get(key)
+                assert (None if found is None else found.label) == expected
+            # Views of one store hold one lease.
+            assert effect is not None
+            assert (effect.confirmed, effect.expired) == (2, 0)
+
+
+async def test_without_waiting_a_write_is_served_soon(staging: AsyncEnvironment, elsewhere: AsyncEnvironment) -> None:
+    async with elsewhere.view() as view:
+        await staging.put("ci-42", wait=False)
+
+        await eventually(lambda: view.get("ci-42"))
+
+
+async def test_environments_are_apart_over_one_link(store: AsyncSessionStore) -> None:
+    staging, production = store.environment("checkout", "staging"), store.environment("checkout", "production")
+    search = store.environment("search", "staging")
+    async with staging.view() as first, production.view() as second, search.view() as third:
+        await staging.put("ci-42", label="staging")
+        await production.put("ci-42", label="production")
+        await search.put("other")
+
+        labels = [getattr(view.get("ci-42"), "label", None) for view in (first, second, third)]
+        assert labels == ["staging", "production", None]
+        assert third.get("other") is not None
+
+
+async def test_a_catalog_is_followed(store: AsyncSessionStore) -> None:
+    project = store.project("checkout")
+    await project.apply_catalog(catalog("ovr_a"))
+    staging = store.environment("checkout", "staging")
+
+    async with staging.view() as view:
+        assert view.catalog == await staging.catalog()
+        assert view.catalog is not None
+
+        await project.apply_catalog(catalog("ovr_a", "ovr_b"))
+
+        assert [mock.id for mock in view.catalog.mocks] == ["ovr_a", "ovr_b"]
+
+
+def catalog(*mocks: str) -> dict[str, Any]:
+    return {
+        "project": "checkout",
+        "environments": {"staging": {"mocks": [{"id": mock, "name": mock} for mock in mocks]}},
+    }
+
+
+# Expiry
+
+
+async def test_a_session_is_never_served_past_its_expiry(backend: Backend, staging: AsyncEnvironment) -> None:
+    # Given one session that expires in a moment, and one that does not
+    await staging.put("ci-42")
+    await staging.put("stays")
+    expires_at = redis_ms(backend) + 400
+    backend.raw.hset(backend.key("ci-42"), "expiresAt", expires_at)
+
+    async with staging.view() as view:
+        assert view.peek("ci-42") is not None
+        told: list[tuple[str, Session | None]] = []
+        view.subscribe(lambda key, session: told.append((key, session)))
+
+        # When it is looked up until it is gone
+        served_at = 0
+        while True:
+            before = redis_ms(backend)
+            if view.peek("ci-42") is None and view.get("ci-42") is None:
+                break
+            served_at = before
+
+        # Then it was served before that time only, and went as any other change
+        assert served_at < expires_at
+        await eventually(lambda: told == [("ci-42", None)])
+        assert view.stats.sessions == 1
+        assert view.get("stays") is not None
+
+
+async def test_another_proxys_touch_keeps_a_session_alive(
+    backend: Backend, staging: AsyncEnvironment, elsewhere: AsyncEnvironment
+) -> None:
+    # Given a session that expires in a moment
+    await staging.put("ci-42")
+    expires_at = redis_ms(backend) + 700
+    backend.raw.hset(backend.key("ci-42"), "expiresAt", expires_at)
+
+    async with staging.view() as view:
+        assert view.peek("ci-42") is not None
+
+        # When another proxy uses it
+        assert await elsewhere.touch({"ci-42": redis_ms(backend)}) == 1
+        await eventually(lambda: view.peek("ci-42").expires_at > expires_at)  # type: ignore[union-attr]
+
+        # Then it is served on
+        while redis_ms(backend) < expires_at + 20:
+            assert view.peek("ci-42") is not None
+        assert content(view.get("ci-42")) == content(await staging.get("ci-42"))
+
+
+# What is looked up
+
+
+async def test_a_look_up_counts_as_seen_and_a_peek_does_not(backend: Backend, staging: AsyncEnvironment) -> None:
+    # Given two sessions that were last seen long ago
+    for key in ("ci-42", "peeked"):
+        await staging.put(key)
+        backend.raw.hset(backend.key(key), "lastSeenAt", 1_000_000_000_000)
+
+    async with staging.view(touch_interval_s=0.05) as view:
+        before = redis_ms(backend)
+        assert view.peek("peeked") is not None
+        assert view.get(" ci-42 ") is not None
+
+        await eventually(lambda: stored(backend, "lastSeenAt") >= before)
+        assert stored(backend, "lastSeenAt") <= redis_ms(backend)
+    assert stored(backend, "lastSeenAt", "peeked") == 1_000_000_000_000
+
+
+async def test_look_ups_are_not_sent_one_by_one(backend: Backend) -> None:
+    scripts: list[str] = []
+
+    def observe(script: str, seconds: float, error: object) -> None:
+        scripts.append(script)
+
+    async with backend.store(lease_s=LEASE_S, observe=observe) as store:
+        staging = store.environment("checkout", "staging")
+        await staging.put("ci-42")
+        async with staging.view(touch_interval_s=0.2) as view:
+            scripts.clear()
+            for _ in range(20_000):
+                view.get("ci-42")
+            assert len(scripts) < 100
+
+
+async def test_closing_flushes(backend: Backend, staging: AsyncEnvironment) -> None:
+    # Given more than goes out in one batch, and a flush that is far off
+    keys = [f"ci-{number}" for number in range(TOUCH_BATCH + 50)]
+    for key in keys:
+        await staging.put(key, wait=False)
+        backend.raw.hset(backend.key(key), "lastSeenAt", 1_000_000_000_000)
+
+    async with staging.view(touch_interval_s=3600) as view:
+        for key in keys:
+            assert view.get(key) is not None
+
+    assert all(stored(backend, "lastSeenAt", key) > 1_000_000_000_000 for key in keys)
+
+
+async def test_a_flush_that_fails_is_sent_again(
+    backend: Backend, staging: AsyncEnvironment, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a Redis that can't take a touch
+    await staging.put("ci-42")
+    backend.raw.hset(backend.key("ci-42"), "lastSeenAt", 1_000_000_000_000)
+    index = f"{backend.prefix}:{{checkout}}:staging:index"
+    async with staging.view(touch_interval_s=0.05) as view:
+        backend.raw.rename(index, f"{index}:aside")
+        backend.raw.set(index, "not an index")
+
+        # When a session is looked up
+        assert view.get("ci-42") is not None
+        await eventually(lambda: "can't be noted" in caplog.text)
+        assert stored(backend, "lastSeenAt") == 1_000_000_000_000
+
+        # Then it is noted once that is mended
+        backend.raw.rename(f"{index}:aside", index)
+        await eventually(lambda: stored(backend, "lastSeenAt") > 1_000_000_000_000)
+    assert caplog.text.count("can't be noted") == 1
+
+
+# Callbacks
+
+
+async def test_callbacks_are_told_of_each_change_after_it_is_applied(staging: AsyncEnvironment) -> None:
+    await staging.put("there")
+    told: list[tuple[str, str | None]] = []
+    async with staging.view() as view:
+
+        def callback(key: str, session: Session | None) -> None:
+            assert view.peek(key) is session
+            told.append((key, None if session is None else session.label))
+
+        end = view.subscribe(callback)
+        await staging.put("ci-42", label="a")
+        await staging.put("ci-42", label="b")
+        await staging.put("ci-42", label="b")  # changes nothing
+        await staging.delete("ci-42")
+        assert told == [("ci-42", "a"), ("ci-42", "b"), ("ci-42", None)]
+
+        end()
+        end()
+        await staging.put("ci-42", label="c")
+        assert len(told) == 3
+
+
+async def test_a_callback_that_fails_is_logged_and_the_view_goes_on(
+    staging: AsyncEnvironment, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    def fails(key: str, session: Session | None) -> None:
+        raise ValueError("a bug in a callback")
+
+    async with staging.view() as view:
+        view.subscribe(fails)
+        view.subscribe(lambda key, session: told.append(key))
+
+        await staging.put("ci-42")
+
+        assert view.get("ci-42") is not None
+        assert told == ["ci-42"]
+        assert view.stats.resyncs == 0
+    assert "a bug in a callback" in caplog.text
+
+
+# Sharing
+
+
+async def test_views_of_one_store_share_a_subscription_and_the_sessions(
+    backend: Backend, store: AsyncSessionStore, staging: AsyncEnvironment
+) -> None:
+    await staging.put("ci-42")
+    production = store.environment("checkout", "production")
+    channel = f"{backend.prefix}:{{checkout}}:staging:changes"
+    async with staging.view() as first, staging.view() as second, production.view():
+        assert first.get("ci-42") is second.get("ci-42")
+        assert dict(backend.raw.pubsub_numsub(channel)) in ({channel: 1}, {channel.encode(): 1})
+        if backend.real:
+            name = f"{backend.prefix}:"
+            subscribed = [client for client in backend.raw.client_list() if int(client["sub"]) > 0]
+            channels = [channel for channel in backend.raw.pubsub_channels(f"{name}*") if channel.endswith(":changes")]
+            assert len(channels) == 2
+            assert len(subscribed) == 1
+
+        # One of them closes, and the other goes on.
+        await first.aclose()
+        await staging.put("ci-42", label="new")
+        assert second.get("ci-42").label == "new"  # type: ignore[union-attr]
+
+
+async def test_a_closed_view_holds_nobody_up(staging: AsyncEnvironment, elsewhere: AsyncEnvironment) -> None:
+    async with elsewhere.view():
+        session = await staging.put("ci-42", label="a")
+        assert session.effect is not None
+        assert session.effect.confirmed == 1
+
+    session = await staging.put("ci-42", label="b")
+
+    assert session.effect is not None
+    assert (session.effect.confirmed, session.effect.expired) == (0, 0)
+    assert await staging.views() == ()
+
+
+async def test_a_view_says_who_it_is(staging: AsyncEnvironment) -> None:
+    async with staging.view():
+        (view,) = await staging.views()
+
+    assert (view.host, view.pid, view.version) == (socket.gethostname(), os.getpid(), __version__)
+
+
+# Without Redis
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def own_backend(request: pytest.FixtureRequest, prefix: str, own_redis: RedisServer) -> Iterator[Backend]:
+    backend = Backend(request.param, own_redis, prefix)
+    yield backend
+    backend.close()
+
+
+async def test_without_redis_a_view_serves_what_it_has_or_raises(
+    own_backend: Backend, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with own_backend.store(lease_s=0.5, deadline_s=0.5) as store:
+        staging = store.environment("checkout", "staging")
+        await staging.put("ci-42")
+        async with staging.view() as serving, staging.view(on_stale="raise") as strict:
+            assert strict.get("ci-42") is not None
+
+            # When Redis is gone
+            own_redis.kill()
+            await eventually(lambda: not serving.fresh)
+
+            # Then the one serves what it has, and the other one says what is the matter
+            assert serving.get("ci-42") is not None
+            with pytest.raises(StaleView, match="The view of checkout/staging can't prove that it is current"):
+                strict.get("ci-42")
+            with pytest.raises(StaleView):
+                strict.peek("ci-42")
+            with pytest.raises(StaleView):
+                strict.get("no session")
+            assert strict.get(None) is None
+            await eventually(lambda: serving.stats.last_error)
+
+            # And when it is back, without what it held, both follow it
+            own_redis.start()
+            await eventually(lambda: serving.fresh and strict.fresh)
+            assert serving.get("ci-42") is None
+            assert strict.get("ci-42") is None
+            await staging.put("ci-42")
+            assert strict.get("ci-42") is not None
+    said = [record.message for record in caplog.records if record.name == "sessionstore"]
+    assert [text.split(":")[0].split(",")[0] for text in said] == [
+        "The view of checkout/staging is in touch",
+        "The view of checkout/staging is out of touch and serves what it has",
+        "The view of checkout/staging is in touch",
+    ]
