@@ -17,12 +17,12 @@ class Rules:
 
     #: renew.lua: only a view that has applied the head it was told before may go on
     previous_head = True
+    #: renew.lua: a view that is behind is not given the time that it is late
+    late = True
     #: lib/revision.lua: where leases may be lost, writers wait for a whole lease
     settle = True
     #: lib/revision.lua: leases belong to a run of the server
     run = True
-    #: what is published says in which epoch
-    epoch = True
 
 
 class ServerModel:
@@ -117,7 +117,7 @@ class ServerModel:
         else:
             head = self.rev or 0
             due = self.leases[lease_id] - lease_ms + int(lease_ms / 3 + lease_ms / 20)
-            lasts = lease_ms - (max(0, self.now - due) if rev < head else 0)
+            lasts = lease_ms - (max(0, self.now - due) if rev < head and self.rules.late else 0)
             self.leases[lease_id] = self.now + lasts
             self.acks[lease_id] = max(self.acks[lease_id], rev)
             self.notes[lease_id] = (head, rev, self.notes[lease_id][2])
@@ -153,7 +153,7 @@ class ServerModel:
         self._purge()
         rev = (self.rev or 0) + 1
         live, pending = len(self.leases), sum(ack < rev for ack in self.acks.values())
-        self.published.append((rev, write_id, self.id, self.epoch if self.rules.epoch else ""))
+        self.published.append((rev, write_id, self.id, self.epoch))
         self.rev, self.id = rev, write_id
         settle = max(0, self.settle - self.now)
         return WriteReply(
