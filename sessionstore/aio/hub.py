@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..clock import lease_clock
@@ -33,6 +33,7 @@ class HubDriver:
         self._wake_link = asyncio.Event()
         #: set whenever something arrived
         self._progress = asyncio.Event()
+        self._link: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
@@ -66,6 +67,7 @@ class HubDriver:
         """Run what is left to do, once, and stop."""
         self._closing = True
         self.hub.close(lease_clock())
+        self._progress.set()
         tasks, self._tasks = self._tasks, []
         if not tasks or self._loop is not asyncio.get_running_loop():
             return  # a loop that has ended takes its tasks with it
@@ -76,7 +78,8 @@ class HubDriver:
             # The calls that are under way, and the last ones.
             await asyncio.wait([work], timeout=3 * self._deadline_s)
         finally:
-            await _end(tasks)
+            work.cancel()
+            await asyncio.gather(link, work, return_exceptions=True)
 
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until something that arrives makes the condition true; False where that takes too long."""
@@ -118,7 +121,7 @@ class HubDriver:
     async def _keep_link(self) -> None:
         """Keep a link open for as long as anything is wanted from it."""
         backoff = Backoff()
-        while True:
+        while not self._closing:
             self._wake_link.clear()
             if not self.hub.wanted:
                 await self._wake_link.wait()
@@ -128,7 +131,7 @@ class HubDriver:
                 async with asyncio.timeout(self._deadline_s):
                     await link.connect()
                 self.hub.link_opened(lease_clock())
-                await _first_failure(self._read_link(link, backoff), self._write_link(link))
+                await self._use_link(link, backoff)
             except (LinkBroken, *FOREIGN_ERRORS) as exc:
                 self._lose_link(describe_loss(exc))
             except Exception:
@@ -139,8 +142,26 @@ class HubDriver:
                     await link.disconnect(nowait=True)
             await asyncio.sleep(backoff.failed())
 
+    async def _use_link(self, link: Any, backoff: Backoff) -> None:
+        """Read and write until either fails."""
+        self._link = link
+        tasks = [
+            asyncio.create_task(self._read_link(link, backoff), name="sessionstore-link-reader"),
+            asyncio.create_task(self._write_link(link), name="sessionstore-link-writer"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            # This ends the reader also where a cancellation is lost in it, as in Python 3.11's asyncio.wait_for.
+            self._link = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _read_link(self, link: Any, backoff: Backoff) -> None:
-        while True:
+        while self._link is link:
             reply = await link.read_response(timeout=math.inf)
             self.hub.link_received(reply, lease_clock())
             backoff.succeeded()
@@ -202,28 +223,6 @@ class HubDriver:
         while self.hub.parting:
             await self._run_due()
         await self._pool.aclose()
-
-
-async def _first_failure(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run all of them until one fails; the others are cancelled, and its error is raised."""
-    tasks = [asyncio.create_task(coroutine, name="sessionstore-link") for coroutine in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        await _end(tasks)
-
-
-async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for their end. Again where it did not take: Python 3.11's `wait_for` may swallow one."""
-    while running := [task for task in tasks if not task.done()]:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=0.1)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

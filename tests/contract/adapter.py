@@ -11,6 +11,7 @@ import redis
 import redis.asyncio
 
 from sessionstore import ApiKeys, AsyncSessionStore, EmbeddedServer, SessionStore
+from sessionstore.view import View
 
 from ..redis_server import RedisServer
 
@@ -21,9 +22,9 @@ DAY_MS = 86_400_000
 Driver = Literal["sync", "asyncio"]
 
 _ASYNC_NAMES = {"aclose": "close"}
-#: Methods that make something with methods of its own, and those that are no coroutines on the asyncio side either.
+#: Methods that make something with methods of its own, and a view's that are no coroutines on the asyncio side either.
 _MAKERS = ("environment", "project", "view")
-_PLAIN = ("peek", "subscribe")
+_PLAIN = ("get", "peek", "subscribe")
 
 
 class _Awaitable:
@@ -40,7 +41,7 @@ class _Awaitable:
             return value
         if name in _MAKERS:
             return lambda *args, **kwargs: _Awaitable(value(*args, **kwargs))
-        if name in _PLAIN:
+        if isinstance(self._target, View) and name in _PLAIN:
             return value
         return _awaitable(value)
 
