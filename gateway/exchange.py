@@ -6,9 +6,10 @@ and nothing else.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
+from binascii import hexlify
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -94,7 +95,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = self.headers.get(b"x-request-id")
         if request_id is None or not _REQUEST_ID.match(request_id):
-            request_id = secrets.token_hex(8).encode()
+            request_id = hexlify(os.urandom(8))
         self.request_id = request_id
         self.route = "unknown"
         self.principal: Principal | None = None

@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
 
@@ -23,6 +23,7 @@ from sessionstore.errors import NotEffectiveError, SessionStoreError
 
 from .description import Operation, describe
 from .exchange import Exchange, Reply
+from .tallies import Tallies, Tally
 
 __all__ = ["Metrics"]
 
@@ -54,7 +55,7 @@ class Metrics:
         self._requests = Counter(
             "sessionstore_http_requests", "Requests answered.", ("route", "method", "status"), registry=registry
         )
-        self._request_seconds = Histogram(
+        self._request_seconds = Tallies(
             "sessionstore_http_request_seconds",
             "Seconds from a request's head to the end of its response.",
             ("route", "method"),
@@ -75,7 +76,7 @@ class Metrics:
         self._uncounted = Counter(
             "sessionstore_limiter_failures", "Requests let through uncounted by the rate limit.", registry=registry
         )
-        self._redis_seconds = Histogram(
+        self._redis_seconds = Tallies(
             "sessionstore_redis_call_seconds",
             "Seconds of each round trip to Redis.",
             ("script",),
@@ -85,12 +86,13 @@ class Metrics:
         self._redis_errors = Counter(
             "sessionstore_redis_errors", "Round trips to Redis that failed.", ("script", "error"), registry=registry
         )
-        self._effective_seconds = Histogram(
+        effective_seconds = Tallies(
             "sessionstore_write_effective_seconds",
             "Seconds from a write's commit until every live view served it.",
             buckets=_EFFECT_BUCKETS,
             registry=registry,
         )
+        self._effective_seconds = effective_seconds.labels()
         self._confirmed = Counter(
             "sessionstore_views_confirmed", "Views that confirmed a write, summed over writes.", registry=registry
         )
@@ -111,8 +113,8 @@ class Metrics:
         self._projects: dict[str, AsyncSessionStore] = {}
         self._counted_at = float("-inf")
         self._counting = asyncio.Lock()
-        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._scripts: dict[str, Histogram] = {}
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Tally]] = {}
+        self._scripts: dict[str, Tally] = {}
 
     # What is told of as it happens
 
@@ -122,9 +124,9 @@ class Metrics:
         children = self._answered.get(key)
         if children is None:
             children = self._remember(*key)
-        counter, histogram = children
+        counter, tally = children
         counter.inc()
-        histogram.observe(time.perf_counter() - exchange.started_s)
+        tally.observe(time.perf_counter() - exchange.started_s)
         if exchange.effect is not None:
             self._took_effect(exchange.effect)
         if exchange.error_code is not None:
@@ -144,10 +146,10 @@ class Metrics:
 
     def called_redis(self, script: str, seconds: float, error: SessionStoreError | None) -> None:
         """Count a round trip: a store's `observe`."""
-        histogram = self._scripts.get(script)
-        if histogram is None:
-            histogram = self._scripts[script] = self._redis_seconds.labels(script)
-        histogram.observe(seconds)
+        tally = self._scripts.get(script)
+        if tally is None:
+            tally = self._scripts[script] = self._redis_seconds.labels(script)
+        tally.observe(seconds)
         if error is not None:
             self._redis_errors.labels(script, type(error).__name__.removesuffix("Error")).inc()
 
@@ -190,7 +192,7 @@ class Metrics:
             if effect.expired:
                 self._expired.inc(effect.expired)
 
-    def _remember(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    def _remember(self, route: str, method: str, status: int) -> tuple[Counter, Tally]:
         shown = method if method in _METHODS else "other"
         children = self._requests.labels(route, shown, str(status)), self._request_seconds.labels(route, shown)
         if shown == method:

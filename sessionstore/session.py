@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -248,7 +249,13 @@ _encode = msgspec.json.Encoder().encode
 
 def format_time(ms: int) -> str:
     """Milliseconds since 1970 as the HTTP API writes a time: ``2026-06-23T12:00:00.000Z``."""
-    return f"{datetime.fromtimestamp(ms // 1000, UTC).isoformat()[:19]}.{ms % 1000:03d}Z"
+    return f"{_format_second(ms // 1000)}.{ms % 1000:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _format_second(seconds: int) -> str:
+    # Most of the times that are shown are about now.
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def normalize_session_key(key: str) -> str:
