@@ -31,6 +31,9 @@ format: $(STAMP)
 bench: $(STAMP)  ## all benchmarks, or BENCH="lookup sync"; BENCH_OPTIONS="--rounds 3", --quick or --check
 	$(BIN)/python -m benchmarks $(BENCH) $(BENCH_OPTIONS)
 
+soak: $(STAMP)  ## the guarantee under faults, for an hour; SOAK="--minutes 10 --seed 7", or --help
+	$(BIN)/python -m tests.faults.checker $(SOAK)
+
 clean:
 	rm -rf $(VENV) build dist
 

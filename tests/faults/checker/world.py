@@ -429,8 +429,8 @@ class World:
             stack.callback(lambda: None if replica is self._server else replica.close())
             replica.start()
             deadline = time.monotonic() + _START_S
-            with replica.client(decode_responses=True) as client:
-                while client.info("replication").get("master_link_status") != "up":
+            with self._client() as client:
+                while client.info("replication").get("slave0", {}).get("state") != "online":
                     assert time.monotonic() < deadline, "the replica does not catch up"
                     time.sleep(0.01)
             yield replica, link

@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import random
+import re
 import threading
 import time
 import traceback
@@ -38,6 +39,8 @@ _DELETES, _REPEATS, _UNWAITED = 0.15, 0.1, 0.05
 #: Seconds that the writes under way may take to end, once no more are begun.
 _QUIET_WITHIN_S = 20.0
 _HTTP_TIMEOUT_S = 10.0
+
+_EFFECTIVE = re.compile(r"effective;dur=([0-9.]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +300,9 @@ def _request(connection: http.client.HTTPConnection, api_key: str, plan: _Plan) 
     response = connection.getresponse()
     text = response.read().decode()
     if response.status == 200:
-        return _Answer("done", int((response.getheader("ETag") or "0").strip('"')))
+        revision = int((response.getheader("ETag") or "0").strip('"'))
+        effective = _EFFECTIVE.search(response.getheader("Server-Timing") or "")
+        return _Answer("done", revision, effective_s=float(effective[1]) / 1000 if effective else None)
     assert response.status == 503, f"the gateway answered {response.status} {text}"
     if "was committed" in text:
         return _Answer("committed", detail=text)
