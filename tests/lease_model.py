@@ -36,6 +36,7 @@ class ServerModel:
         "id",
         "leases",
         "listeners",
+        "lost",
         "notes",
         "now",
         "published",
@@ -65,6 +66,7 @@ class ServerModel:
         other.id = self.id
         other.expired = self.expired
         other.settle = self.settle
+        other.lost = self.lost
         other.epoch = self.epoch
         other.leases = dict(self.leases)
         other.acks = dict(self.acks)
@@ -79,6 +81,7 @@ class ServerModel:
         self.id = ""
         self.expired = 0
         self.settle = 0
+        self.lost = 0
         self.epoch = ""
         #: lease → expiry; the revision up to which nobody waits for it; (head it was told, applied, epoch)
         self.leases: dict[str, int] = {}
@@ -186,14 +189,23 @@ class ServerModel:
     # Their fragments
 
     def _open(self, lease_ms: int, known: int, own: int = 0) -> bool:
-        forgotten = (self.rev or 0) < known or (self.rev is None and self.listeners > own)
+        settle = self.settle
+        forgotten = True
+        if (self.rev or 0) < known and self.lost < known:
+            settle = settle if settle > self.now else self.now + lease_ms
+            self.lost = known
+        elif self.rev is None and self.listeners > own:
+            settle = self.now + lease_ms
+        else:
+            forgotten = False
         if self.rules.run and self.epoch != "":
             run, _, first = self.epoch.partition(":")
             if run != self.server_run and "-" not in (run, self.server_run):
                 self.epoch = f"{self.server_run}:{first}"
+                settle = self.now + lease_ms
                 forgotten = True
-        if forgotten and self.rules.settle:
-            self.settle = self.now + lease_ms
+        if self.rules.settle:
+            self.settle = settle
         return forgotten
 
     def _purge(self) -> None:

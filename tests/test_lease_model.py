@@ -154,7 +154,7 @@ class Both:
         head = redis.hgetall(scripts.head)
         assert (head.get("rev"), head.get("id", "")) == (None if model.rev is None else str(model.rev), model.id)
         assert (int(head.get("expired", 0)), int(head.get("settle", 0))) == (model.expired, model.settle)
-        assert head.get("epoch", "") == model.epoch
+        assert (head.get("epoch", ""), int(head.get("lost", 0))) == (model.epoch, model.lost)
         announced, model.announced = model.announced, []
         assert self.leases.announced() == json.loads(msgspec.json.encode(announced))
         published, model.published = model.published, []

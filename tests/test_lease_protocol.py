@@ -425,7 +425,7 @@ class World:
                     ghosts[server.acks[i]] = max(ghosts.get(server.acks[i], 0), expiry - now)
             settle = max(0, server.settle - now)
             run = server.epoch[:4], epoch_key(server.epoch), server.server_run
-            return server.rev, server.id, settle, run, *leases, *sorted(ghosts.items())
+            return server.rev, server.id, server.lost, settle, run, *leases, *sorted(ghosts.items())
 
         sent_key: Any = sent
         if sent is not None:
@@ -556,10 +556,20 @@ SOUND = {
     "requests that are delayed past the next join": Setup(delayed=1, cuts=0),
     "a link that is lost without notice": Setup(delayed=0, cuts=1),
     "both, with one write": Setup(delayed=1, cuts=1, writes=1),
-    "a clock that falls behind within the margin": Setup(delayed=0, cuts=0, drift=1, margin_s=1.0),
-    "FLUSHALL": Setup(delayed=0, cuts=0, flushes=1, writes=3, timeouts=0),
-    "a lagging replica that takes over": Setup(delayed=0, cuts=0, failovers=1, timeouts=0),
+    "a clock that falls behind within the margin": Setup(delayed=0, cuts=0, drift=1, margin_s=1.0, writes=1),
+    "FLUSHALL": Setup(delayed=0, cuts=0, flushes=1, timeouts=0),
+    "a lagging replica that takes over": Setup(delayed=0, cuts=0, failovers=1, timeouts=0, writes=1),
     "and the old primary's messages": Setup(delayed=0, cuts=0, failovers=1, lags=True, writes=3, timeouts=0),
+}
+
+#: What takes minutes: ``python -m tests.test_lease_protocol``.
+MORE = {
+    "requests delayed, and a link lost": Setup(delayed=1, cuts=1),
+    "two requests delayed": Setup(delayed=2, cuts=0, writes=1),
+    "a clock that falls behind, and a link lost": Setup(delayed=0, cuts=1, drift=1, margin_s=1.0),
+    "FLUSHALL, with three writes and a lost answer": Setup(delayed=0, cuts=0, flushes=1, writes=3, timeouts=1),
+    "a failover, with three writes": Setup(delayed=0, cuts=0, failovers=1, writes=3, timeouts=0),
+    "long waits": Setup(bounded=True, writes=1),
 }
 
 
@@ -570,16 +580,16 @@ def test_no_write_has_returned_that_a_fresh_view_has_not_applied(faults: str) ->
     print(f"{faults}: {outcome.states} states in {outcome.seconds:.1f} s")
     assert outcome.violation is None, "\n".join([*outcome.trace, outcome.violation])
     # It has gone everywhere: the view was fresh, and writes have returned.
-    assert outcome.fresh > 1000
-    assert outcome.returned > 1000
+    assert outcome.fresh > 500
+    assert outcome.returned > 500
 
 
 def test_no_write_waits_longer_than_a_lease_and_a_third() -> None:
-    outcome = explore(Setup(bounded=True, writes=1))
+    outcome = explore(Setup(bounded=True, writes=1, cuts=0))
 
     print(f"{outcome.states} states in {outcome.seconds:.1f} s")
     assert outcome.violation is None, "\n".join([*outcome.trace, outcome.violation])
-    assert outcome.returned > 1000
+    assert outcome.returned > 500
 
 
 # Planted flaws
@@ -664,3 +674,15 @@ def test_finds_the_planted_flaw(flaw: str) -> None:
     steps = "".join(f"\n  {step}" for step in outcome.trace)
     print(f"{flaw}: {len(outcome.trace)} steps, {outcome.states} states in {outcome.seconds:.1f} s{steps}")
     assert outcome.violation is not None
+
+
+def main() -> None:
+    for faults, setup in MORE.items():
+        outcome = explore(setup, limit=20_000_000)
+        print(f"{faults}: {outcome.states} states in {outcome.seconds:.1f} s", *outcome.trace, sep="\n  ")
+        if outcome.violation is not None:
+            raise SystemExit(outcome.violation)
+
+
+if __name__ == "__main__":
+    main()
