@@ -1,0 +1,104 @@
+"""What both drivers do besides moving bytes: errors that nobody expected, and sleeping while there is nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from sessionstore import AsyncSessionStore
+
+from .adapter import Backend
+from .polling import eventually
+
+
+@pytest.fixture
+async def store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
+    async with backend.store(lease_s=2.0) as store:
+        yield store
+
+
+def fail_once(target: Any, name: str, *, after: bool = False) -> None:
+    """Have a method fail the next time it is called, before or after it does its work."""
+    method: Callable[..., Any] = getattr(target, name)
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        setattr(target, name, method)
+        if after:
+            method(*args, **kwargs)
+        raise LookupError("a bug")
+
+    setattr(target, name, failing)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["poll", "answered", "link_received", "link_commands"])
+async def test_a_bug_is_logged_and_does_not_end_the_view(
+    store: AsyncSessionStore, name: str, after: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    staging = store.environment("checkout", "staging")
+    async with staging.view(touch_interval_s=0.05) as view:
+        await staging.put("ci-42", label="a")
+
+        # When something in the background fails as nobody expected
+        fail_once(driver_of(store).hub, name, after=after)
+        view.get("ci-42")
+        await eventually(lambda: "a bug" in caplog.text)
+
+        # Then it is said, and the view is soon as good as before
+        await eventually(lambda: view.fresh and view.stats.resyncs >= 1)
+        await staging.put("ci-42", label="b")
+        assert view.get("ci-42").label == "b"  # type: ignore[union-attr]
+        assert any(record.exc_info and record.levelno == logging.ERROR for record in caplog.records)
+
+
+async def test_an_observer_that_fails_does_not_end_the_view(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    fails = False
+
+    def observe(script: str, seconds: float, error: object) -> None:
+        if fails:
+            raise LookupError("a bug in an observer")
+
+    async with backend.store(lease_s=0.5, observe=observe) as store:
+        staging = store.environment("checkout", "staging")
+        await staging.put("ci-42")
+        async with staging.view() as view:
+            fails = True
+            await eventually(lambda: "a bug in an observer" in caplog.text)
+            await eventually(lambda: not view.fresh)
+            assert view.get("ci-42") is not None
+            fails = False
+            await eventually(lambda: view.fresh)
+
+
+async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
+    async with store.environment("checkout", "staging").view():
+        hub = driver_of(store).hub
+        counts = dict.fromkeys(("poll", "link_commands"), 0)
+
+        def counting(name: str) -> Callable[..., Any]:
+            method = getattr(hub, name)
+
+            def counted(*args: Any) -> Any:
+                counts[name] += 1
+                return method(*args)
+
+            return counted
+
+        for name in counts:
+            setattr(hub, name, counting(name))
+        begun = time.monotonic()
+        await asyncio.sleep(1.0)
+        seconds = time.monotonic() - begun
+
+    # Each second: three renewals at most, a flush, two heartbeats and their answers; each may wake it twice.
+    assert counts["poll"] <= 20 * seconds + 10
+    assert counts["link_commands"] <= 20 * seconds + 10
+
+
+def driver_of(store: AsyncSessionStore) -> Any:
+    return store._driver
