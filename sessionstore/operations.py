@@ -25,6 +25,7 @@ from .session import Deletion, Effect, LiveView, Session, SessionPage
 __all__ = [
     "AwaitApplied",
     "Operation",
+    "Pause",
     "activate",
     "deactivate",
     "delete",
@@ -72,10 +73,17 @@ class AwaitApplied:
     sent_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let some time pass; the result is None."""
+
+    seconds: float
+
+
 T = TypeVar("T")
 
 #: The steps of an operation, and what it returns in the end.
-Operation = Generator[Call[Any] | AwaitApplied, Any, T]
+Operation = Generator[Call[Any] | AwaitApplied | Pause, Any, T]
 
 #: Seconds, monotonic.
 Clock = Callable[[], float]
@@ -264,15 +272,22 @@ def _take_effect(
     settled = max(committed + reply.settle / 1000, context.trust.settled_at)
     longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
     look_s = next_look_s = _FIRST_LOOK_S
+    since_s = committed - started
     unreachable: StoreUnavailableError | None = None
     while wait and (pending or clock() < settled):
         now = clock()
         if now > max(settled, longest) + _PATIENCE_S:
             raise _not_effective(reply, session, _STOPPED if unreachable else _OUTLASTED) from unreachable
-        timeout_s = next_look_s if pending else min(next_look_s, settled - now)
+        if not pending:
+            # Only time is missing: whoever joins from now on has the write already.
+            yield Pause(max(0.0, settled - now))
+            continue
+        timeout_s = next_look_s
         look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
         try:
-            applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s, now - started)
+            applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s, since_s)
+            # The driver may have kept a message that came before this wait; it is asked for once.
+            since_s = 0.0
             if applied is not None and applied.epoch == reply.epoch:
                 live, pending, expired = applied.live, 0, applied.expired
                 continue
@@ -286,8 +301,8 @@ def _take_effect(
         if _is_lost(reply, standing):
             raise _not_effective(reply, session, _LOST)
         live, pending, expired = standing.live, standing.pending, standing.expired
-        if standing.settle:
-            settled = max(settled, clock() + standing.settle / 1000)
+        # The newest answer decides; the end of an earlier one may have been put off by a late reply.
+        settled = max(context.trust.settled_at, clock() + standing.settle / 1000 if standing.settle else 0.0)
         if pending:
             # Redis drops a lease in the millisecond after its last.
             next_look_s = min(look_s, (standing.left + 1) / 1000)

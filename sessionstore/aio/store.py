@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -18,7 +19,7 @@ from ..connection import client_options, pool_from_url, pool_like
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import DEFAULT_TOUCH_INTERVAL_S
-from ..operations import AwaitApplied, Operation
+from ..operations import AwaitApplied, Operation, Pause
 from ..session import Deletion, LiveView, Session, SessionPage
 from ..view import DEFAULT_OPEN_TIMEOUT_S, OnStale
 from .apikeys import AsyncApiKeys
@@ -139,6 +140,9 @@ class AsyncSessionStore:
                 try:
                     if isinstance(step, AwaitApplied):
                         result: Any = await self._driver.await_applied(step)
+                    elif isinstance(step, Pause):
+                        await asyncio.sleep(step.seconds)
+                        result = None
                     else:
                         result = await self._connections.execute(step)
                 except SessionStoreError as exc:

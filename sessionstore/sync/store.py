@@ -18,7 +18,7 @@ from ..connection import client_options, pool_from_url, pool_like
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import DEFAULT_TOUCH_INTERVAL_S
-from ..operations import AwaitApplied, Operation
+from ..operations import AwaitApplied, Operation, Pause
 from ..session import Deletion, LiveView, Session, SessionPage
 from ..view import DEFAULT_OPEN_TIMEOUT_S, OnStale
 from .apikeys import ApiKeys
@@ -139,6 +139,9 @@ class SessionStore:
                 try:
                     if isinstance(step, AwaitApplied):
                         result: Any = self._driver.await_applied(step)
+                    elif isinstance(step, Pause):
+                        time.sleep(step.seconds)
+                        result = None
                     else:
                         result = self._connections.execute(step)
                 except SessionStoreError as exc:
