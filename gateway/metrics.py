@@ -155,7 +155,9 @@ class Metrics:
 
     def served(self, store: AsyncSessionStore, project: str) -> None:
         """Remember a project, whose live sessions are counted from now on if it has registered environments."""
-        if project not in self._projects and len(self._projects) < _MAX_PROJECTS:
+        if project not in self._projects:
+            if len(self._projects) >= _MAX_PROJECTS:
+                del self._projects[next(iter(self._projects))]
             self._projects[project] = store
 
     # What Prometheus asks for
@@ -174,8 +176,12 @@ class Metrics:
             counts: dict[tuple[str, str], int] = {}
             try:
                 async with asyncio.timeout(_COUNT_DEADLINE_S):
-                    for project, store in self._projects.items():
-                        for environment, count in (await store.project(project).live_sessions()).items():
+                    for project, store in tuple(self._projects.items()):
+                        found = await store.project(project).live_sessions()
+                        if not found:
+                            # Nothing is registered, as where the name was mistyped: it makes room for another.
+                            self._projects.pop(project, None)
+                        for environment, count in found.items():
                             counts[project, environment] = count
             except (SessionStoreError, TimeoutError) as exc:
                 log.info("The live sessions can't be counted: %s", str(exc) or type(exc).__name__)

@@ -394,8 +394,6 @@ class API:
             project = scope
         if project is None:
             raise ProjectRequiredError("Name the project, as in ?project=checkout: this key opens every project.")
-        if self._metrics is not None:
-            self._metrics.served(self._store, project)
         if environment is None:
             registered = await self._store.project(project).environments()
             if len(registered) != 1:
@@ -404,7 +402,10 @@ class API:
                     f"Name the environment, as in ?environment=staging: project {project!r} {there_are}."
                 )
             environment = registered[0]
-        return self._store.environment(project, environment)
+        resolved = self._store.environment(project, environment)
+        if self._metrics is not None:
+            self._metrics.served(self._store, project)
+        return resolved
 
     def _secured(self, path: str, **handlers: Handler) -> Route:
         return Route(path, Resource(path, handlers, self._authenticator, self._limiter))

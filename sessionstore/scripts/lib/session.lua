@@ -32,7 +32,8 @@ local function load_session(key, now)
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
       and session.globalDelayMs and session.globalDelayMaxMs and is_id_array(session.overrides)) then
-    error('SSCORRUPT ' .. key)
+    -- Without the key: what a script says ends up in logs, which hold no session key.
+    error('SSCORRUPT session')
   end
   if session.expiresAt <= now then
     return nil

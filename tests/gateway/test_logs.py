@@ -1,0 +1,38 @@
+"""What logs must not hold."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from gateway.logs import JSONFormatter
+from sessionstore.keys import EnvironmentKeys
+
+from .conftest import API, assert_error
+
+
+async def test_session_key_is_in_no_log_not_even_where_its_data_is_corrupt(
+    api: API, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given: a session's hash that nobody of ours has written.
+    keys = EnvironmentKeys(prefix, "checkout", "staging")
+    client = api.store.connection_pool
+    connection = await client.get_connection()
+    try:
+        await connection.send_command("HSET", keys.session("secret-key"), "rev", "many", "expiresAt", "never")
+        await connection.read_response()
+    finally:
+        await client.release(connection)
+
+    # When: it is read.
+    with caplog.at_level(logging.DEBUG):
+        response = await api.get("secret-key")
+
+    # Then: the log says where to look, with the traceback, and does not name the session.
+    assert_error(response, 500, "internal_error")
+    ours = [record for record in caplog.records if record.name.startswith(("gateway", "sessionstore"))]
+    logged = "\n".join(JSONFormatter().format(record) for record in ours)
+    assert "redis-cli" in logged
+    assert response.headers["x-request-id"] in logged
+    assert "secret-key" not in logged
