@@ -45,6 +45,9 @@ __all__ = [
 _FIRST_LOOK_S = 0.05
 _LAST_LOOK_S = 0.5
 
+#: Looks at the index for one page of a list: some thousand members that may be gone.
+_MAX_LOOKS = 20
+
 #: Leases that a wait lasts at most because of views: each may renew once more, a third of a lease after the write or a
 #: twentieth later, without having applied it (scripts/renew.lua).
 _LONGEST_WAIT_LEASES = 1 + 1 / 3 + 1 / 20
@@ -208,28 +211,32 @@ def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
 
 
 def list_sessions(keys: EnvironmentKeys, limit: int, cursor: str | None) -> Operation[SessionPage]:
-    """Read one page of the live sessions, newest seen first."""
+    """Read one page of the live sessions, newest seen first; it may be short where many others are gone."""
     if type(limit) is not int or not 1 <= limit <= commands.MAX_PAGE:
         raise InvalidQueryError(f"limit must be a whole number from 1 to {commands.MAX_PAGE}.")
     after = None if cursor is None else decode_cursor(cursor)
     sessions: list[Session] = []
-    while True:
-        # The index may name sessions that are gone, so a page may take more than one look. One member more than is
-        # asked for tells whether there is a next page.
-        wanted = limit - len(sessions)
-        members = (yield commands.page(keys, wanted + 1, after)).members
+    # One member more than is looked at tells whether there is a next page. The index may name sessions that are gone,
+    # so a page may take more than one look; past a number of them it is returned short, with where to go on.
+    count = limit
+    for _ in range(_MAX_LOOKS):
+        members = (yield commands.page(keys, count + 1, after)).members
+        looked_at = members[:count]
         states = {}
-        if members:
-            reply = yield commands.read(keys, [key for key, _ in members])
+        if looked_at:
+            reply = yield commands.read(keys, [key for key, _ in looked_at])
             states = {state.session_key: state for state in reply.sessions}
-        for key, last_seen_at in members[:wanted]:
+        for number, (key, last_seen_at) in enumerate(looked_at, 1):
             after = (last_seen_at, key)
             if key in states:
                 sessions.append(session_from_state(states[key], keys.project, keys.environment))
-        if len(members) <= wanted:
+                if len(sessions) == limit and number < len(members):
+                    return SessionPage(tuple(sessions), encode_cursor(*after))
+        if len(members) <= count:
             return SessionPage(tuple(sessions), None)
-        if len(sessions) == limit and after is not None:
-            return SessionPage(tuple(sessions), encode_cursor(*after))
+        count = commands.READ_BATCH
+    assert after is not None, "there was a member, since there are more"
+    return SessionPage(tuple(sessions), encode_cursor(*after))
 
 
 def views(keys: EnvironmentKeys) -> Operation[tuple[LiveView, ...]]:

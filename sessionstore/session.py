@@ -238,7 +238,10 @@ class LiveView(Struct, frozen=True, gc=False, rename="camel"):
 
 
 class SessionPage(Struct, frozen=True):
-    """One page of an environment's sessions, newest seen first; `next_cursor` is None on the last."""
+    """One page of an environment's sessions, newest seen first; `next_cursor` is None on the last.
+
+    A page that is not the last may be short, even empty, where many sessions have just gone.
+    """
 
     sessions: tuple[Session, ...]
     next_cursor: str | None

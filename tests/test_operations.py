@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sessionstore import operations
-from sessionstore.codec import StandingReply, WriteReply
+from sessionstore.codec import IndexPage, SessionsReply, StandingReply, WriteReply
 from sessionstore.commands import Call, WriteContext
 from sessionstore.errors import NotEffectiveError, StoreUnavailableError
 from sessionstore.keys import EnvironmentKeys
@@ -139,3 +139,28 @@ def test_redis_that_stays_away_ends_the_wait_in_the_end_and_says_that_the_write_
         stay_away()
     assert isinstance(caught.value.__cause__, StoreUnavailableError)
     assert write.now < 100 + 2 * (1 + 1 / 3 + 1 / 20) + 1 + 1.1
+
+
+def test_a_page_of_a_list_is_short_rather_than_look_for_ever_among_sessions_that_are_gone() -> None:
+    # Given: an index whose members are all gone.
+    listing = operations.list_sessions(EnvironmentKeys("ss", "checkout", "staging"), 5, None)
+    step: Any = next(listing)
+    looks = 0
+
+    def look_on() -> None:
+        nonlocal step, looks
+        while True:
+            if step.script.name == "page":
+                looks += 1
+                count = int(step.args[1])
+                step = listing.send(IndexPage(members=tuple((f"k{looks}-{n}", 10**6 - looks) for n in range(count))))
+            else:
+                step = listing.send(SessionsReply(1, ()))
+
+    # When: a page is read, then: it ends after a bounded number of looks, and says where to go on.
+    with pytest.raises(StopIteration) as stop:
+        look_on()
+    page = stop.value.value
+    assert page.sessions == ()
+    assert page.next_cursor is not None
+    assert looks <= 20
