@@ -88,14 +88,19 @@ class Backend:
 
     def store(self, **options: Any) -> AsyncSessionStore:
         """A store of the backend's driver; the test closes it."""
+        if isinstance(self.server, RedisServer):
+            return self.store_at(self.server.url, **options)
         options = {"prefix": self.prefix, **options}
-        kind = SessionStore if self.driver == "sync" else AsyncSessionStore
-        store = (
-            kind.embedded(self.server, **options)
-            if isinstance(self.server, EmbeddedServer)
-            else kind.from_url(self.server.url, **options)
-        )
-        return as_async(store) if isinstance(store, SessionStore) else store
+        if self.driver == "sync":
+            return as_async(SessionStore.embedded(self.server, **options))
+        return AsyncSessionStore.embedded(self.server, **options)
+
+    def store_at(self, url: str, **options: Any) -> AsyncSessionStore:
+        """A store of the backend's driver at another address of the server."""
+        options = {"prefix": self.prefix, **options}
+        if self.driver == "sync":
+            return as_async(SessionStore.from_url(url, **options))
+        return AsyncSessionStore.from_url(url, **options)
 
     def client(self, **options: Any) -> Any:
         """A redis-py client of the driver's kind, as a caller would own it."""
