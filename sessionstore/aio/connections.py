@@ -37,15 +37,13 @@ class Connections:
         if self._observe is None:
             return call.decode(await self._run(call))
         started = time.monotonic()
-        failed: SessionStoreError | None = None
         try:
-            payload = await self._run(call)
+            result = call.decode(await self._run(call))
         except SessionStoreError as exc:
-            failed = exc
+            self._observe(call.script.name, time.monotonic() - started, exc)
             raise
-        finally:
-            self._observe(call.script.name, time.monotonic() - started, failed)
-        return call.decode(payload)
+        self._observe(call.script.name, time.monotonic() - started, None)
+        return result
 
     async def execute_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Run scripts in one round trip; the answers in order, an error in place of the answer that it stands for."""
@@ -54,6 +52,8 @@ class Connections:
                 return [await self.execute(calls[0])]
             except SessionStoreError as exc:
                 return [exc]
+        started = time.monotonic()
+        results: list[Any]
         try:
             async with asyncio.timeout(self._deadline_s):
                 connection = await self.pool.get_connection()
@@ -62,8 +62,14 @@ class Connections:
                 finally:
                     await self.pool.release(connection)
         except FOREIGN_ERRORS as exc:
-            return [translate(exc, call, sent=True) for call in calls]
-        return decode_all(calls, payloads)
+            results = [translate(exc, call, sent=True) for call in calls]
+        else:
+            results = decode_all(calls, payloads)
+        if self._observe is not None:
+            taken_s = time.monotonic() - started
+            for call, result in zip(calls, results, strict=True):
+                self._observe(call.script.name, taken_s, result if isinstance(result, SessionStoreError) else None)
+        return results
 
     async def _run(self, call: Call[Any]) -> Any:
         sent = False
