@@ -101,8 +101,10 @@ _RULES = {
     "globalDelayMaxMs": _delay_rule,
     "label": f"a string of at most {MAX_LABEL_LENGTH} characters, or null",
 }
+_DELAYS = ("globalDelayMs", "globalDelayMaxMs")
 _PLACE = re.compile(r"`\$\.(\w+)")
 _JSON_TYPE = re.compile(rb'application/json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?;?\s*\Z', re.IGNORECASE)
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PLAIN_SEGMENT = re.compile(rb"[A-Za-z0-9._~-]+\Z")
 #: One member of a list of entity tags (RFC 9110, 8.8.3), and the comma or end after it.
 _ENTITY_TAG = re.compile(rb'[ \t]*(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]*(,|\Z)')
@@ -173,10 +175,15 @@ def decode_session_key(segment: bytes) -> str:
     Raises
     ------
     InvalidSessionKeyError
-        It is not UTF-8.
+        It is not percent-encoded, or not UTF-8.
     """
+    if _PLAIN_SEGMENT.match(segment):
+        return segment.decode("ascii")
+    if _BROKEN_ESCAPE.search(segment):
+        # Taken literally, a key would have two spellings.
+        raise InvalidSessionKeyError("The session key holds a '%' that begins no percent-encoded byte; send it as %25.")
     try:
-        return segment.decode("ascii") if _PLAIN_SEGMENT.match(segment) else unquote_to_bytes(segment).decode("utf-8")
+        return unquote_to_bytes(segment).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidSessionKeyError(
             "The session key is not UTF-8; percent-encode the UTF-8 bytes of each special character."
@@ -225,7 +232,10 @@ def decode_patch(body: bytes) -> SessionPatch:
     try:
         patch = _decode(body)
     except msgspec.ValidationError as exc:
-        raise _body_error(body, exc) from None
+        whole = _with_whole_numbers(body)
+        if whole is None:
+            raise _body_error(body, exc) from None
+        patch = whole
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
         raise _json_error(body, exc) from None
     # A field that is named twice is a typo, and decoders keep the last one in silence. Where there are as many colons
@@ -284,6 +294,19 @@ def prefers(value: bytes, name: bytes) -> bool:
 
 def _tag_error(header: str) -> InvalidQueryError:
     return InvalidQueryError(f'The header {header} must be * or the ETags of responses, in quotes, as in "7".')
+
+
+def _with_whole_numbers(body: bytes) -> SessionPatch | None:
+    """Read a body in which 250 is spelled 250.0: to JSON, and to clients whose numbers are floats, it is the same."""
+    try:
+        document = msgspec.json.decode(body)
+        for name in _DELAYS:
+            value = document.get(name)
+            if isinstance(value, float) and value.is_integer():
+                document[name] = int(value)
+        return msgspec.convert(document, SessionPatch)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, AttributeError):
+        return None
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

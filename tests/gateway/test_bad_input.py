@@ -142,6 +142,17 @@ class TestFields:
 
         assert {name: document[name] for name in body} == body
 
+    @pytest.mark.parametrize("number", ["250.0", "2.5e2", "250"])
+    async def test_whole_number_in_any_spelling(self, api: API, number: str) -> None:
+        response = await api.put("ci-42", content=b'{"globalDelayMs": %b}' % number.encode())
+
+        assert response.status_code == 200, response.text
+        assert response.json()["globalDelayMs"] == 250
+
+    @pytest.mark.parametrize("number", ["250.5", "1e300", "120000.5", "120001.0", "-1.0"])
+    async def test_number_that_is_not_whole_or_out_of_bounds_is_422(self, api: API, number: str) -> None:
+        await refused(api, 422, "invalid_body", "globalDelayMs", content=b'{"globalDelayMs": %b}' % number.encode())
+
     async def test_duplicate_ids_do_not_count(self, api: API) -> None:
         ids = [f"ovr_{n}" for n in range(200)]
 
@@ -400,6 +411,8 @@ class TestSessionKey:
             ("a%7Fb", "control"),
             ("a%C2%85b", "control"),
             ("%FF", "UTF-8"),
+            ("%zz", "%25"),
+            ("a%2", "%25"),
             ("a%C3", "UTF-8"),
             ("%ED%A0%80", "UTF-8"),
             ("%C0%AF", "UTF-8"),
