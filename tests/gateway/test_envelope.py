@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import re
@@ -12,6 +13,7 @@ import pytest
 from gateway.app import create_app
 from gateway.auth import Authenticator
 from gateway.errors import STATUS
+from gateway.exchange import Exchange
 from gateway.logs import JSONFormatter
 from sessionstore import AsyncSessionStore, CorruptDataError, EmbeddedServer
 
@@ -158,6 +160,29 @@ class TestInternalError:
         await pool.release(connection)
 
         assert_error(await api.get("ci-42"), 500, "internal_error")
+
+
+async def test_nothing_of_a_request_waits_for_the_garbage_collector(api: API) -> None:
+    def left() -> int:
+        return sum(isinstance(thing, Exchange) for thing in gc.get_objects())
+
+    await api.put("ci-42", {"label": "x"})
+    gc.collect()
+    gc.disable()
+    try:
+        before = left()
+        for response in (
+            await api.put("ci-42", {"label": "y"}),
+            await api.get("ci-42"),
+            await api.get("nobody"),
+            await api.put("ci-42", {"label": 5}),
+            await api.get("a/b"),
+            await api.get("ci-42", headers={"Authorization": "Bearer x"}),
+        ):
+            assert response.headers["x-request-id"]
+        assert left() == before
+    finally:
+        gc.enable()
 
 
 class TestAccessLog:
