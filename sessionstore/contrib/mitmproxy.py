@@ -10,20 +10,17 @@ where ``your_mocks.py`` says ``addons = [SessionStoreAddon(), YourMocks()]``.
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from ..aio.store import AsyncSessionStore
+from ..aio.store import AsyncEnvironment, AsyncSessionStore
 from ..aio.view import AsyncView
-from ..errors import SessionStoreError
+from ..errors import InvalidInputError
 from ..session import session_key_from_header
 from .asgi import SESSION_HEADER, STATE_KEY
 
 __all__ = ["SessionStoreAddon"]
-
-_log = logging.getLogger(__name__)
 
 
 class SessionStoreAddon:
@@ -35,7 +32,9 @@ class SessionStoreAddon:
 
     def __init__(self) -> None:
         self.view: AsyncView | None = None
+        self._place: tuple[str, str, str] | None = None
         self._store: AsyncSessionStore | None = None
+        self._environment: AsyncEnvironment | None = None
 
     def load(self, loader: Loader) -> None:
         """Declare the options."""
@@ -44,15 +43,28 @@ class SessionStoreAddon:
         loader.add_option("sessionstore_environment", str, "", "Environment whose sessions are served.")
         loader.add_option("sessionstore_delay", bool, False, "Apply each session's global delay.")
 
+    def configure(self, updated: set[str]) -> None:
+        """Check the options; nothing connects yet."""
+        options = ctx.options
+        place = (options.sessionstore_url, options.sessionstore_project, options.sessionstore_environment)
+        if place == self._place:
+            return
+        if self.view is not None:
+            raise exceptions.OptionsError(  # type: ignore[no-untyped-call]
+                "sessionstore: whose sessions are served can't be changed while the proxy runs; start it anew."
+            )
+        try:
+            self._store = AsyncSessionStore.from_url(place[0])
+            self._environment = self._store.environment(*place[1:])
+        except InvalidInputError as exc:
+            # mitmproxy prints the whole chain.
+            raise exceptions.OptionsError(f"sessionstore: {exc}") from None  # type: ignore[no-untyped-call]
+        self._place = place
+
     async def running(self) -> None:
         """Open the view. The proxy serves meanwhile, and until the view is in touch no request has a session."""
-        options = ctx.options
-        try:
-            self._store = AsyncSessionStore.from_url(options.sessionstore_url)
-            environment = self._store.environment(options.sessionstore_project, options.sessionstore_environment)
-            self.view = await environment.view(wait=False).open()
-        except SessionStoreError as exc:
-            raise exceptions.OptionsError(f"sessionstore: {exc}") from exc  # type: ignore[no-untyped-call]
+        if self._environment is not None:
+            self.view = await self._environment.view(wait=False).open()
 
     async def done(self) -> None:
         """Leave, so that no writer waits for this proxy."""

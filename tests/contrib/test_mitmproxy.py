@@ -1,0 +1,205 @@
+"""The mitmproxy addon in mitmproxy itself: PUT by HTTP to a gateway, and then a request through the proxy."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sessionstore import SessionStore
+
+from ..gateway.conftest import AUTHORIZATION, PLACE
+from ..gateway.process import GatewayProcess
+from ..redis_server import RedisServer
+
+MISSING = "mitmproxy is not installed beside this Python (pip install 'sessionstore[mitmproxy]')"
+
+#: Answers each request with the session that it names, in place of a server.
+ADDON = """
+import json
+
+from mitmproxy import http
+
+from sessionstore.contrib.mitmproxy import SessionStoreAddon
+
+
+class Mocks:
+    def request(self, flow):
+        session = flow.metadata["mock_session"]
+        state = "null" if session is None else session.to_json()
+        flow.response = http.Response.make(200, state, {"content-type": "application/json"})
+
+
+addons = [SessionStoreAddon(), Mocks()]
+"""
+
+_LISTENING = re.compile(r"listening at (?:http://)?(?:\*|127\.0\.0\.1):(\d+)")
+
+
+@pytest.fixture
+def mitmdump() -> str:
+    program = Path(sys.executable).with_name("mitmdump")
+    if not program.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(MISSING, pytrace=False)
+        pytest.skip(MISSING)
+    return str(program)
+
+
+class Proxy:
+    def __init__(self, port: int, log: Any) -> None:
+        self.client = httpx.Client(proxy=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
+        self._log = log
+
+    def session(self, key: str | None, url: str = "http://shop.example/pay") -> Any:
+        """What a request that names a session gets."""
+        headers = {} if key is None else {"x-flowmock-session": key}
+        answer = self.client.get(url, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    @property
+    def log(self) -> str:
+        self._log.seek(0)
+        text: str = self._log.read().decode()
+        return text
+
+
+@contextmanager
+def run_proxy(mitmdump: str, folder: Path, **options: str) -> Iterator[Proxy]:
+    """Run mitmdump on a free port; its certificates and settings are in a folder of its own."""
+    script = folder / "mocks.py"
+    script.write_text(ADDON)
+    command = [mitmdump, "--listen-host", "127.0.0.1", "--listen-port", "0", "--scripts", str(script)]
+    # Lazy: there is no server to connect to before the request is known.
+    for name, value in {"confdir": str(folder), "connection_strategy": "lazy", **options}.items():
+        command += ["--set", f"{name}={value}"]
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        proxy = None
+        try:
+            proxy = Proxy(await_port(process, output), output)
+            yield proxy
+        finally:
+            if proxy is not None:
+                proxy.client.close()
+            process.terminate()
+            assert process.wait(30) is not None
+
+
+def await_port(process: subprocess.Popen[bytes], output: Any) -> int:
+    deadline = time.monotonic() + 60
+    while True:
+        output.seek(0)
+        text = output.read().decode()
+        if match := _LISTENING.search(text):
+            return int(match[1])
+        assert process.poll() is None, text
+        assert time.monotonic() < deadline, text
+        time.sleep(0.02)
+
+
+def test_a_request_gets_the_state_that_was_just_put(mitmdump: str, shared_redis: RedisServer, tmp_path: Path) -> None:
+    # Given a gateway and a mitmproxy on one Redis
+    project = f"p{os.getpid()}"
+    place = {**PLACE, "project": project}
+    with (
+        GatewayProcess(shared_redis.url) as gateway,
+        run_proxy(
+            mitmdump,
+            tmp_path,
+            sessionstore_url=shared_redis.url,
+            sessionstore_project=project,
+            sessionstore_environment=place["environment"],
+            sessionstore_delay="true",
+        ) as proxy,
+        SessionStore.from_url(shared_redis.url) as store,
+        httpx.Client(
+            base_url=f"http://127.0.0.1:{gateway.port}/api/v1/sessions",
+            headers=AUTHORIZATION,
+            params=place,
+            timeout=30,
+            trust_env=False,
+        ) as api,
+    ):
+        staging = store.environment(project, place["environment"])
+        deadline = time.monotonic() + 30
+        while not staging.views():
+            assert time.monotonic() < deadline, proxy.log
+            time.sleep(0.02)
+        assert proxy.session("ci-42") is None
+
+        # When a PUT has returned, again and again
+        for number in range(60):
+            body = {"label": f"run {number}", "overrides": [f"ovr_{number}"]}
+            answer = api.put("/ci-42", json=body)
+            assert answer.status_code == 200, answer.text
+
+            # Then the next request has that state, without any waiting; another session does not
+            assert proxy.session("ci-42") == answer.json()
+            assert proxy.session("ci-43") is None
+            assert proxy.session(None) is None
+
+        # And the delay of a session is applied
+        api.put("/ci-42", json={"globalDelayMs": 300})
+        begun = time.monotonic()
+        assert proxy.session("ci-42")["globalDelayMs"] == 300
+        assert time.monotonic() - begun >= 0.3
+
+        # And a deleted session is gone
+        api.delete("/ci-42", params={**place, "mode": "delete"})
+        assert proxy.session("ci-42") is None
+    # The proxy has left: no writer waits for it.
+    with SessionStore.from_url(shared_redis.url) as store:
+        assert store.environment(project, place["environment"]).views() == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sessionstore_environment": "staging"}, ["sessionstore: The project is not a slug"]),
+        (
+            {"sessionstore_project": "checkout", "sessionstore_environment": "a b"},
+            ["sessionstore: The environment is not a slug"],
+        ),
+        (
+            {
+                "sessionstore_project": "checkout",
+                "sessionstore_environment": "staging",
+                "sessionstore_url": "http://user:hunter2@localhost",
+            },
+            ["sessionstore: A Redis URL is"],
+        ),
+    ],
+)
+def test_options_that_can_not_be_end_it_with_a_word(
+    mitmdump: str, tmp_path: Path, options: dict[str, str], words: list[str]
+) -> None:
+    script = tmp_path / "mocks.py"
+    script.write_text(ADDON)
+    command = [mitmdump, "--listen-host", "127.0.0.1", "--listen-port", "0", "--set", f"confdir={tmp_path}"]
+    settings = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
+
+    result = subprocess.run(
+        [*command, "--scripts", str(script), *settings],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    said = result.stdout + result.stderr
+    assert result.returncode == 1, said
+    for word in words:
+        assert word in said
+    assert "hunter2" not in said
