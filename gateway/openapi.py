@@ -25,7 +25,7 @@ from .inputs import NO_LINE_BREAK, OVERRIDE_PATTERN
 if TYPE_CHECKING:
     from .routes import Resource
 
-__all__ = ["ERROR_EXAMPLES", "SESSION_KEY_PATTERN", "build_document"]
+__all__ = ["ENTITY_TAGS_PATTERN", "ERROR_EXAMPLES", "SESSION_KEY_PATTERN", "build_document"]
 
 JSONObject = dict[str, Any]
 
@@ -40,8 +40,8 @@ _INSIDE = r"[^\u0000-\u0009\u000b\u000c\u000e-\u001f\u007f-\u009f]"
 #: first 200 characters that is true, since the rest is cut off.
 SESSION_KEY_PATTERN = rf"^[{_BLANK}]*{_VISIBLE}({_INSIDE}*{_VISIBLE})?[{_BLANK}]*$"
 
-_TAG = r'(W/)?"[\u0021\u0023-\u007e\u0080-\u00ff]*"'
-_ENTITY_TAGS = rf"^[ \t]*(\*|([ \t]*,)*[ \t]*{_TAG}([ \t]*,([ \t]*{_TAG})?)*)[ \t]*$"
+#: `inputs.parse_entity_tags` is more patient with white space and empty members, as RFC 9110 wants it.
+ENTITY_TAGS_PATTERN = r'^(\*|(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*)$'
 _SLUG = {"type": "string", "pattern": SLUG_PATTERN, "maxLength": MAX_SLUG_LENGTH}
 
 _INTRODUCTION = """\
@@ -109,20 +109,24 @@ _REQUEST_HEADERS: dict[str, JSONObject] = {
     "If-Match": {
         "description": "Revisions, as `ETag` gave them, one of which the session must be at; or `*` for any session "
         "that exists.",
-        "schema": {"type": "string", "pattern": _ENTITY_TAGS},
+        "schema": {"type": "string", "pattern": ENTITY_TAGS_PATTERN},
+        "example": "*",
     },
     "If-None-Match": {
         "description": "Revisions that the caller has; or `*`.",
-        "schema": {"type": "string", "pattern": _ENTITY_TAGS},
+        "schema": {"type": "string", "pattern": ENTITY_TAGS_PATTERN},
+        "example": '"7"',
     },
     "Prefer": {
         "description": "`respond-async`: answer at commit, and do not wait until every live proxy serves the write.",
         "schema": {"type": "string"},
+        "example": "respond-async",
     },
 }
 _CREATE_ONLY: JSONObject = {
     "description": "Only `*`: create the session, and never change one.",
-    "schema": {"type": "string", "pattern": r"^[ \t]*\*[ \t]*$"},
+    "schema": {"type": "string", "pattern": r"^\*$"},
+    "example": "*",
 }
 
 _RESPONSE_HEADERS: dict[str, JSONObject] = {
