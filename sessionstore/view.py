@@ -140,13 +140,13 @@ class View:
         def get(key: str | None, /) -> Session | None:
             # In this order: the bound is from before the session was read, so that what another thread brings up to
             # date in between is a change during the look-up; and the clock is from after it.
-            until = bound.until
             try:
+                until = bound.until
                 session = sessions[key]
-                now = clock()
-                if now < until:
+                if until > clock():
                     if session.noted:
                         return session
+                    now = clock()
                     # It may have only just come, and expire sooner than what was there before.
                     if now < bound.until:
                         note(session.session_key, session, now)
