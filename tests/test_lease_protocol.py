@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -35,6 +36,9 @@ LEASE_MS = 3 * TICK_MS
 #: A lease and a third, and the twentieth by which a renewal may be late.
 LONGEST_WAIT_MS = LEASE_MS * (1 + 1 / 3 + 1 / 20)
 KEYS = EnvironmentKeys("ss", "checkout", "staging")
+
+
+_fields_of = attrgetter(*Lease.__slots__)
 
 
 class Ids:
@@ -75,28 +79,6 @@ class Setup:
 class World:
     """One state of everything."""
 
-    __slots__ = (
-        "answer",
-        "applied",
-        "budget",
-        "chain",
-        "committed",
-        "connected",
-        "inbox",
-        "latched",
-        "lease",
-        "live",
-        "network",
-        "next_id",
-        "path",
-        "replica",
-        "returned",
-        "server",
-        "setup",
-        "skew_ms",
-        "waiting",
-    )
-
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.server = ServerModel(now=1_000_000, server_run="run1", rules=setup.rules)
@@ -133,12 +115,11 @@ class World:
 
     def copy(self) -> World:
         other = World.__new__(World)
-        for name in World.__slots__:
-            setattr(other, name, getattr(self, name))
+        other.__dict__.update(self.__dict__)
         other.server = self.server.copy()
         other.lease = lease = self.setup.lease.__new__(self.setup.lease)
-        for name in Lease.__slots__:
-            setattr(lease, name, getattr(self.lease, name))
+        for name, value in zip(Lease.__slots__, _fields_of(self.lease), strict=True):
+            setattr(lease, name, value)
         lease._passed = dict(lease._passed)
         lease._epochs = dict(lease._epochs)
         return other

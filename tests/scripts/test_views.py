@@ -29,6 +29,14 @@ def test_what_each_says_and_has_applied(scripts: Scripts, leases: Leases) -> Non
     assert (second["lease"], second["info"], second["applied"]) == ("l2", "{}", 0)
 
 
+def test_a_view_of_which_nothing_is_known(scripts: Scripts, leases: Leases) -> None:
+    scripts.redis.zadd(scripts.leases, {"l1": scripts.now() + 60_000})
+
+    [view] = leases.views()["views"]
+
+    assert (view["lease"], view["info"], view["applied"]) == ("l1", "{}", 0)
+
+
 def test_a_lease_that_has_run_out_is_not_shown_and_not_touched(scripts: Scripts, leases: Leases) -> None:
     leases.join("l1")
     leases.run_out("l1")
