@@ -1,11 +1,12 @@
 """What does the gateway cost? PUT and GET through it, against a bare Starlette route over the same Redis.
 
-The bare PUT route reads the body and makes one EVALSHA of the very script that the gateway runs, with as many arguments,
-so that Redis does the same work for both; the bare GET route makes one HGETALL and answers with its fields as JSON. Neither authenticates or
-checks anything. The gateway authenticates and validates, with its access log off, in three ways: with the one key of
-its settings; with a key of the key store, on a project that has a catalog; and the same with the rate limiter on, at a
-limit that is never met. Each app runs in a process of its own, under the same Uvicorn; the first two gateways are one
-process. Rounds are interleaved, and a ratio is the median of those of single rounds.
+The bare PUT route reads the body and makes one EVALSHA of the very script that the gateway runs, with as many
+arguments, so that Redis does the same work for both; the bare GET route makes one HGETALL and answers with its fields
+as JSON.
+Neither authenticates or checks anything. The gateway authenticates and validates, with its access log off, in three
+ways: with the one key of its settings; with a key of the key store, on a project that has a catalog; and the same with
+the rate limiter on, at a limit that is never met. Each app runs in a process of its own, under the same Uvicorn; the
+first two gateways are one process. Rounds are interleaved, and a ratio is the median of those of single rounds.
 """
 
 import argparse

@@ -94,8 +94,8 @@ class Boundary:
                 self._metrics.answered(exchange, error)
             if self._access_log:
                 _log_access(exchange)
-            # What refers to itself waits for the garbage collector, which is then a seventh of a request's cost: the scope
-            # and its exchange, the error and the frame that its traceback names.
+            # What refers to itself waits for the garbage collector, which is then a seventh of a request's cost: the
+            # scope and its exchange, the error and the frame that its traceback names.
             del scope["exchange"], error
 
 
