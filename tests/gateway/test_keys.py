@@ -1,0 +1,590 @@
+"""Who may do what: keys of the store over HTTP, in every combination, and what a wrong one can find out and cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+import gateway.auth
+from gateway.app import Boundary, create_app
+from gateway.auth import Authenticator
+from gateway.limits import Limit, RateLimiter
+from gateway.logs import JSONFormatter
+from gateway.metrics import Metrics
+from gateway.routes import Resource
+from sessionstore import AsyncSessionStore
+from sessionstore.apikeys import REVOCATION_BOUND_S, Refusal, generate_secret
+
+from ..redis_server import RedisServer
+from .conftest import LEASE_S, assert_error
+
+KINDS = ("org", "project", "wrong", "revoked", "expired", "none")
+REFUSED_KINDS = ("wrong", "revoked", "expired", "none")
+PLACES = {"own": "checkout", "other": "search", "none": None}
+SECRET_LABEL = "only-search-knows-this"
+
+
+@dataclass
+class Gateway:
+    """One gateway of several on one Redis; nothing loads its keys again but the test, unless it asks for a keeper."""
+
+    store: AsyncSessionStore
+    authenticator: Authenticator
+    app: Boundary
+    client: httpx.AsyncClient
+    #: scripts that were run
+    calls: list[str]
+    refusals: list[Refusal]
+
+    async def request(self, method: str, path: str, secret: str | None, **options: Any) -> httpx.Response:
+        headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
+        return await self.client.request(method, path, headers=headers | options.pop("headers", {}), **options)
+
+    async def get(self, secret: str | None, project: str = "checkout") -> httpx.Response:
+        place = {"project": project, "environment": "staging"}
+        return await self.request("GET", "/api/v1/sessions/ci-42", secret, params=place)
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(
+    server: RedisServer,
+    prefix: str,
+    *,
+    bootstrap: str | None = None,
+    limit: Limit | None = None,
+    **options: Any,
+) -> AsyncIterator[Gateway]:
+    calls: list[str] = []
+    refusals: list[Refusal] = []
+
+    def observe(script: str, seconds: float, error: object) -> None:
+        calls.append(script)
+
+    store = AsyncSessionStore.from_url(server.url, prefix=prefix, lease_s=LEASE_S, observe=observe, **options)
+    authenticator = Authenticator(bootstrap, store, on_refusal=refusals.append)
+    limiter = None if limit is None else RateLimiter(store, limit)
+    app = create_app(store, authenticator, limiter=limiter, metrics=Metrics())
+    transport = httpx.ASGITransport(app=app)
+    async with store, httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield Gateway(store, authenticator, app, client, calls, refusals)
+
+
+@dataclass
+class Keys:
+    """A key of each kind, by its kind."""
+
+    secrets: dict[str, str | None]
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, kind: str) -> str | None:
+        return self.secrets[kind]
+
+
+async def make_keys(store: AsyncSessionStore) -> Keys:
+    org = await store.keys.create("org")
+    project = await store.keys.create("project", project="checkout")
+    revoked = await store.keys.create("revoked")
+    await store.keys.revoke(revoked.key.id)
+    expires_at = (await store.keys.snapshot()).now + 20
+    expired = await store.keys.create("expired", expires_at=expires_at)
+    while (await store.keys.snapshot()).now <= expires_at:
+        pass
+    made = {"org": org, "project": project, "revoked": revoked, "expired": expired}
+    return Keys(
+        {**{kind: key.secret for kind, key in made.items()}, "wrong": generate_secret(), "none": None},
+        {kind: key.key.id for kind, key in made.items()},
+    )
+
+
+@pytest.fixture
+async def first(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Gateway]:
+    async with open_gateway(shared_redis, prefix) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def keys(first: Gateway) -> Keys:
+    """Keys that the gateway has loaded, and a session of the same name in both projects."""
+    for project, label in (("checkout", "mine"), ("search", SECRET_LABEL)):
+        await first.store.environment(project, "staging").put("ci-42", label=label, overrides=["ovr_a"])
+    keys = await make_keys(first.store)
+    assert await first.authenticator.load()
+    return keys
+
+
+@pytest.fixture
+def quick_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused does not wait for a load that no test makes."""
+    monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 0.001)
+
+
+def contents(server: RedisServer, prefix: str, project: str) -> dict[bytes, Any]:
+    """All that Redis holds of a project."""
+    with server.client() as behind:
+        found: dict[bytes, Any] = {}
+        for key in sorted(behind.scan_iter(f"{prefix}:{{{project}}}:*")):
+            found[key] = behind.hgetall(key) if behind.type(key) == b"hash" else behind.dump(key)
+        return found
+
+
+def calls_of(app: Boundary) -> list[tuple[str, str, bool]]:
+    """Every method of every route that there is, from the app's own table: method, path, whether it asks for a key."""
+    found = []
+    routes: Iterable[Route] = app._router.routes  # type: ignore[assignment]
+    for route in routes:
+        resource: Any = route.endpoint
+        assert isinstance(resource, Resource)
+        methods = {*resource.handlers, *(["HEAD"] if "GET" in resource.handlers else [])}
+        path = resource.path.format(sessionKey="ci-42", overrideId="ovr_a")
+        found += [(method, path, resource.secured) for method in sorted(methods)]
+    return found
+
+
+def expected(kind: str, place: str, secured: bool) -> tuple[int, str | None]:
+    """The status, and the code of an error."""
+    if not secured:
+        return 200, None
+    if kind in REFUSED_KINDS:
+        return 401, "unauthorized"
+    if kind == "org" and place == "none":
+        return 422, "project_required"
+    if kind == "project" and place == "other":
+        return 403, "scope_mismatch"
+    return 200, None
+
+
+class TestMatrix:
+    """{org key, project key, wrong, revoked, expired, none} x {each route and method} x {own project, other, none}."""
+
+    def test_knows_every_route(self, first: Gateway) -> None:
+        secured = {(method, path) for method, path, asks in calls_of(first.app) if asks}
+        session = "/api/v1/sessions/ci-42"
+        assert secured >= {
+            ("PUT", session),
+            ("GET", session),
+            ("HEAD", session),
+            ("DELETE", session),
+            ("POST", f"{session}/overrides/ovr_a"),
+            ("DELETE", f"{session}/overrides/ovr_a"),
+            ("GET", "/api/v1/sessions"),
+            ("GET", "/api/v1/scenarios"),
+        }
+        # What is outside the keys is so on purpose
+        assert {path for _, path, asks in calls_of(first.app) if not asks} == {
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/api/v1/openapi.json",
+            "/api/v1/docs",
+        }
+
+    @pytest.mark.usefixtures("quick_refusals")
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("place", PLACES)
+    async def test_each_call(
+        self, shared_redis: RedisServer, prefix: str, first: Gateway, keys: Keys, kind: str, place: str
+    ) -> None:
+        params = {"environment": "staging"}
+        if PLACES[place] is not None:
+            params["project"] = str(PLACES[place])
+        for method, path, secured in calls_of(first.app):
+            body = {"json": {"label": "changed", "overrides": ["ovr_b"]}} if method == "PUT" else {}
+            before = {project: contents(shared_redis, prefix, project) for project in ("checkout", "search")}
+
+            response = await first.request(method, path, keys[kind], params=params, **body)
+
+            status, code = expected(kind, place, secured)
+            assert response.status_code == status, (method, path, response.text)
+            if method == "HEAD":
+                assert response.content == b""
+            elif code is not None:
+                assert_error(response, status, code)
+            assert ("www-authenticate" in response.headers) == (status == 401)
+            # What is refused changes nothing anywhere, and what is done is done in one project
+            served = (PLACES[place] or "checkout") if status == 200 and secured else None
+            for project, was in before.items():
+                if project != served:
+                    assert contents(shared_redis, prefix, project) == was, (method, path, project)
+            if project_key_must_not_see(kind):
+                assert SECRET_LABEL not in response.text
+
+
+def project_key_must_not_see(kind: str) -> bool:
+    return kind != "org"
+
+
+class TestScope:
+    """A project's key never sees, lists or touches another project, however it is asked."""
+
+    @pytest.mark.usefixtures("quick_refusals")
+    @pytest.mark.parametrize(
+        ("method", "target", "content", "statuses"),
+        [
+            ("GET", "/sessions?project=search&environment=staging", None, {403}),
+            ("GET", "/sessions?project=%73earch&environment=staging", None, {403}),
+            ("GET", "/sessions?project=search&project=checkout&environment=staging", None, {422}),
+            ("GET", "/sessions?project=checkout&project=search&environment=staging", None, {422}),
+            ("GET", "/sessions?project=checkout&%70roject=search&environment=staging", None, {422}),
+            ("GET", "/sessions?Project=search&environment=staging", None, {422}),
+            ("GET", "/sessions?project[]=search&environment=staging", None, {422}),
+            ("GET", "/sessions?project=search%00&environment=staging", None, {403}),
+            ("GET", "/sessions?project=checkout%7D:staging%7Bsearch&environment=staging", None, {403}),
+            ("GET", "/sessions?project=&environment=staging", None, {403}),
+            ("GET", "/sessions?environment=staging%3A%7Bsearch%7D", None, {422}),
+            ("GET", "/sessions?environment=..%2Fsearch%2Fstaging", None, {422}),
+            ("GET", "/scenarios?project=search&environment=staging", None, {403}),
+            ("GET", "/sessions/ci-42?project=search&environment=staging", None, {403}),
+            ("GET", "/sessions/..%2Fsearch%2Fci-42?environment=staging", None, {404}),
+            ("GET", "/sessions/%2E%2E%2F%2E%2E%2Fsearch?environment=staging", None, {404}),
+            ("GET", "/sessions/%7Bsearch%7D%3Astaging%3As%3Aci-42?environment=staging", None, {404}),
+            ("GET", "/sessions/x%3F%26project%3Dsearch?environment=staging", None, {404}),
+            ("GET", "/sessions/ci-42%3Fproject=search?environment=staging", None, {404}),
+            ("DELETE", "/sessions/ci-42?project=search&environment=staging&mode=delete", None, {403}),
+            ("POST", "/sessions/ci-42/overrides/ovr_x?project=search&environment=staging", None, {403}),
+            ("DELETE", "/sessions/ci-42/overrides/ovr_a?project=search&environment=staging", None, {403}),
+            ("PUT", "/sessions/ci-42?environment=staging", '{"project":"search","label":"x"}', {403}),
+            ("PUT", "/sessions/ci-42?environment=staging", '{"project":"\\u0073earch","label":"x"}', {403}),
+            ("PUT", "/sessions/ci-42?environment=staging", '{"project":"checkout","project":"search"}', {400}),
+            ("PUT", "/sessions/ci-42?environment=staging", '{"project":"checkout","\\u0070roject":"search"}', {400}),
+            ("PUT", "/sessions/ci-42?environment=staging&project=search", '{"project":"checkout"}', {422}),
+            ("PUT", "/sessions/ci-42?environment=staging&project=checkout", '{"project":"search"}', {422}),
+            ("PUT", "/sessions/ci-42?environment=staging&project=search", '{"project":"search"}', {403}),
+            ("PUT", "/sessions/ci-42", '{"project":"search","environment":"staging"}', {403}),
+        ],
+    )
+    async def test_however_it_is_asked(
+        self,
+        shared_redis: RedisServer,
+        prefix: str,
+        first: Gateway,
+        keys: Keys,
+        method: str,
+        target: str,
+        content: str | None,
+        statuses: set[int],
+    ) -> None:
+        before = contents(shared_redis, prefix, "search")
+        body = {} if content is None else {"content": content, "headers": {"Content-Type": "application/json"}}
+
+        response = await first.request(method, "/api/v1" + target, keys["project"], **body)
+
+        assert response.status_code in statuses, response.text
+        assert SECRET_LABEL not in response.text
+        assert contents(shared_redis, prefix, "search") == before
+
+    async def test_the_project_goes_without_saying(self, first: Gateway, keys: Keys) -> None:
+        for query in ("environment=staging", "environment=staging&project=checkout"):
+            response = await first.request("GET", f"/api/v1/sessions/ci-42?{query}", keys["project"])
+            assert (response.json()["project"], response.json()["label"]) == ("checkout", "mine")
+
+    async def test_another_projects_cursor_leads_nowhere_else(self, first: Gateway, keys: Keys) -> None:
+        for number in range(3):
+            await first.store.environment("search", "staging").put(f"other-{number}", label=SECRET_LABEL)
+        place = {"project": "search", "environment": "staging", "limit": "1"}
+        listed = await first.request("GET", "/api/v1/sessions", keys["org"], params=place)
+        cursor = listed.json()["nextCursor"]
+        assert cursor
+
+        params = {"environment": "staging", "cursor": cursor}
+        response = await first.request("GET", "/api/v1/sessions", keys["project"], params=params)
+
+        assert response.status_code == 200
+        assert {session["project"] for session in response.json()["sessions"]} <= {"checkout"}
+
+    async def test_environments_of_another_project_are_not_named(self, first: Gateway, keys: Keys) -> None:
+        await first.store.project("search").apply_catalog(
+            {"project": "search", "environments": {"secret-qa": {}, "staging": {}}}
+        )
+
+        own = await first.request("GET", "/api/v1/sessions", keys["project"])
+        other = await first.request("GET", "/api/v1/sessions?project=search", keys["project"])
+
+        assert_error(own, 422, "environment_required")
+        assert_error(other, 403, "scope_mismatch", "'checkout'")
+        assert "secret-qa" not in own.text + other.text
+
+
+class TestRefusals:
+    """A wrong key finds out nothing, and costs nothing."""
+
+    async def wrong_headers(self, keys: Keys) -> dict[str, bytes]:
+        assert keys["org"] is not None
+        return {
+            "malformed": b"Bearer fmk_short",
+            "too long": f"Bearer {keys['org']}x".encode(),
+            "other scheme": f"Basic {keys['org']}".encode(),
+            "two keys": f"Bearer {keys['org']}, Bearer {keys['org']}".encode(),
+            "not text": b"Bearer \xff\xfe",
+            "unknown": f"Bearer {keys['wrong']}".encode(),
+            "nearly right": f"Bearer {keys['org'][:-1]}{'A' if keys['org'][-1] != 'A' else 'B'}".encode(),
+            "revoked": f"Bearer {keys['revoked']}".encode(),
+            "expired": f"Bearer {keys['expired']}".encode(),
+        }
+
+    @pytest.mark.usefixtures("quick_refusals")
+    async def test_answers_are_identical(self, first: Gateway, keys: Keys) -> None:
+        answers = []
+        for value in (await self.wrong_headers(keys)).values():
+            response = await first.client.get(
+                "/api/v1/sessions/ci-42", headers={b"Authorization": value, b"X-Request-Id": b"same"}
+            )
+            answers.append((response.status_code, sorted(response.headers.items()), response.content))
+
+        assert len(answers) == 9
+        assert all(answer == answers[0] for answer in answers)
+        assert answers[0][0] == 401
+
+    @pytest.mark.usefixtures("quick_refusals")
+    async def test_only_metrics_tell_the_reason(self, first: Gateway, keys: Keys) -> None:
+        for value in (
+            None,
+            b"Bearer x",
+            *[f"Bearer {keys[kind]}".encode() for kind in ("wrong", "revoked", "expired")],
+        ):
+            headers = {} if value is None else {b"Authorization": value}
+            assert (await first.client.get("/api/v1/sessions", headers=headers)).status_code == 401
+
+        assert first.refusals == [
+            Refusal.MISSING,
+            Refusal.MALFORMED,
+            Refusal.UNKNOWN,
+            Refusal.REVOKED,
+            Refusal.EXPIRED,
+        ]
+
+    async def test_time_tells_nothing_either(self, first: Gateway, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Given a gateway whose next load comes when the test makes it
+        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 60.0)
+        pending = [asyncio.create_task(self.send(first, value)) for value in (await self.wrong_headers(keys)).values()]
+
+        # Then every refusal waits for it, whatever the reason
+        done, _ = await asyncio.wait(pending, timeout=0.05)
+        assert not done
+        assert await first.authenticator.load()
+        assert {response.status_code for response in await asyncio.gather(*pending)} == {401}
+
+    async def send(self, gateway: Gateway, authorization: bytes) -> httpx.Response:
+        return await gateway.client.get("/api/v1/sessions", headers={b"Authorization": authorization})
+
+    async def test_of_many_at_once_do_not_hold_up_a_right_key(
+        self, first: Gateway, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given a thousand guesses, each of which waits for a load that does not come
+        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 60.0)
+        guesses = [asyncio.create_task(first.get(generate_secret())) for _ in range(1000)]
+        await asyncio.sleep(0)
+
+        # Then a right key is served meanwhile
+        assert (await first.get(keys["org"])).status_code == 200
+        assert not any(guess.done() for guess in guesses)
+
+        # And none was right
+        assert await first.authenticator.load()
+        assert {response.status_code for response in await asyncio.gather(*guesses)} == {401}
+
+    @pytest.mark.usefixtures("quick_refusals")
+    async def test_ask_nothing_of_redis(self, shared_redis: RedisServer, prefix: str) -> None:
+        async with open_gateway(shared_redis, prefix, limit=Limit(1000, 60)) as gateway:
+            keys = await make_keys(gateway.store)
+            await gateway.authenticator.load()
+            gateway.calls.clear()
+            for value in (await self.wrong_headers(keys)).values():
+                for method, path, secured in calls_of(gateway.app):
+                    if secured:
+                        assert (
+                            await gateway.client.request(method, path, headers={b"Authorization": value})
+                        ).status_code == 401
+            assert gateway.calls == []
+            assert (await gateway.get(keys["org"])).status_code == 404
+            assert gateway.calls == ["limits", "get"]
+
+    @pytest.mark.usefixtures("quick_refusals")
+    async def test_no_key_is_ever_logged(self, first: Gateway, keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        for value in (await self.wrong_headers(keys)).values():
+            await first.client.get("/api/v1/sessions", headers={b"Authorization": value})
+        assert (await first.get(keys["org"])).status_code == 200
+
+        ours = [record for record in caplog.records if record.name.startswith(("gateway", "sessionstore"))]
+        text = "\n".join(JSONFormatter().format(record) for record in ours)
+        assert keys.ids["org"] in text
+        assert "fmk_" not in text
+        for secret in keys.secrets.values():
+            assert secret is None or secret.removeprefix("fmk_")[:20] not in text
+
+    async def test_two_authorization_headers_are_no_key(self, first: Gateway, keys: Keys) -> None:
+        assert keys["org"] is not None
+        assert keys["wrong"] is not None
+        for pair in ((keys["org"], keys["wrong"]), (keys["wrong"], keys["org"]), (keys["org"], keys["org"])):
+            headers = [("Authorization", f"Bearer {secret}") for secret in pair]
+            first.authenticator._loaded_from = float("inf")  # as if loaded later: nothing to wait for
+            assert_error(await first.client.get("/api/v1/sessions", headers=headers), 401, "unauthorized")
+
+
+class TestLife:
+    """A key from its making to its end, on gateways that share a Redis."""
+
+    @pytest.fixture
+    async def second(self, first: Gateway, shared_redis: RedisServer, prefix: str) -> AsyncIterator[Gateway]:
+        async with open_gateway(shared_redis, prefix) as gateway:
+            yield gateway
+
+    async def test_works_at_once_on_every_gateway(self, first: Gateway, second: Gateway) -> None:
+        async with first.authenticator.keeping() as loaded, second.authenticator.keeping():
+            assert loaded
+            for number in range(5):
+                key = await first.store.keys.create(f"key {number}")
+                assert (await second.get(key.secret)).status_code == 404
+                assert (await first.get(key.secret)).status_code == 404
+
+    async def test_revoked_one_is_refused_on_every_gateway_and_stays_so(self, first: Gateway, second: Gateway) -> None:
+        key = await first.store.keys.create("key")
+        async with first.authenticator.keeping(), second.authenticator.keeping():
+            assert (await second.get(key.secret)).status_code == 404
+
+            await first.store.keys.revoke(key.key.id)
+
+            async with asyncio.timeout(20):
+                while (response := await second.get(key.secret)).status_code == 404:
+                    pass
+            assert_error(response, 401, "unauthorized")
+            assert {(await second.get(key.secret)).status_code for _ in range(3)} == {401}
+
+    async def test_revoked_one_is_refused_within_the_bound_even_where_nothing_is_loaded(
+        self, first: Gateway, second: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given a second gateway that has loaded a key, by a clock that the test moves
+        now = 100.0
+        monkeypatch.setattr(gateway.auth, "lease_clock", lambda: now)
+        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 0.001)
+        key = await first.store.keys.create("key")
+        assert await second.authenticator.load()
+
+        # When it is revoked and the second gateway hears nothing
+        await first.store.keys.revoke(key.key.id)
+        now += REVOCATION_BOUND_S
+        assert (await second.get(key.secret)).status_code == 404
+        now += 0.001
+
+        # Then it is not admitted for longer than the bound
+        response = await second.get(key.secret)
+        assert_error(response, 503, "store_unavailable", "not known")
+        assert response.headers["retry-after"]
+        assert second.refusals == [Refusal.UNAVAILABLE]
+        assert await second.authenticator.load()
+        assert_error(await second.get(key.secret), 401, "unauthorized")
+
+    @pytest.mark.usefixtures("quick_refusals")
+    async def test_nobody_but_the_bootstrap_key_gets_in_while_redis_is_down(
+        self, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 100.0
+        monkeypatch.setattr(gateway.auth, "lease_clock", lambda: now)
+        bootstrap = generate_secret()
+        async with open_gateway(own_redis, prefix, bootstrap=bootstrap, deadline_s=0.5) as only:
+            keys = await make_keys(only.store)
+            await only.authenticator.load()
+
+            # Given Redis down for longer than the bound
+            own_redis.stop()
+            assert not await only.authenticator.load()
+            now += REVOCATION_BOUND_S + 0.001
+
+            # Then keys that may have been revoked meanwhile do nothing, not even reach the check of a query
+            for kind in ("org", "project", "revoked", "expired", "wrong"):
+                for method, path, secured in calls_of(only.app):
+                    if secured and method != "HEAD":
+                        response = await only.request(method, f"{path}?nonsense=1", keys[kind])
+                        assert_error(response, 503, "store_unavailable")
+            assert_error(await only.request("GET", "/api/v1/sessions", None), 401, "unauthorized")
+            assert_error(await only.request("GET", "/api/v1/sessions", "fmk_x"), 401, "unauthorized")
+            assert_error(await only.request("GET", "/api/v1/sessions?nonsense=1", bootstrap), 422, "invalid_query")
+
+            # And once it is back and empty, they are unknown
+            own_redis.start()
+            assert await only.authenticator.load()
+            assert_error(await only.get(keys["org"]), 401, "unauthorized")
+            assert (await only.get(bootstrap)).status_code == 404
+
+    @pytest.mark.usefixtures("quick_refusals")
+    async def test_trouble_is_logged_once_and_its_end_too(
+        self, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "gateway")
+        async with open_gateway(own_redis, prefix, deadline_s=0.5) as only:
+            await only.authenticator.load()
+            own_redis.stop()
+            for _ in range(3):
+                assert not await only.authenticator.load()
+            own_redis.start()
+            for _ in range(3):
+                assert await only.authenticator.load()
+
+        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+    async def test_loading_goes_on_after_a_failure_that_nobody_thought_of(
+        self, first: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loads = 0
+        went_on = asyncio.Event()
+        real = first.authenticator.load
+
+        async def load() -> bool:
+            nonlocal loads
+            loads += 1
+            if loads == 2:
+                raise ZeroDivisionError
+            if loads == 4:
+                went_on.set()
+            return await real()
+
+        monkeypatch.setattr(first.authenticator, "load", load)
+        monkeypatch.setattr(gateway.auth, "REFRESH_INTERVAL_S", 0.001)
+        async with first.authenticator.keeping(), asyncio.timeout(20):
+            await went_on.wait()
+
+    async def test_last_use_is_noted_once_a_minute_however_many_gateways_ask(
+        self, first: Gateway, second: Gateway
+    ) -> None:
+        key = await first.store.keys.create("key")
+        for _ in range(3):
+            for one in (first, second):
+                await one.authenticator.load()
+                assert (await one.get(key.secret)).status_code == 404
+                await one.authenticator.load()
+
+        (record,) = await first.store.keys.list()
+        assert record.last_used_at is not None
+        assert record.last_used_at >= record.created_at
+        assert (first.calls + second.calls).count("key_used") == 1
+
+    async def test_use_that_can_not_be_noted_is_not_tried_on_each_load(
+        self, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with open_gateway(own_redis, prefix) as only:
+            key = await only.store.keys.create("key")
+            await only.authenticator.load()
+            assert (await only.get(key.secret)).status_code == 404
+            with own_redis.client() as behind:
+                behind.execute_command("CONFIG", "SET", "min-replicas-to-write", "1")
+                for _ in range(3):
+                    assert await only.authenticator.load()
+        assert only.calls.count("key_used") == 1
+        assert [record.message for record in caplog.records if "noted" in record.message] != []
+
+    async def test_only_the_hash_is_in_redis(
+        self, shared_redis: RedisServer, prefix: str, first: Gateway, keys: Keys
+    ) -> None:
+        assert (await first.get(keys["org"])).status_code == 200
+        with shared_redis.client(decode_responses=True) as behind:
+            (stored,) = [behind.hgetall(name) for name in behind.scan_iter(f"{prefix}:keys")]
+        for secret in keys.secrets.values():
+            assert secret is None or secret not in str(stored)
