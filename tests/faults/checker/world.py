@@ -23,12 +23,14 @@ from typing import Any, Literal, Self
 
 import msgspec
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from sessionstore.apikeys import generate_secret
 
 from ...redis_server import RedisServer, free_port
 from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings
-from .history import Contents, Fault, Recorder, Stored, digest_of
+from .history import Contents, Fault, Recorder, Stall, Stored, digest_of
 from .plan import Planned
 from .relay import Direction, SortingRelay, Traffic
 
@@ -37,6 +39,9 @@ __all__ = ["World"]
 #: Seconds that a process may take to start, an order to be carried out, and all views to equal Redis once all is
 #: healed.
 _START_S, _ORDER_S, _HEAL_S = 60.0, 40.0, 30.0
+
+#: Seconds between two PINGs, and from which on an answer is late.
+_WATCH_S, _STALL_S = 0.02, 0.1
 
 #: Variants of holes, and of slow links.
 _DIRECTIONS: tuple[tuple[Direction, ...], ...] = (("up", "down"), ("down",), ("up",))
@@ -141,6 +146,7 @@ class World:
         self._gateway_ports = [free_port() for _ in range(gateways)]
         self._gateways: list[subprocess.Popen[bytes] | None] = [None] * gateways
         self._writers: list[Child] = []
+        self._ended = threading.Event()
         self._server_lock = threading.Lock()
         self._view_locks = [threading.Lock() for _ in range(views)]
         self._hole_locks = {(index, kind): threading.Lock() for index in range(views) for kind in ("link", "calls")}
@@ -169,6 +175,8 @@ class World:
                 child.await_start()
             for index in range(len(self._gateways)):
                 self._await_gateway(index)
+            stack.callback(self._ended.set)
+            threading.Thread(target=self._watch_redis, name="redis-watch", daemon=True).start()
             self._stack = stack.pop_all()
         return self
 
@@ -413,9 +421,11 @@ class World:
         with self._new_replica() as (replica, _), self._fault(planned, outage=True), self._client() as client:
             client.execute_command("FAILOVER", "TO", "127.0.0.1", replica.port, "TIMEOUT", 5000)
             deadline = time.monotonic() + _START_S
-            while client.info("replication")["role"] == "master":
-                assert time.monotonic() < deadline, "the failover does not end"
-                time.sleep(0.005)
+            # The primary steps back before the replica takes over.
+            with replica.client(decode_responses=True) as successor:
+                while successor.info("replication")["role"] != "master":
+                    assert time.monotonic() < deadline, "the failover does not end"
+                    time.sleep(0.005)
             self._lead_to(replica)
             self._server.kill()
             self._take(replica)
@@ -549,13 +559,32 @@ class World:
                 process.kill()
                 process.wait(10)
 
+    def _watch_redis(self) -> None:
+        """Record when Redis did not answer a PING at once, by a fault or since the machine was busy."""
+        started = time.monotonic()
+        while not self._ended.wait(_WATCH_S):
+            try:
+                with redis.Redis(port=self._front.port, retry=Retry(NoBackoff(), 0), socket_timeout=1.0) as client:
+                    while not self._ended.is_set():
+                        client.ping()
+                        now = time.monotonic()
+                        if now - started > _STALL_S:
+                            self._recorder.add(Stall(process="redis", started=started, ended=now))
+                        self._ended.wait(_WATCH_S)
+                        started = time.monotonic()
+            except redis.RedisError:
+                pass  # and then it has not answered since
+
     def _client(self) -> redis.Redis:
         return self._server.client(decode_responses=True)
 
 
 def _durable_server(**options: str) -> RedisServer:
-    """Every write is on disk before it is answered, so that a restart loses nothing that was answered."""
-    return RedisServer(port=None, appendonly="yes", appendfsync="always", repl_diskless_sync_delay="0", **options)
+    """A restart loses nothing that was answered: it is in the file first, where SIGKILL does not reach it.
+
+    No fsync, which would guard against the machine's end, and lets Redis stand still for as long as the disk is busy.
+    """
+    return RedisServer(port=None, appendonly="yes", appendfsync="no", repl_diskless_sync_delay="0", **options)
 
 
 def _stop_for(pid: int, seconds: float) -> None:
