@@ -59,6 +59,7 @@ Rounds = dict[str, list[list[float]]]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = arguments_parser(__doc__, rounds=7)
     parser.add_argument("--views", type=int, nargs="+", default=[0, 1, 8, 32])
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--count", type=int, default=100, help="writes of each kind in one round")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -66,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[tuple[str, int], Rounds] = {}
     with RedisServer() as server, server.client() as client:
         facts = describe_machine(client)
-        for (kind, measure), count in itertools.product(KINDS.items(), options.views):
+        for kind, count in itertools.product(options.kinds, options.views):
             with Followers(server.url, count, asynchronous=kind == "asyncio", reply=True):
-                found[kind, count] = measure(server.url, count, options.rounds, options.count)
+                found[kind, count] = KINDS[kind](server.url, count, options.rounds, options.count)
     return conclude("effective", facts, summarise(found), options)
 
 

@@ -41,6 +41,7 @@ Rounds = list[list[float]]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = arguments_parser(__doc__, rounds=7)
     parser.add_argument("--views", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--count", type=int, default=150, help="changes of one round")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[tuple[str, int], tuple[Rounds, Rounds]] = {}
     with RedisServer() as server, server.client() as client:
         facts = describe_machine(client)
-        for kind, count in itertools.product(KINDS, options.views):
+        for kind, count in itertools.product(options.kinds, options.views):
             with Followers(server.url, count, asynchronous=KINDS[kind], reply=False) as followers:
                 found[kind, count] = measure(server, followers, options.rounds, options.count)
     return conclude("propagation", facts, summarise(found), options)

@@ -230,6 +230,10 @@ class Hub:
         self._tell(now)
         return requests
 
+    def poll_acks(self, now: float) -> list[FollowerRequest]:
+        """Take the acknowledgements that are due. They may run beside what `poll` has returned, and more than once."""
+        return [ack for follower in self._followers.values() if (ack := follower.poll_ack(now)) is not None]
+
     def answered(self, request: FollowerRequest, reply: Any, now: float) -> None:
         """Bring an answer."""
         request.follower.answered(request, reply, now)

@@ -253,6 +253,14 @@ class Lease:
         if now >= self._renew_at:
             call = commands.renew(self._keys, self._id, self._lease_ms, *position)
             return self._send("renew", call, self._id, now, position)
+        return self.poll_ack(now, position)
+
+    def poll_ack(self, now: float, position: Position | None) -> LeaseRequest | None:
+        """Take the acknowledgement that a writer waits for, where nothing else is due before it."""
+        if self._in_flight is not None or self._closed or now < self._retry_at or now >= self._renew_at:
+            return None
+        if position is None or self._id is None or self._leaving is not None:
+            return None
         if self._wants_ack(position):
             return self._send("ack", commands.ack(self._keys, self._id, *position), self._id, now, position)
         self._ack_wanted = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
@@ -15,9 +16,18 @@ from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refus
 from ..errors import SessionStoreError
 from ..trust import IDENTIFY
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "Sent"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """Calls that are on their way, and the connection that their answers come on."""
+
+    calls: Sequence[Call[Any]]
+    connection: Any
+    sent_at: float
 
 
 class Connections:
@@ -64,6 +74,52 @@ class Connections:
             return [translate(exc, call, sent=True) for call in calls]
         return decode_all(calls, payloads)
 
+    def begin(self, calls: Sequence[Call[Any]]) -> Sent | None:
+        """Send scripts that only read, or may run twice, without waiting for the answers.
+
+        None where no connection is at hand, or sending failed: use `execute_all`. Else `finish` has to be called until
+        it has the answers.
+        """
+        connection = self.pool.get_idle_connection()
+        if connection is None:
+            return None
+        try:
+            connection.send_packed_command([pack(evalsha(call)) for call in calls], check_health=False)
+        except BaseException as exc:
+            connection.disconnect()
+            self.pool.release(connection)
+            if isinstance(exc, FOREIGN_ERRORS):
+                return None
+            raise
+        return Sent(calls, connection, time.monotonic())
+
+    def finish(self, sent: Sent, within_s: float | None = None) -> list[Any] | None:
+        """Wait for the answers, as `execute_all` returns them; None where the first one is not there `within_s`."""
+        connection = sent.connection
+        done = True
+        results: list[Any]
+        try:
+            try:
+                if within_s is not None and not connection.can_read(timeout=within_s):
+                    done = False
+                    return None
+                payloads = _receive_all(connection, sent.calls, sent.sent_at + self._deadline_s)
+            except BaseException:
+                connection.disconnect()
+                raise
+            finally:
+                if done:
+                    self.pool.release(connection)
+        except FOREIGN_ERRORS as exc:
+            results = [translate(exc, call, sent=True) for call in sent.calls]
+        else:
+            results = decode_all(sent.calls, payloads)
+        if self._observe is not None:
+            taken_s = time.monotonic() - sent.sent_at
+            for call, result in zip(sent.calls, results, strict=True):
+                self._observe(call.script.name, taken_s, result if isinstance(result, SessionStoreError) else None)
+        return results
+
     def _run(self, call: Call[Any]) -> Any:
         deadline = time.monotonic() + self._deadline_s
         sent = False
@@ -107,24 +163,29 @@ class Connections:
 
 def _evaluate_all(connection: Any, calls: Sequence[Call[Any]], deadline: float) -> list[Any]:
     """EVALSHA for all, then EVAL for those whose script Redis has forgotten. Error replies stand for their answers."""
-    payloads: list[Any] = []
     try:
         connection.send_packed_command([pack(evalsha(call)) for call in calls])
-        for _ in calls:
-            try:
-                payloads.append(connection.read_response(timeout=_left(deadline)))
-            except ResponseError as exc:
-                payloads.append(exc)
-        for index, call in enumerate(calls):
-            if isinstance(payloads[index], NoScriptError):
-                try:
-                    connection.send_command(*evaluate(call))
-                    payloads[index] = connection.read_response(timeout=_left(deadline))
-                except ResponseError as exc:
-                    payloads[index] = exc
+        return _receive_all(connection, calls, deadline)
     except BaseException:
         connection.disconnect()
         raise
+
+
+def _receive_all(connection: Any, calls: Sequence[Call[Any]], deadline: float) -> list[Any]:
+    """Read the answers to EVALSHA, and EVAL those whose script Redis has forgotten."""
+    payloads: list[Any] = []
+    for _ in calls:
+        try:
+            payloads.append(connection.read_response(timeout=_left(deadline)))
+        except ResponseError as exc:
+            payloads.append(exc)
+    for index, call in enumerate(calls):
+        if isinstance(payloads[index], NoScriptError):
+            try:
+                connection.send_command(*evaluate(call))
+                payloads[index] = connection.read_response(timeout=_left(deadline))
+            except ResponseError as exc:
+                payloads[index] = exc
     return payloads
 
 

@@ -1,6 +1,10 @@
 """The driver of a store's hub for threads: one thread reads the link and keeps it alive, one runs the calls.
 
 The hub is only touched under one lock, which is never held across I/O. Look-ups take no lock at all.
+
+An acknowledgement that a writer waits for is sent by the thread that has read the change, which also takes the answer
+if that comes at once: to hand it over to the other thread would cost more than the round trip. Where it takes longer,
+the other thread waits for it, since changes have to be read meanwhile.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import math
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +23,16 @@ from ..clock import lease_clock
 from ..config import StoreConfig
 from ..connection import FOREIGN_ERRORS, describe_loss, new_link
 from ..errors import SessionStoreError, StoreClosedError
-from ..follower import Backoff, Follower
+from ..follower import Backoff, Follower, FollowerRequest
 from ..hub import CALL_WITHIN_S, Hub, LinkBroken, log
 from ..messages import Applied
 from ..operations import AwaitApplied
-from .connections import Connections
+from .connections import Connections, Sent
 
 __all__ = ["HubDriver"]
+
+#: Seconds that the thread which reads the link waits for the answer to an acknowledgement.
+_AT_ONCE_S = 0.005
 
 
 class HubDriver:
@@ -43,6 +51,11 @@ class HubDriver:
         self.hub = Hub()
         #: guards the hub; notified whenever something arrived or is new to do
         self.changed = threading.Condition()
+        #: until when the thread that runs the calls sleeps, and how many others wait for something to arrive
+        self._asleep_until = -math.inf
+        self._waiting = 0
+        #: acknowledgements that were not answered at once; or not sent, since no connection was at hand
+        self._unfinished: deque[tuple[list[FollowerRequest], Sent | None]] = deque()
         #: set when it closes, to end all waiting for another try
         self._ended = threading.Event()
         self._link: Any = None
@@ -93,7 +106,11 @@ class HubDriver:
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until something that arrives makes the condition true; False where that takes too long."""
         with self.changed:
-            return self.changed.wait_for(condition, timeout_s)
+            self._waiting += 1
+            try:
+                return self.changed.wait_for(condition, timeout_s)
+            finally:
+                self._waiting -= 1
 
     def await_parting(self, follower: Follower) -> None:
         """Wait until the last calls of a view have run, if it was the last one of its environment."""
@@ -142,6 +159,8 @@ class HubDriver:
                 self._lose_link(describe_loss(exc))
             except Exception:
                 log.exception("The subscription failed unexpectedly; it is made anew.")
+                with self.changed:
+                    self.hub.crashed(lease_clock())  # acknowledgements that were asked for here, too
                 self._lose_link("an unexpected error, see the log")
             finally:
                 with self._send_lock:
@@ -159,9 +178,31 @@ class HubDriver:
                 continue
             reply = link.read_response(timeout=self._deadline_s)
             with self.changed:
-                self.hub.link_received(reply, lease_clock())
-                self.changed.notify_all()
+                now = lease_clock()
+                self.hub.link_received(reply, now)
+                acks = self.hub.poll_acks(now)
+                self._notify(now)
+            if acks:
+                self._acknowledge(acks)
             backoff.succeeded()
+
+    def _acknowledge(self, acks: list[FollowerRequest]) -> None:
+        """Send acknowledgements, and take their answers if they come at once."""
+        sent = self._connections.begin([ack.call for ack in acks])
+        results = None if sent is None else self._connections.finish(sent, _AT_ONCE_S)
+        with self.changed:
+            if results is None:
+                self._unfinished.append((acks, sent))
+                self.changed.notify_all()
+            else:
+                now = lease_clock()
+                self._take(acks, results, now)
+                self._notify(now)
+
+    def _notify(self, now: float) -> None:
+        """Wake who may have something to do. To wake a thread for nothing costs more than to apply a change."""
+        if self._waiting or self.hub.wake_at(now) < self._asleep_until:
+            self.changed.notify_all()
 
     def _write_link(self, link: Any) -> None:
         with self._send_lock:
@@ -187,7 +228,7 @@ class HubDriver:
     def _work(self) -> None:
         """Run the calls that are due, all together, again and again; and those that are left in the end."""
         backoff = Backoff()
-        while not self._closing or self.hub.parting:
+        while not self._closing or self.hub.parting or self._unfinished:
             try:
                 self._run_due()
                 backoff.succeeded()
@@ -198,23 +239,33 @@ class HubDriver:
                 self._ended.wait(backoff.failed())
 
     def _run_due(self) -> None:
+        sent: Sent | None = None
         with self.changed:
             now = lease_clock()
-            requests = self.hub.poll(now)
+            if self._unfinished:
+                requests, sent = self._unfinished.popleft()
+            else:
+                requests = self.hub.poll(now)
             if not requests:
                 if not self._closing:
-                    wait_s = self.hub.wake_at(now) - now
+                    self._asleep_until = self.hub.wake_at(now)
+                    wait_s = self._asleep_until - now
                     self.changed.wait(None if wait_s == math.inf else max(0.0, wait_s))
+                    self._asleep_until = -math.inf
                 return
-        results = self._connections.execute_all([request.call for request in requests])
+        results = None if sent is None else self._connections.finish(sent)
+        if results is None:
+            results = self._connections.execute_all([request.call for request in requests])
         with self.changed:
-            now = lease_clock()
-            for request, result in zip(requests, results, strict=True):
-                if isinstance(result, SessionStoreError):
-                    self.hub.failed(request, result, now)
-                else:
-                    self.hub.answered(request, result, now)
+            self._take(requests, results, lease_clock())
             self.changed.notify_all()
+
+    def _take(self, requests: list[FollowerRequest], results: list[Any], now: float) -> None:
+        for request, result in zip(requests, results, strict=True):
+            if isinstance(result, SessionStoreError):
+                self.hub.failed(request, result, now)
+            else:
+                self.hub.answered(request, result, now)
 
 
 def _close_at_exit(driver: HubDriver) -> None:

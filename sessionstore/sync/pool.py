@@ -58,6 +58,26 @@ class Pool(redis.ConnectionPool):
             raise
         return connection
 
+    def get_idle_connection(self) -> Any | None:
+        """Lend a connection that is connected already; None where there is none, and where one would have to wait."""
+        self._checkpid()
+        try:
+            self._free.get_nowait()
+        except Empty:
+            return None
+        connection: Any = None
+        with self._lock:
+            if self._available_connections and self._available_connections[-1].is_connected:
+                connection = self._available_connections.pop()
+                self._in_use_connections.add(connection)
+        if connection is None:
+            self._free.put(None)
+        elif connection.should_reconnect() or _is_stale(connection):
+            connection.disconnect()
+            self.release(connection)
+            connection = None
+        return connection
+
     def release(self, connection: Any) -> None:
         """Take a connection back."""
         self._checkpid()
