@@ -16,6 +16,7 @@ local now = now_ms()
 -- Which run of the server this is does not matter here: one that has not noticed yet has taken no revision either.
 local head = read_head(KEYS[1])
 local floor = floor_of(head)
+begin_without_memory()
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
 
 local expires = tonumber(redis.call('ZSCORE', KEYS[2], lease_id) or nil)

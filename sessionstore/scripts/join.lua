@@ -19,6 +19,7 @@ local now = now_ms()
 -- The view listens itself, so that one subscription does not tell of leases that were lost with a head.
 local head = open_head(KEYS[1], KEYS[5], now, lease, rev, 1)
 local floor = floor_of(head)
+begin_without_memory()
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
 if head.epoch == '' then
   head.epoch = server_run() .. ':' .. lease_id

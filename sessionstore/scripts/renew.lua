@@ -18,6 +18,7 @@ local lease_id, lease, rev = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_ms()
 local head = open_head(KEYS[1], KEYS[5], now, lease, rev)
 local floor = floor_of(head)
+begin_without_memory()
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
 if head.forgotten then
   keep_settle(KEYS[1], head)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
+from ..redis_server import RedisServer
 from .harness import LEASE_MS, Scripts
 from .leases import OTHER_EPOCH, Leases
 
@@ -146,6 +148,24 @@ def test_where_everything_was_flushed(scripts: Scripts, leases: Leases) -> None:
 
     assert (reply["status"], reply["rev"]) == ("expired", 0)
     assert 0 < scripts.put("ci-44")["settle"] <= LEASE_MS
+
+
+def test_views_stay_fresh_while_redis_is_out_of_memory(own_redis: RedisServer, prefix: str) -> None:
+    with own_redis.client(decode_responses=True) as client:
+        scripts = Scripts(client, prefix)
+        leases = Leases(scripts)
+        given(scripts, leases)
+        leases.join("l2", 1, "g1")
+        client.config_set("maxmemory", 1)
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            scripts.put("ci-44")
+
+        assert leases.renew("l1", 2, "g2")["status"] == "ok"
+        assert leases.ack("l2", 2, "g2")["status"] == "ok"
+        assert leases.join("l3", 2, "g2")["status"] == "ok"
+        assert leases.leave("l3")["status"] == "ok"
+        leases.close()
+        scripts.close()
 
 
 def test_the_floor_rises_with_the_slowest(scripts: Scripts, leases: Leases) -> None:
