@@ -282,7 +282,6 @@ class Lease:
                 # Writers wait for what comes after this head.
                 self._acked_rev = reply.rev
                 self._epoch = reply.epoch
-                self._reading = None
                 epochs, self._epochs = self._epochs, {}
                 # Those up to the head are told by their ids.
                 for rev, epoch in epochs.items():
@@ -353,7 +352,6 @@ class Lease:
             return
         self._until = max(self._until, request.sent_at + reply.lease_ms / 1000 - self._margin_s)
         self._renew_at = request.sent_at + self._lease_ms / 1000 * _RENEW_AFTER
-        self._retry_at = 0.0
         self.head = Position(reply.rev, reply.id)
         if not self._reached:
             # Any head that this lease was told will do: it has held since the first, and the chain leads past that.
@@ -362,8 +360,8 @@ class Lease:
 
     def _compare(self) -> None:
         """Whether the view has applied the head that it must, and by the same way."""
-        goal, position = self._goal, self._position
-        if goal is None or position is None or position.rev < goal.rev:
+        goal = self._goal
+        if goal is None:
             return
         passed = self._passed.get(goal.rev)
         if passed == goal.id:
