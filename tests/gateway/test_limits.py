@@ -1,0 +1,233 @@
+"""The rate limit: counted over all gateways of one Redis, told in headers, and never what takes the service down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from gateway.app import create_app
+from gateway.auth import Authenticator
+from gateway.limits import Limit, RateLimiter, parse_limit_setting
+from gateway.metrics import Metrics
+from sessionstore import AsyncSessionStore
+
+from ..redis_server import RedisServer
+from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE, assert_error
+
+OTHER_KEY = "fmk_" + "o" * 43
+SESSION = "/api/v1/sessions/ci-42"
+
+
+@dataclass
+class Limited:
+    client: httpx.AsyncClient
+    store: AsyncSessionStore
+    limiter: RateLimiter
+    calls: list[str]
+    failures: list[None]
+
+    async def get(self, path: str = SESSION, key: str = KEY) -> httpx.Response:
+        return await self.client.get(path, params=PLACE, headers={"Authorization": f"Bearer {key}"})
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(
+    server: RedisServer, prefix: str, limit: Limit, *, key: str = KEY, counted_by: RedisServer | None = None
+) -> AsyncIterator[Limited]:
+    """A gateway; its requests are counted by another Redis than its sessions are on, where one is named."""
+    calls: list[str] = []
+    failures: list[None] = []
+
+    def observe(script: str, seconds: float, error: object) -> None:
+        calls.append(script)
+
+    url = (counted_by or server).url
+    async with (
+        AsyncSessionStore.from_url(server.url, prefix=prefix, lease_s=LEASE_S, observe=observe) as store,
+        AsyncSessionStore.from_url(url, prefix=prefix, lease_s=LEASE_S, observe=observe) as counters,
+    ):
+        limiter = RateLimiter(counters, limit, lambda: failures.append(None))
+        app = create_app(store, Authenticator(key), limiter=limiter, metrics=Metrics())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gateway") as client:
+            yield Limited(client, store, limiter, calls, failures)
+
+
+@pytest.fixture
+async def pair(shared_redis: RedisServer, prefix: str) -> AsyncIterator[tuple[Limited, Limited]]:
+    """Two gateways on one Redis, with three requests a minute."""
+    limit = Limit(3, 60)
+    async with open_gateway(shared_redis, prefix, limit) as one, open_gateway(shared_redis, prefix, limit) as other:
+        yield one, other
+
+
+def left(response: httpx.Response) -> int:
+    match = re.fullmatch(r'"key";r=(\d+);t=(\d+)', response.headers["ratelimit"])
+    assert match is not None
+    assert 0 < int(match[2]) <= 60
+    return int(match[1])
+
+
+class TestLimit:
+    async def test_is_one_over_all_gateways(self, pair: tuple[Limited, Limited]) -> None:
+        one, other = pair
+
+        responses = [await gateway.get() for gateway in (one, other, one)]
+
+        assert [response.status_code for response in responses] == [404, 404, 404]
+        assert [left(response) for response in responses] == [2, 1, 0]
+        assert {response.headers["ratelimit-policy"] for response in responses} == {'"key";q=3;w=60'}
+        assert all("retry-after" not in response.headers for response in responses)
+        for gateway in pair:
+            refused = await gateway.get()
+            assert_error(refused, 429, "rate_limited", "3 requests", "60 seconds", "try again")
+            assert left(refused) == 0
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+    async def test_refused_request_changes_nothing(self, pair: tuple[Limited, Limited]) -> None:
+        one, other = pair
+        for _ in range(3):
+            await one.get()
+
+        for method, path in (("PUT", SESSION), ("POST", f"{SESSION}/overrides/ovr_a"), ("DELETE", SESSION)):
+            body: dict[str, str] | None = {} if method == "PUT" else None
+            response = await other.client.request(method, path, params=PLACE, headers=AUTHORIZATION, json=body)
+            assert_error(response, 429, "rate_limited")
+        assert await one.store.environment("checkout", "staging").get("ci-42") is None
+
+    async def test_is_each_keys_own(
+        self, pair: tuple[Limited, Limited], shared_redis: RedisServer, prefix: str
+    ) -> None:
+        for _ in range(4):
+            await pair[0].get()
+
+        async with open_gateway(shared_redis, prefix, Limit(3, 60), key=OTHER_KEY) as gateway:
+            assert left(await gateway.get(key=OTHER_KEY)) == 2
+
+    async def test_counts_no_request_without_a_right_key_and_none_outside_the_keys(
+        self, pair: tuple[Limited, Limited]
+    ) -> None:
+        one, _ = pair
+        for path in ("/healthz", "/readyz", "/metrics", "/api/v1/openapi.json", "/api/v1/docs", "/nope"):
+            response = await one.get(path)
+            assert "ratelimit" not in response.headers
+        wrong = await one.get(key=OTHER_KEY)
+        assert wrong.status_code == 401
+        assert "ratelimit" not in wrong.headers
+
+        assert left(await one.get()) == 2
+
+    async def test_errors_count_and_say_so(self, pair: tuple[Limited, Limited]) -> None:
+        one, _ = pair
+
+        response = await one.client.get(SESSION, params={"nonsense": "1"}, headers=AUTHORIZATION)
+
+        assert_error(response, 422, "invalid_query")
+        assert left(response) == 2
+
+    async def test_all_of_many_at_once_are_counted(self, pair: tuple[Limited, Limited]) -> None:
+        responses = await asyncio.gather(*(gateway.get() for gateway in pair for _ in range(20)))
+
+        assert sorted(response.status_code for response in responses) == [404] * 3 + [429] * 37
+
+    async def test_window_ends_on_every_gateway(
+        self, pair: tuple[Limited, Limited], shared_redis: RedisServer, prefix: str
+    ) -> None:
+        one, other = pair
+        for gateway in (one, other, one, other):
+            await gateway.get()
+        # When the window ends: its key in Redis is gone
+        with shared_redis.client() as behind:
+            (counter,) = behind.scan_iter(f"{prefix}:limits:*")
+            assert 0 < behind.ttl(counter) <= 60
+            behind.delete(counter)
+
+        assert left(await other.get()) == 2
+        assert left(await one.get()) == 1
+
+    async def test_window_ends_by_itself_when_retry_after_says(self, shared_redis: RedisServer, prefix: str) -> None:
+        async with open_gateway(shared_redis, prefix, Limit(1, 1)) as gateway:
+            while (response := await gateway.get()).status_code != 429:
+                pass
+            assert response.headers["retry-after"] == "1"
+            async with asyncio.timeout(20):
+                while (await gateway.get()).status_code == 429:
+                    pass
+
+    async def test_costs_one_round_trip(self, pair: tuple[Limited, Limited]) -> None:
+        one, other = pair
+        await other.get()
+        await one.get()
+        one.calls.clear()
+
+        await one.get()
+
+        assert one.calls == ["limits", "get"]
+
+
+class TestFailure:
+    async def test_of_the_counters_lets_requests_through_and_is_told_once(
+        self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "gateway")
+        async with open_gateway(shared_redis, prefix, Limit(2, 60), counted_by=own_redis) as gateway:
+            assert left(await gateway.get()) == 1
+            own_redis.stop()
+
+            responses = [await gateway.get() for _ in range(5)]
+
+            assert {response.status_code for response in responses} == {404}
+            assert all("ratelimit" not in response.headers for response in responses)
+            assert len(gateway.failures) == 5
+            own_redis.start()
+            assert left(await gateway.get()) == 1
+
+        ours = [record for record in caplog.records if record.name == "gateway"]
+        assert [record.levelname for record in ours] == ["WARNING", "INFO"]
+
+    async def test_hanging_counters_do_not_hold_requests_up_for_long(
+        self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str
+    ) -> None:
+        async with open_gateway(shared_redis, prefix, Limit(2, 60), counted_by=own_redis) as gateway:
+            await gateway.get()
+            own_redis.pause()
+            try:
+                response = await gateway.get()
+            finally:
+                own_redis.resume()
+
+            assert response.status_code == 404
+            assert len(gateway.failures) == 1
+            async with asyncio.timeout(20):
+                while "ratelimit" not in (await gateway.get()).headers:
+                    pass
+
+
+async def test_off_counts_nothing(shared_redis: RedisServer, prefix: str) -> None:
+    async with AsyncSessionStore.from_url(shared_redis.url, prefix=prefix) as store:
+        transport = httpx.ASGITransport(app=create_app(store, Authenticator(KEY), limiter=None))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=AUTHORIZATION) as client:
+            response = await client.get(SESSION, params=PLACE)
+    assert response.status_code == 404
+    assert not {"ratelimit", "ratelimit-policy"} & set(response.headers)
+    with shared_redis.client() as behind:
+        assert list(behind.scan_iter(f"{prefix}:limits:*")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("120/60", Limit(120, 60)), ("1/1", Limit(1, 1)), ("off", None), ("OFF", None)]
+)
+def test_setting(text: str, limit: Limit | None) -> None:
+    assert parse_limit_setting(text) == limit
+
+
+@pytest.mark.parametrize("text", ["", "0/60", "120", "120/0", "120/60s", "-1/60", "on", "1.5/60", "120 / 60", "１/60"])
+def test_setting_that_can_not_be_one(text: str) -> None:
+    with pytest.raises(ValueError, match="120/60, or off"):
+        parse_limit_setting(text)
