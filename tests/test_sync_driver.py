@@ -1,4 +1,4 @@
-"""The driver for threads: who sends an acknowledgement, who waits for its answer, and who is woken for what."""
+"""The driver for threads: who sends an acknowledgement, and who waits for its answer."""
 
 from __future__ import annotations
 
@@ -109,29 +109,6 @@ def test_without_a_connection_at_hand_the_other_thread_acknowledges(
 
     assert all(effect is not None and effect.confirmed == 1 for effect in effects)
     assert (CALLS, "ack") in spy.executed
-
-
-def test_a_change_that_nobody_waits_for_wakes_no_thread(
-    proxy: SessionStore, staging: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given a view, and how often its calls are looked for
-    polls: list[float] = []
-    hub: Any = proxy._driver.hub
-    poll = hub.poll
-
-    def poll_and_note(now: float) -> Any:
-        polls.append(now)
-        return poll(now)
-
-    monkeypatch.setattr(hub, "poll", poll_and_note)
-
-    # When many changes come, and one that is waited for, so that all have been applied
-    for number in range(200):
-        staging.put("ci-42", label=str(number), wait=False)
-    staging.put("ci-42", label="last")
-
-    # Then they were not looked for each time
-    assert len(polls) < 50
 
 
 def test_only_an_idle_connection_is_lent_at_once(shared_redis: RedisServer, prefix: str) -> None:

@@ -33,6 +33,9 @@ class HubDriver:
         self._wake_link = asyncio.Event()
         #: set whenever something arrived
         self._progress = asyncio.Event()
+        #: until when the task that runs the calls sleeps, and how many others wait for something to arrive
+        self._asleep_until = -math.inf
+        self._waiting = 0
         self._link: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -83,6 +86,7 @@ class HubDriver:
 
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until something that arrives makes the condition true; False where that takes too long."""
+        self._waiting += 1
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
@@ -90,6 +94,8 @@ class HubDriver:
                     await self._progress.wait()
         except TimeoutError:
             return condition()
+        finally:
+            self._waiting -= 1
         return True
 
     async def await_parting(self, follower: Follower) -> None:
@@ -163,9 +169,12 @@ class HubDriver:
     async def _read_link(self, link: Any, backoff: Backoff) -> None:
         while self._link is link:
             reply = await link.read_response(timeout=math.inf)
-            self.hub.link_received(reply, lease_clock())
+            now = lease_clock()
+            self.hub.link_received(reply, now)
             backoff.succeeded()
-            self._wake_work.set()
+            # To wake a task for nothing costs more than to apply a change.
+            if self._waiting or self.hub.wake_at(now) < self._asleep_until:
+                self._wake_work.set()
 
     async def _write_link(self, link: Any) -> None:
         """Send subscriptions and heartbeats."""
@@ -204,7 +213,11 @@ class HubDriver:
         self._progress.set()
         if not requests:
             if not self._closing:
-                await _wait(self._wake_work, self.hub.wake_at(now) - now)
+                self._asleep_until = self.hub.wake_at(now)
+                try:
+                    await _wait(self._wake_work, self._asleep_until - now)
+                finally:
+                    self._asleep_until = -math.inf
             return
         results = await self._connections.execute_all([request.call for request in requests])
         now = lease_clock()

@@ -100,5 +100,29 @@ async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
     assert counts["link_commands"] <= 20 * seconds + 10
 
 
+async def test_a_change_that_nobody_waits_for_wakes_nobody(store: AsyncSessionStore) -> None:
+    staging = store.environment("checkout", "staging")
+    await staging.put("ci-42")
+    async with staging.view(touch_interval_s=3600) as view:
+        # Given how often the calls that are due are looked for
+        hub = driver_of(store).hub
+        polls: list[float] = []
+        poll = hub.poll
+
+        def poll_and_note(now: float) -> Any:
+            polls.append(now)
+            return poll(now)
+
+        hub.poll = poll_and_note
+
+        # When many changes come, and the view has applied the last one
+        for number in range(200):
+            last = await staging.put("ci-42", label=str(number), wait=False)
+        await eventually(lambda: view.get("ci-42") == last)
+
+        # Then that was not for each of them
+        assert len(polls) < 50
+
+
 def driver_of(store: AsyncSessionStore) -> Any:
     return store._driver
