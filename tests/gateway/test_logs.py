@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,13 @@ async def test_session_key_is_in_no_log_not_even_where_its_data_is_corrupt(
 ) -> None:
     # Given: a session's hash that nobody of ours has written.
     keys = EnvironmentKeys(prefix, "checkout", "staging")
-    client = api.store.connection_pool
-    connection = await client.get_connection()
+    pool: Any = api.store.connection_pool
+    connection = await pool.get_connection()
     try:
         await connection.send_command("HSET", keys.session("secret-key"), "rev", "many", "expiresAt", "never")
         await connection.read_response()
     finally:
-        await client.release(connection)
+        await pool.release(connection)
 
     # When: it is read.
     with caplog.at_level(logging.DEBUG):
