@@ -182,7 +182,8 @@ ERROR_EXAMPLES = {
     "invalid_scenario": "'declined' is not a scenario id: use 'scn_' and 1 to 124 letters, digits, '_' or '-'.",
     "invalid_session_key": "The session key holds a control character; use printable text.",
     "not_found": "There is no session 'ci-42' on checkout/staging; PUT creates it.",
-    "precondition_failed": "The session is at revision 8, not at one that If-Match names.",
+    "precondition_failed": "The session 'ci-42' is at revision 8, which the precondition rules out; read it and try "
+    "again.",
     "project_required": "Name the project, as in ?project=checkout: this key opens every project.",
     "rate_limited": "This key has made its 120 requests of 60 seconds; try again in 7 seconds.",
     "scope_mismatch": "This key is for the project 'search' only; leave project out.",
@@ -191,6 +192,9 @@ ERROR_EXAMPLES = {
     "unsupported_media_type": "Send the body as JSON in UTF-8, with the header 'Content-Type: application/json' "
     "(curl: -H 'Content-Type: application/json'; its -d alone sends a form).",
 }
+
+#: What is not found where no session is named.
+_NO_ENVIRONMENT = "Project 'checkout' has no environment 'live'; name one that its catalog registers."
 
 _REASONS = {
     304: "The session is at a revision that If-None-Match names.",
@@ -358,10 +362,16 @@ def _failure(resource: Resource, status: int, codes: list[str]) -> JSONObject:
         "content": {
             "application/json": {
                 "schema": {**_ref("schemas", "ErrorDocument"), "properties": {"code": {"enum": codes}}},
-                "examples": {code: {"value": {"error": ERROR_EXAMPLES[code], "code": code}} for code in codes},
+                "examples": {code: {"value": {"error": _example(code, resource), "code": code}} for code in codes},
             }
         },
     }
+
+
+def _example(code: str, resource: Resource) -> str:
+    if code == "not_found" and "{sessionKey}" not in resource.path:
+        return _NO_ENVIRONMENT
+    return ERROR_EXAMPLES[code]
 
 
 def _headers(*names: str) -> JSONObject:

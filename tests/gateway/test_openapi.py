@@ -1,0 +1,442 @@
+"""The API's document: valid, whole, and every example in it works, those of errors too."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from gateway.app import create_app
+from gateway.auth import Authenticator
+from gateway.errors import STATUS
+from gateway.limits import Limit, RateLimiter
+from gateway.metrics import Metrics
+from gateway.openapi import ENTITY_TAGS_PATTERN, ERROR_EXAMPLES, SESSION_KEY_PATTERN
+from gateway.page import PAGE_HEADERS
+from sessionstore import AsyncSessionStore, EmbeddedServer, InvalidSessionKeyError
+from sessionstore.session import validate_session_key
+
+from ..redis_server import free_port
+from .conftest import KEY, LEASE_S, assert_error
+
+METHODS = {"get", "put", "post", "delete"}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    """As the gateway serves it."""
+    import asyncio
+
+    async def read() -> dict[str, Any]:
+        with EmbeddedServer() as server:
+            async with AsyncSessionStore.embedded(server) as store:
+                app = create_app(store, Authenticator(KEY), metrics=Metrics())
+                transport = httpx.ASGITransport(app=app)
+                async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                    response = await client.get("/api/v1/openapi.json")
+                    assert response.status_code == 200
+                    assert response.headers["content-type"] == "application/json"
+                    read: dict[str, Any] = response.json()
+                    return read
+
+    return asyncio.run(read())
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (path, method, operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    ]
+
+
+def resolved(document: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in entry:
+        found: Any = document
+        for part in entry["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        entry = found
+    return entry
+
+
+class TestDocument:
+    def test_is_valid_openapi_3_1(self, document: dict[str, Any]) -> None:
+        assert document["openapi"].startswith("3.1.")
+        assert list(OpenAPIV31SpecValidator(document).iter_errors()) == []
+
+    def test_has_every_route_and_method(self, document: dict[str, Any]) -> None:
+        session = "/api/v1/sessions/{sessionKey}"
+        assert {(method.upper(), path) for path, method, _ in operations(document)} == {
+            ("GET", session),
+            ("PUT", session),
+            ("DELETE", session),
+            ("POST", f"{session}/overrides/{{overrideId}}"),
+            ("DELETE", f"{session}/overrides/{{overrideId}}"),
+            ("GET", "/api/v1/sessions"),
+            ("GET", "/api/v1/scenarios"),
+            ("GET", "/api/v1/openapi.json"),
+            ("GET", "/api/v1/docs"),
+            ("GET", "/healthz"),
+            ("GET", "/readyz"),
+            ("GET", "/metrics"),
+        }
+        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 12
+
+    def test_says_which_calls_need_a_key(self, document: dict[str, Any]) -> None:
+        without = {path for path, _, operation in operations(document) if operation.get("security") == []}
+        assert without == {"/api/v1/openapi.json", "/api/v1/docs", "/healthz", "/readyz", "/metrics"}
+        assert document["security"] == [{"apiKey": []}]
+        assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
+
+    def test_shows_exactly_the_fields_of_a_session(self, document: dict[str, Any]) -> None:
+        schema = document["components"]["schemas"]["SessionDocument"]
+        assert list(schema["properties"]) == schema["required"]
+        assert schema["additionalProperties"] is False
+
+    def test_names_each_header_that_matters(self, document: dict[str, Any]) -> None:
+        put = document["paths"]["/api/v1/sessions/{sessionKey}"]["put"]
+        sent = {resolved(document, entry)["name"] for entry in put["parameters"]}
+        assert sent == {"sessionKey", "project", "environment", "If-Match", "If-None-Match", "Prefer"}
+        assert {
+            "ETag",
+            "X-Request-Id",
+            "RateLimit",
+            "RateLimit-Policy",
+            "Server-Timing",
+            "Session-Views",
+            "Preference-Applied",
+        } == set(put["responses"]["200"]["headers"])
+        assert "Retry-After" in put["responses"]["429"]["headers"]
+        assert "WWW-Authenticate" in put["responses"]["401"]["headers"]
+
+    def test_links_lead_to_calls_that_there_are_by_parameters_that_they_take(self, document: dict[str, Any]) -> None:
+        calls = {operation["operationId"]: operation for _, _, operation in operations(document)}
+        followed = 0
+        for operation in calls.values():
+            for link in operation["responses"]["200"].get("links", {}).values():
+                entries = [resolved(document, entry) for entry in calls[link["operationId"]]["parameters"]]
+                assert set(link["parameters"]) <= {f"{entry['in']}.{entry['name']}" for entry in entries}
+                followed += 1
+        assert followed == 14
+
+    @given(st.text(max_size=30))
+    def test_pattern_of_a_session_key_is_what_the_library_takes(self, key: str) -> None:
+        try:
+            validate_session_key(key)
+        except InvalidSessionKeyError:
+            taken = False
+        else:
+            taken = True
+        assert bool(re.search(SESSION_KEY_PATTERN.removesuffix("$") + r"\Z", key)) is taken
+
+    @pytest.mark.parametrize(
+        ("value", "fits"),
+        [("*", True), ('"7"', True), ('W/"7"', True), ('"7", "8"', True), ("7", False), ("", False), ('"7', False)],
+    )
+    def test_pattern_of_entity_tags(self, value: str, fits: bool) -> None:
+        assert bool(re.search(ENTITY_TAGS_PATTERN, value)) is fits
+
+
+@dataclass
+class Call:
+    """One request that can be sent."""
+
+    method: str
+    path: str
+    params: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+
+
+@dataclass
+class World:
+    """A gateway, and what makes it fail in each way."""
+
+    client: httpx.AsyncClient
+    store: AsyncSessionStore
+    searcher: str
+
+    async def send(self, call: Call) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {KEY}", **call.headers}
+        path = re.sub(
+            r"\{(\w+)\}", lambda match: {"sessionKey": "ci-42", "overrideId": "ovr_extraMock"}[match[1]], call.path
+        )
+        return await self.client.request(call.method, path, params=call.params, headers=headers, content=call.content)
+
+
+@pytest.fixture
+async def world(embedded_server: EmbeddedServer, prefix: str) -> AsyncIterator[World]:
+    async with AsyncSessionStore.embedded(embedded_server, prefix=prefix, lease_s=LEASE_S) as store:
+        searcher = (await store.keys.create("search", project="search")).secret
+        authenticator = Authenticator(KEY, store)
+        assert await authenticator.load()
+        app = create_app(store, authenticator, metrics=Metrics())
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            yield World(client, store, searcher)
+
+
+def example_call(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> Call:
+    """A call as the document's examples have it, without the preconditions, which are optional."""
+    call = Call(method.upper(), path)
+    for entry in operation["parameters"]:
+        parameter = resolved(document, entry)
+        if "example" in parameter and parameter["in"] == "query":
+            call.params[parameter["name"]] = parameter["example"]
+        if parameter["in"] == "path":
+            call.path = call.path.replace(f"{{{parameter['name']}}}", parameter["example"])
+    if "requestBody" in operation:
+        ((media_type, content),) = operation["requestBody"]["content"].items()
+        call.headers["Content-Type"] = media_type
+        call.content = json.dumps(content["example"]).encode()
+    return call
+
+
+SECURED = [
+    ("/api/v1/sessions/{sessionKey}", "get"),
+    ("/api/v1/sessions/{sessionKey}", "put"),
+    ("/api/v1/sessions/{sessionKey}", "delete"),
+    ("/api/v1/sessions/{sessionKey}/overrides/{overrideId}", "post"),
+    ("/api/v1/sessions/{sessionKey}/overrides/{overrideId}", "delete"),
+    ("/api/v1/sessions", "get"),
+    ("/api/v1/scenarios", "get"),
+]
+OPEN = [(path, "get") for path in ("/api/v1/openapi.json", "/api/v1/docs", "/healthz", "/readyz", "/metrics")]
+
+
+class TestExamples:
+    @pytest.mark.parametrize(("path", "method"), SECURED + OPEN)
+    async def test_of_each_call_works(self, world: World, document: dict[str, Any], path: str, method: str) -> None:
+        # Given a session to work on
+        await world.store.environment("checkout", "staging").put("ci-42", label="x", overrides=["ovr_extraMock"])
+        operation = document["paths"][path][method]
+
+        response = await world.send(example_call(document, path, method, operation))
+
+        assert response.status_code == 200, response.text
+        documented = operation["responses"]["200"]
+        ((media_type, content),) = documented["content"].items()
+        assert response.headers["content-type"].partition(";")[0] == media_type
+        if "example" in content:
+            assert list(response.json()) == list(content["example"])
+        for name, header in documented["headers"].items():
+            assert name in response.headers or not header.get("required", False), name
+
+    async def test_of_put_and_get_answer_as_shown(self, world: World, document: dict[str, Any]) -> None:
+        path = "/api/v1/sessions/{sessionKey}"
+        for method in ("put", "get"):
+            operation = document["paths"][path][method]
+            response = await world.send(example_call(document, path, method, operation))
+            shown = operation["responses"]["200"]["content"]["application/json"]["example"]
+            assert {**response.json(), "lastSeenAt": shown["lastSeenAt"]} == shown
+
+
+def json_call(call: Call, body: object) -> Call:
+    return replace(call, headers={"Content-Type": "application/json"}, content=json.dumps(body).encode())
+
+
+def with_place(call: Call, **place: str) -> Call:
+    return replace(call, params={"project": "checkout", "environment": "staging", **place})
+
+
+#: What to change in a call that would be fine, so that it is answered with each code.
+SPOILERS: dict[str, Callable[[Call, World], Call]] = {
+    "unauthorized": lambda call, world: replace(call, headers={**call.headers, "Authorization": ""}),
+    "scope_mismatch": lambda call, world: replace(
+        call, headers={**call.headers, "Authorization": f"Bearer {world.searcher}"}
+    ),
+    "project_required": lambda call, world: replace(call, params={"environment": "staging"}),
+    "environment_required": lambda call, world: replace(call, params={"project": "checkout"}),
+    "not_found": lambda call, world: with_place(call, environment="live"),
+    "invalid_query": lambda call, world: replace(call, params={"project": "checkout", "enviroment": "staging"}),
+    "invalid_session_key": lambda call, world: replace(call, path=call.path.replace("{sessionKey}", "a%00b")),
+    "invalid_override": lambda call, world: (
+        json_call(call, {"overrides": ["extraMock"]})
+        if call.method == "PUT"
+        else replace(call, path=call.path.replace("{overrideId}", "extraMock"))
+    ),
+    "invalid_scenario": lambda call, world: json_call(call, {"scenario": "declined"}),
+    "invalid_mode": lambda call, world: with_place(call, mode="purge"),
+    "invalid_json": lambda call, world: replace(call, content=b""),
+    "invalid_body": lambda call, world: json_call(call, {"globalDelayMs": -1}),
+    "body_too_large": lambda call, world: replace(call, content=b" " * 65_537),
+    "unsupported_media_type": lambda call, world: replace(
+        call, headers={"Content-Type": "application/x-www-form-urlencoded"}
+    ),
+    "precondition_failed": lambda call, world: replace(call, headers={**call.headers, "If-Match": '"999"'}),
+}
+#: Those that no request brings about by itself, and bytes that are no HTTP: those never reach the app (test_process).
+BY_CIRCUMSTANCES = {"rate_limited", "store_unavailable", "internal_error", "bad_request"}
+
+
+def codes_of(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The example of each code that a call documents."""
+    return {
+        code: {**example["value"], "status": int(status)}
+        for status, response in operation["responses"].items()
+        if int(status) >= 400
+        for code, example in response["content"]["application/json"]["examples"].items()
+    }
+
+
+def same_but_for_numbers(sentence: str) -> str:
+    return re.sub(r"[0-9a-f]{16}|\d+", "N", sentence)
+
+
+def fine_call(path: str, method: str) -> Call:
+    call = Call(method.upper(), path, {"project": "checkout", "environment": "staging"})
+    return json_call(call, {"label": "x"}) if method == "put" else call
+
+
+class TestErrors:
+    """Every code of every call, as documented: provoked over HTTP."""
+
+    def test_every_code_there_is_is_documented_somewhere(self, document: dict[str, Any]) -> None:
+        documented = {code for _, _, operation in operations(document) for code in codes_of(operation)}
+        assert documented == set(ERROR_EXAMPLES) == set(STATUS) - {"method_not_allowed"}
+
+    def test_every_code_can_be_provoked(self, document: dict[str, Any]) -> None:
+        assert SPOILERS.keys() | BY_CIRCUMSTANCES == ERROR_EXAMPLES.keys()
+
+    @pytest.mark.parametrize(("path", "method"), SECURED)
+    async def test_each_code_of_a_call_comes_as_documented(
+        self, world: World, document: dict[str, Any], path: str, method: str
+    ) -> None:
+        codes = codes_of(document["paths"][path][method])
+        await world.store.environment("checkout", "staging").put("ci-42", label="x")
+        assert (await world.send(fine_call(path, method))).status_code == 200
+
+        # `not_found` last: it takes registered environments
+        for code in sorted(codes.keys() - BY_CIRCUMSTANCES, key=lambda code: (code == "not_found", code)):
+            if code == "not_found":
+                await world.store.project("checkout").apply_catalog(
+                    {"project": "checkout", "environments": {"staging": {}, "qa": {}}}
+                )
+            response = await world.send(SPOILERS[code](fine_call(path, method), world))
+
+            sentence = assert_error(response, codes[code]["status"], code)
+            if code != "not_found" or "{sessionKey}" not in path:
+                assert same_but_for_numbers(sentence) == same_but_for_numbers(codes[code]["error"])
+
+        # And what is not documented does not come
+        for code in SPOILERS.keys() - codes.keys():
+            response = await world.send(SPOILERS[code](fine_call(path, method), world))
+            assert response.status_code == 200 or response.json()["code"] in codes, (code, response.text)
+
+    async def test_not_found_of_a_session_is_as_shown(self, world: World, document: dict[str, Any]) -> None:
+        path = "/api/v1/sessions/{sessionKey}"
+        response = await world.send(fine_call(path, "get"))
+        assert_error(response, 404, "not_found")
+        assert response.json() == {
+            "error": codes_of(document["paths"][path]["get"])["not_found"]["error"],
+            "code": "not_found",
+        }
+
+    @pytest.mark.parametrize(("path", "method"), [*SECURED, ("/readyz", "get")])
+    async def test_internal_error_is_as_shown(
+        self, world: World, document: dict[str, Any], path: str, method: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*arguments: object, **options: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(world.store, "environment", fail)
+        monkeypatch.setattr(world.store, "ping", fail)
+
+        response = await world.send(fine_call(path, method))
+
+        shown = codes_of(document["paths"][path][method])["internal_error"]
+        assert same_but_for_numbers(assert_error(response, 500, "internal_error")) == same_but_for_numbers(
+            shown["error"]
+        )
+
+    @pytest.mark.parametrize(("path", "method"), [*SECURED, ("/readyz", "get")])
+    async def test_store_unavailable_is_as_shown(self, document: dict[str, Any], path: str, method: str) -> None:
+        async with AsyncSessionStore.from_url(f"redis://127.0.0.1:{free_port()}/0") as store:
+            transport = httpx.ASGITransport(app=create_app(store, Authenticator(KEY)))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                response = await World(client, store, "").send(fine_call(path, method))
+
+        shown = codes_of(document["paths"][path][method])["store_unavailable"]
+        assert assert_error(response, 503, "store_unavailable") == shown["error"]
+        assert response.headers["retry-after"]
+
+    @pytest.mark.parametrize(("path", "method"), SECURED)
+    async def test_rate_limited_is_as_shown(
+        self, embedded_server: EmbeddedServer, document: dict[str, Any], path: str, method: str
+    ) -> None:
+        async with AsyncSessionStore.embedded(embedded_server, lease_s=LEASE_S) as store:
+            app = create_app(store, Authenticator(KEY), limiter=RateLimiter(store, Limit(1, 60)))
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                world = World(client, store, "")
+                await world.send(fine_call(path, method))
+                response = await world.send(fine_call(path, method))
+
+        shown = codes_of(document["paths"][path][method])["rate_limited"]
+        sentence = assert_error(response, 429, "rate_limited")
+        assert same_but_for_numbers(sentence) == same_but_for_numbers(shown["error"])
+
+
+class TestPage:
+    async def test_needs_nothing_from_elsewhere_and_no_key(self, world: World) -> None:
+        response = await world.client.get("/api/v1/docs")
+
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; style-src 'sha256-")
+        assert "unsafe" not in policy
+        for name, value in PAGE_HEADERS:
+            assert response.headers[name.decode()] == value.decode()
+        assert not re.findall(r"<script|<img|<link|<iframe|https?://|src=|@import|url\(|style=", response.text)
+
+    async def test_style_is_the_one_that_the_policy_allows(self, world: World) -> None:
+        import base64
+        import hashlib
+
+        response = await world.client.get("/api/v1/docs")
+
+        styles = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
+        (style,) = styles
+        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in response.headers["content-security-policy"]
+
+    async def test_has_every_call_parameter_field_and_code(self, world: World, document: dict[str, Any]) -> None:
+        text = (await world.client.get("/api/v1/docs")).text
+
+        for path, _, operation in operations(document):
+            assert path in text
+            assert f'id="{operation["operationId"]}"' in text
+            for entry in operation["parameters"]:
+                assert f"<code>{resolved(document, entry)['name']}</code>" in text
+        for name in document["components"]["schemas"]["SessionPatch"]["properties"]:
+            assert f"<code>{name}</code>" in text
+        for code in ERROR_EXAMPLES:
+            assert f"<code>{code}</code>" in text
+
+    async def test_is_well_formed(self, world: World) -> None:
+        from html.parser import HTMLParser
+
+        stack: list[str] = []
+
+        class Checker(HTMLParser):
+            def handle_starttag(self, tag: str, attrs: object) -> None:
+                if tag != "meta":
+                    stack.append(tag)
+
+            def handle_endtag(self, tag: str) -> None:
+                assert stack.pop() == tag
+
+        checker = Checker()
+        checker.feed((await world.client.get("/api/v1/docs")).text)
+        checker.close()
+        assert stack == []
