@@ -187,6 +187,19 @@ def test_a_new_first_expiry_moves_the_bound() -> None:
     assert bound.until <= world.now + 3.0
 
 
+def test_while_a_change_is_applied_look_ups_check_for_themselves() -> None:
+    # Given a look-up at the moment when the new state is there, and the bound does not know of it yet
+    world = live_world("a")
+    bound = world.follower.bound(strict=False)
+    bounds: list[float] = []
+    world.follower.watchers.append(lambda key, session: bounds.append(bound.until))
+
+    world.server.put("b", 3_000)
+    world.deliver()
+
+    assert bounds == [-inf]
+
+
 def test_a_bound_that_was_dropped_is_over() -> None:
     world = live_world("a")
     bound = world.follower.bound(strict=False)
@@ -236,8 +249,8 @@ def test_an_answer_that_comes_late_does_not_blur_the_time() -> None:
     # When an answer takes its time
     world.advance(LEASE_S / 3 + 0.01)
     (request,) = world.poll()
-    reply = world.server.run(request.call)
     world.advance(1.5)
+    reply = world.server.run(request.call)
     world.follower.answered(request, reply, world.now)
 
     # Then it is known as well as before, but for what the clocks may drift

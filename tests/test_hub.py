@@ -199,6 +199,7 @@ def test_what_is_followed_again_while_it_is_left_waits_for_its_own_confirmation(
     world.receive("subscribe", KEYS.changes, 1)
     assert state_of(second) is State.SYNCING
     assert second.replica.resyncs == 0
+    assert second.last_error is None
 
 
 def test_a_message_reaches_its_environment_only(world: HubWorld) -> None:
