@@ -191,6 +191,8 @@ def test_while_a_change_is_applied_look_ups_check_for_themselves() -> None:
     # Given a look-up at the moment when the new state is there, and the bound does not know of it yet
     world = live_world("a")
     bound = world.follower.bound(strict=False)
+    world.run()
+    assert bound.until > world.now
     bounds: list[float] = []
     world.follower.watchers.append(lambda key, session: bounds.append(bound.until))
 
