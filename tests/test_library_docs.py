@@ -1,4 +1,4 @@
-"""Every Python example of docs/library.md runs, in order, on a real Redis."""
+"""Every Python example of docs/library.md and docs/views.md runs, in order, on a real Redis."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+import pytest
+
 import sessionstore
 
 from .redis_server import RedisServer
 
-PAGE = Path(__file__).parents[1] / "docs" / "library.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = pytest.mark.parametrize("page", ["library.md", "views.md"])
 
 _EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def examples() -> list[CodeType]:
+def examples(page: str) -> list[CodeType]:
     """The page's examples, each compiled so that an error names its line there."""
-    text = PAGE.read_text(encoding="utf-8")
+    text = (DOCS / page).read_text(encoding="utf-8")
     return [
         compile(
             "\n" * text.count("\n", 0, match.start(1)) + match[1],
-            str(PAGE),
+            str(DOCS / page),
             "exec",
             flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
         )
@@ -32,7 +35,8 @@ def examples() -> list[CodeType]:
     ]
 
 
-async def test_the_examples_run(shared_redis: RedisServer, prefix: str, monkeypatch: Any) -> None:
+@PAGES
+async def test_the_examples_run(page: str, shared_redis: RedisServer, prefix: str, monkeypatch: Any) -> None:
     for kind in (sessionstore.SessionStore, sessionstore.AsyncSessionStore):
         from_url: Any = kind.from_url
 
@@ -43,11 +47,12 @@ async def test_the_examples_run(shared_redis: RedisServer, prefix: str, monkeypa
         monkeypatch.setattr(kind, "from_url", from_here)
 
     namespace: dict[str, Any] = {}
-    for code in examples():
+    for code in examples(page):
         result = eval(code, namespace)
         if inspect.iscoroutine(result):
             await result
 
 
-def test_there_are_examples() -> None:
-    assert len(examples()) > 10
+@PAGES
+def test_there_are_examples(page: str) -> None:
+    assert len(examples(page)) >= 8
