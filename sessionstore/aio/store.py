@@ -132,12 +132,13 @@ class AsyncSessionStore:
 
     async def _run(self, operation: Operation[T]) -> T:
         """Take an operation's steps."""
-        if self._closed:
-            raise StoreClosedError("This store is closed; open another.")
         try:
             step = next(operation)
             while True:
                 try:
+                    if self._closed:
+                        # Also in the midst of it: a closed pool would connect again.
+                        raise StoreClosedError("This store is closed; open another.")
                     if isinstance(step, AwaitApplied):
                         result: Any = await self._driver.await_applied(step)
                     elif isinstance(step, Pause):

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,10 +19,12 @@ from sessionstore import (
     AsyncEnvironment,
     AsyncSessionStore,
     Environment,
+    NotEffectiveError,
     Session,
     SessionStore,
     StoreClosedError,
     StoreUnavailableError,
+    commands,
 )
 
 from ..redis_server import RedisServer
@@ -149,6 +151,43 @@ async def test_a_store_that_is_closed_first_takes_its_views_along(backend: Backe
     assert own_tasks() == []
     async with backend.store(lease_s=LEASE_S) as other:
         assert await leases(other.environment("checkout", "staging")) == 0
+
+
+async def test_a_writer_whose_store_is_closed_while_it_waits_is_told(backend: Backend, nothing_leaks: None) -> None:
+    # Given a lease whose view will never acknowledge anything
+    before = connections(backend)
+    async with backend.store(lease_s=30.0) as other:
+        staging = other.environment("checkout", "staging")
+        await staging.put("ci-42", wait=False)
+        head = await staging.get("ci-42")
+        assert head is not None
+        async with staging.view() as view:
+            keys = view._follower.keys
+        join = commands.join(keys, "mute", 30_000, "{}", 0, "")
+        backend.raw.eval(join.script.text, len(join.keys), *join.keys, *join.args)
+
+        # When a store is closed while one of its writes waits
+        store = backend.store(lease_s=30.0)
+        writing = asyncio.create_task(put(backend, store))
+        await eventually(lambda: backend.raw.hget(backend.key("ci-42"), "label"))
+        await store.aclose()
+
+        # Then the write says that it was committed, and nothing of the store is left
+        with pytest.raises(NotEffectiveError, match=r"was committed as revision 2.*This store is closed"):
+            await writing
+    await eventually(lambda: connections(backend) <= before)
+
+
+async def put(backend: Backend, store: AsyncSessionStore) -> Session:
+    """Write without holding up the event loop, which a store for threads would."""
+    staging = store.environment("checkout", "staging")
+    if backend.driver == "asyncio":
+        return await staging.put("ci-42", label="new")
+    return await asyncio.to_thread(lambda: asyncio.run(as_coroutine(staging.put("ci-42", label="new"))))
+
+
+async def as_coroutine(value: Awaitable[Session]) -> Session:
+    return await value
 
 
 async def test_an_exception_in_the_body_closes_the_view(staging: AsyncEnvironment) -> None:
