@@ -22,6 +22,7 @@ from gateway.metrics import Metrics
 from gateway.routes import Resource
 from sessionstore import AsyncSessionStore
 from sessionstore.apikeys import REVOCATION_BOUND_S, Refusal, generate_secret
+from sessionstore.clock import lease_clock
 
 from ..redis_server import RedisServer
 from .conftest import LEASE_S, assert_error
@@ -118,6 +119,12 @@ async def keys(first: Gateway) -> Keys:
     keys = await make_keys(first.store)
     assert await first.authenticator.load()
     return keys
+
+
+@pytest.fixture(autouse=True)
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway's records do not age while a test makes its calls, however busy the machine is."""
+    monkeypatch.setattr(gateway.auth, "lease_clock", lambda: lease_clock() / 1000)
 
 
 @pytest.fixture
