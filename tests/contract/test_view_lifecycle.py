@@ -169,7 +169,7 @@ async def test_a_writer_whose_store_is_closed_while_it_waits_is_told(backend: Ba
         # When a store is closed while one of its writes waits
         store = backend.store(lease_s=30.0)
         writing = asyncio.create_task(put(backend, store))
-        await eventually(lambda: backend.raw.hget(backend.key("ci-42"), "label"))
+        await eventually(lambda: store._driver.hub.wanted)
         await store.aclose()
 
         # Then the write says that it was committed, and nothing of the store is left
