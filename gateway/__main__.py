@@ -155,6 +155,7 @@ def _print_welcome(url: str, redis_url: str, secret: str, *, generated: bool) ->
 No Redis was named, so sessions live in this process's memory: all state is lost when it exits.
 
   API    {url}{BASE_PATH}
+  Docs   {url}{BASE_PATH}/docs
   Redis  {redis_url}  (embedded; for proxies and the command line on this machine)
   Key    {shown}
 

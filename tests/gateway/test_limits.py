@@ -20,6 +20,7 @@ from sessionstore import AsyncSessionStore
 
 from ..redis_server import RedisServer
 from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE, assert_error
+from .test_round_trips import Monitor
 
 OTHER_KEY = "fmk_" + "o" * 43
 SESSION = "/api/v1/sessions/ci-42"
@@ -160,15 +161,22 @@ class TestLimit:
                 while (await gateway.get()).status_code == 429:
                     pass
 
-    async def test_costs_one_round_trip(self, pair: tuple[Limited, Limited]) -> None:
-        one, other = pair
-        await other.get()
-        await one.get()
-        one.calls.clear()
+    async def test_costs_one_round_trip(self, own_redis: RedisServer, prefix: str) -> None:
+        limit = Limit(100, 60)
+        async with (
+            open_gateway(own_redis, prefix, limit) as one,
+            open_gateway(own_redis, prefix, limit) as other,
+        ):
+            # Given a window that each gateway knows the end of
+            for gateway in (one, other, one):
+                await gateway.get()
+            one.calls.clear()
+            with Monitor(own_redis) as monitor:
+                for _ in range(3):
+                    await one.get()
 
-        await one.get()
-
-        assert one.calls == ["limits", "get"]
+                assert monitor.commands() == ["EVALSHA", "EVALSHA"] * 3
+            assert one.calls == ["limits", "get"] * 3
 
 
 class TestFailure:

@@ -66,6 +66,12 @@ class TestFirstTry:
         assert got == put
         assert deleted == {"ok": True, "mode": "delete"}
 
+    def test_page_that_it_names_is_there(self, embedded: GatewayProcess) -> None:
+        page = re.search(r"http://\S+/docs", embedded.output)
+        assert page is not None
+        with embedded.client() as client:
+            assert client.get(page[0]).headers["content-type"].startswith("text/html")
+
     def test_other_processes_reach_the_embedded_store(self, embedded: GatewayProcess) -> None:
         url = re.search(r"redis://127\.0\.0\.1:\d+/0", embedded.output)
         key = re.search(r"fmk_[A-Za-z0-9_-]+", embedded.output)
@@ -100,6 +106,8 @@ class TestOptions:
             "lease",
             "deadline",
             "shutdown-grace",
+            "rate-limit",
+            "metrics",
             "log-level",
             "no-access-log",
         ):
