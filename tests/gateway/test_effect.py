@@ -26,6 +26,12 @@ CALLS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def patient_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is no reason to give a view up."""
+    monkeypatch.setattr(operations, "_PATIENCE_S", 20.0)
+
+
 @pytest.fixture
 async def views(api: API, prefix: str, request: pytest.FixtureRequest) -> AsyncIterator[list[AsyncView]]:
     """Live views of two proxies."""
