@@ -101,6 +101,10 @@ def found(*records: Record, by: str) -> list[str]:
             [loss(1.5, 1.6), put("first", 1.7, 1.8, 1), look(2.0, 1, "first")], id="what was written since the flush"
         ),
         pytest.param(
+            [loss(1.5, 1.6, "tail"), put("new", 1.9, 1.95, 2), look(1.7, 2, "new", last_began=2.0)],
+            id="what was written before a loss, and again since, without a change",
+        ),
+        pytest.param(
             [put("short", 0.0, 0.1, 3, key="brief/k"), look(1.5, key="brief/k")], id="nothing, after it has expired"
         ),
     ],
