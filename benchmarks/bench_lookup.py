@@ -1,10 +1,12 @@
 """What does it cost to look a session up? `view.get` against `dict.get` of the same keys, and against Redis and caches.
 
-Every contender looks the same keys up, in the same random order. The keys are equal to those that the view holds, and
-other objects, as the value of a request's header is. Rounds are interleaved and short, the cost of an empty loop is
-taken off what is measured in local memory, and a ratio is the median of those of single rounds. Both views flush what
-was looked up less often than the benchmark lasts: a *hit* is a look-up of a session that was looked up since the last
-flush, and a *first* one is noted for the next flush.
+In local memory, all look up the same keys in random order, a thousand at a time, by turns; what an empty loop takes is
+taken off, and a ratio is the median of those of single turns. The keys are equal to those that the view holds, and
+other objects, as the value of a request's header is. The views flush what was looked up less often than the benchmark
+lasts: a *hit* is a look-up of a session that was looked up since the last flush, a *first* one is noted for the next.
+
+Redis and the caches are asked for a few keys, and so is the view again: its *hot* hits are of the very keys that the
+caches hold, looked up just before, as theirs are.
 
 The second part times each look-up by itself, while another process makes 5,000 changes a second.
 """
@@ -18,11 +20,12 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import cast
 
 import redis
+import redis.asyncio
 from cashews import Cache
 from redis.cache import CacheConfig
 
@@ -42,18 +45,22 @@ from .report import Bar, Report, arguments_parser, conclude, describe_machine, m
 #: Bars: of `dict.get`, of redis-py's GET, and of the best cache on the client's side.
 MAX_OF_DICT, MIN_OF_GET, MIN_OF_CACHE = 6, 500, 20
 
-HIT, CLIENT_SIDE, CASHEWS = "view.get hit", "redis-py client-side caching", "cashews client-side"
+PLAIN, HIT, HOT = "dict.get", "view.get hit", "view.get hot hit"
+GET, GET_ASYNCIO = "redis-py GET", "redis-py GET, asyncio"
+CLIENT_SIDE, CASHEWS = "redis-py client-side caching", "cashews client-side"
 TAILS = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
 
 #: Look-ups of one run in local memory; among a million sessions more, so that they don't all fit into the CPU's caches.
 LOOKUPS, LOOKUPS_OF_A_MILLION = 20_000, 200_000
-#: Look-ups of one run that waits for Redis, or goes through a cache.
-ROUND_TRIPS = 200
+#: Look-ups of one turn, and those of one run that waits for Redis or goes through a cache.
+TURN, ROUND_TRIPS = 1000, 200
 #: What Redis and the caches hold for a session: about as much as one is as JSON.
 VALUE = b"x" * 300
 #: Seconds between two flushes of what was looked up: none while this runs.
 NO_FLUSH_S = 3600.0
 OPEN_TIMEOUT_S = 180.0
+#: Seconds of a lease: the asyncio view has no turn while a run lasts.
+LEASE_S = 60.0
 
 #: Sessions that are changed, changes a second, and how many of them go out together.
 SESSIONS_UNDER_CHANGES, CHANGES_PER_S, BURST = 10_000, 5000, 25
@@ -97,12 +104,14 @@ async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, f
     """Nanoseconds of one look-up, for each contender and round; and seconds that opening a view took."""
     keys = [session_key(number) for number in range(size)]
     async with contextlib.AsyncExitStack() as stack:
-        environment = stack.enter_context(SessionStore.from_url(server.url)).environment(PROJECT, ENVIRONMENT)
+        environment = stack.enter_context(SessionStore.from_url(server.url, lease_s=LEASE_S)).environment(
+            PROJECT, ENVIRONMENT
+        )
         started = time.monotonic()
         view = stack.enter_context(environment.view(touch_interval_s=NO_FLUSH_S, timeout_s=OPEN_TIMEOUT_S))
         opened_s = time.monotonic() - started
         strict = stack.enter_context(environment.view(touch_interval_s=NO_FLUSH_S, on_stale="raise"))
-        async_store = await stack.enter_async_context(AsyncSessionStore.from_url(server.url))
+        async_store = await stack.enter_async_context(AsyncSessionStore.from_url(server.url, lease_s=LEASE_S))
         async_view = await stack.enter_async_context(
             async_store.environment(PROJECT, ENVIRONMENT).view(
                 touch_interval_s=NO_FLUSH_S, timeout_s=OPEN_TIMEOUT_S, on_stale="raise"
@@ -112,9 +121,10 @@ async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, f
         plain = {session.session_key: session for session in map(view.peek, keys) if session is not None}
         assert len(plain) == size, "the view holds all that was loaded"
         client = stack.enter_context(server.client())
+        async_client = await stack.enter_async_context(redis.asyncio.Redis.from_url(server.url))
         hash_of = environment_keys().session
         remote: list[tuple[str, LookUp]] = [
-            ("redis-py GET", lambda key: client.get("plain:" + key)),
+            (GET, lambda key: client.get("plain:" + key)),
             ("redis-py HGETALL", lambda key: client.hgetall(hash_of(key))),
         ]
         if caching_refusal(server) is None:
@@ -123,42 +133,43 @@ async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, f
             remote.append((CLIENT_SIDE, lambda key: caching.get("plain:" + key)))
         cache = await stack.enter_async_context(_cashews(server))
         times: Times = {}
-        for number in range(rounds):
+        for _ in range(rounds):
             sample = _fresh(random.choices(keys, k=LOOKUPS_OF_A_MILLION if size >= 1_000_000 else LOOKUPS))
             for key in sample:
                 view.get(key)  # notes those that have not been looked up yet
                 async_view.get(key)
-            local: list[tuple[str, LookUp, list[str]]] = [
-                ("dict.get", plain.get, sample),
-                (HIT, view.get, sample),
-                ("view.get hit, on_stale=raise", strict.get, sample),
-                ("view.get hit, asyncio, on_stale=raise", async_view.get, sample),
-                ("view.get miss", view.get, [f"no-{key}" for key in sample]),
-            ]
-            empty_ns = _time_empty(sample)
-            # Who comes first rotates: a slow spell of the machine hits all alike.
-            turn = number % len(local)
-            for name, look_up, looked_up in local[turn:] + local[:turn]:
-                times.setdefault(name, []).append(_time(look_up, looked_up) - empty_ns)
+            await asyncio.sleep(0)
+            _time_by_turns(
+                [
+                    (PLAIN, plain.get, sample),
+                    (HIT, view.get, sample),
+                    (f"{HIT}, on_stale=raise", strict.get, sample),
+                    (f"{HIT}, asyncio, on_stale=raise", async_view.get, sample),
+                    ("view.get miss", view.get, [f"no-{key}" for key in sample]),
+                ],
+                times,
+            )
             unseen = list(dict.fromkeys(sample))
             for key in unseen:
                 cast("HeldSession", plain[key]).mark(noted=False)  # as a flush does
-            times.setdefault("view.get first since a flush", []).append(_time(view.get, unseen) - empty_ns)
+            times.setdefault("view.get first since a flush", []).append(_time(view.get, unseen))
+            await asyncio.sleep(0)
 
+            # A few keys, as many as a cache holds for sure; each looked up just before by everybody.
             few = random.choices(keys, k=ROUND_TRIPS)
             client.mset({"plain:" + key: VALUE for key in few})
-            for name, look_up in remote:
-                if name == CLIENT_SIDE:
-                    _time(look_up, few)  # fills it
-                times.setdefault(name, []).append(_time(look_up, few))
             for key in few:
                 await cache.set(key, VALUE)
                 await cache.get(key)
-            started_ns = time.perf_counter_ns()
-            for key in few:
-                await cache.get(key)
-            times.setdefault(CASHEWS, []).append((time.perf_counter_ns() - started_ns) / len(few))
-            await asyncio.sleep(0.01)  # the asyncio view has its turn
+            for name, look_up in [(HOT, view.get), *remote]:
+                if name in (HOT, CLIENT_SIDE):
+                    _time(look_up, few)
+                times.setdefault(name, []).append(_time(look_up, few))
+            times.setdefault(GET_ASYNCIO, []).append(
+                await _time_async(async_client.get, ["plain:" + key for key in few])
+            )
+            times.setdefault(CASHEWS, []).append(await _time_async(cache.get, few))
+            await asyncio.sleep(0.01)
         return times, opened_s
 
 
@@ -192,19 +203,32 @@ def _fresh(keys: Sequence[str]) -> list[str]:
     return made
 
 
+def _time_by_turns(contenders: Sequence[tuple[str, LookUp, Sequence[str]]], times: Times) -> None:
+    """Let all look all keys up in turns of `TURN`, each at another place, so that none warms the next one's memory."""
+    turns = len(contenders[0][2]) // TURN or 1
+    for turn in range(turns):
+        for number, (name, look_up, keys) in enumerate(contenders):
+            place = (turn + number * turns // len(contenders)) % turns * TURN
+            part = keys[place : place + TURN]
+            times.setdefault(name, []).append(_time(look_up, part))
+
+
 def _time(look_up: LookUp, keys: Sequence[str]) -> float:
-    """Nanoseconds of one look-up and one turn of the loop."""
-    started = time.perf_counter_ns()
-    for key in keys:
-        look_up(key)
-    return (time.perf_counter_ns() - started) / len(keys)
-
-
-def _time_empty(keys: Sequence[str]) -> float:
-    """Nanoseconds of one turn of the loop."""
+    """Nanoseconds of one look-up, without those of the loop."""
     started = time.perf_counter_ns()
     for _ in keys:
         pass
+    began = time.perf_counter_ns()
+    for key in keys:
+        look_up(key)
+    ended = time.perf_counter_ns()
+    return (ended - began - (began - started)) / len(keys)
+
+
+async def _time_async(look_up: Callable[[str], Awaitable[object]], keys: Sequence[str]) -> float:
+    started = time.perf_counter_ns()
+    for key in keys:
+        await look_up(key)
     return (time.perf_counter_ns() - started) / len(keys)
 
 
@@ -266,20 +290,23 @@ def summarise(found: dict[int, Times], tails: Times, rate: float) -> Report:
     rows: list[list[str]] = []
     bars: list[Bar] = []
     for size, times in found.items():
-        plain, hit = times["dict.get"], times[HIT]
+        plain, hot = times[PLAIN], times[HOT]
         for name, runs in times.items():
-            of_dict = statistics.median(run / bare for run, bare in zip(runs, plain, strict=True))
-            of_hit = statistics.median(run / bare for run, bare in zip(runs, hit, strict=True))
-            rows.append([f"{size:,}", name, f"{statistics.median(runs):,.0f}", f"{of_dict:,.2f}", f"{of_hit:,.2f}"])
-        caches = [times[name] for name in (CLIENT_SIDE, CASHEWS) if name in times]
-        best = min(caches, key=statistics.median)
+            # Each ratio is of what was measured by turns.
+            of_dict = f"{median_ratio(runs, plain):,.2f}" if len(runs) == len(plain) else ""
+            of_hot = f"{median_ratio(runs, hot):,.1f}" if len(runs) == len(hot) else ""
+            rows.append([f"{size:,}: {name}", f"{statistics.median(runs):,.0f}", of_dict, of_hot])
+        best = min((times[name] for name in (CLIENT_SIDE, CASHEWS) if name in times), key=statistics.median)
         at = f"at {size:,} sessions"
         for name in times:
             if name.startswith(HIT):
                 value = median_ratio(times[name], plain)
                 bars.append(Bar(f"{name} {at}, of dict.get", MAX_OF_DICT, value))
-        bars.append(Bar(f"redis-py GET {at}, of a hit", MIN_OF_GET, median_ratio(times["redis-py GET"], hit), True))
-        bars.append(Bar(f"the best client-side cache {at}, of a hit", MIN_OF_CACHE, median_ratio(best, hit), True))
+        bars += [
+            Bar(f"{name} {at}, of a hot hit", MIN_OF_GET, median_ratio(times[name], hot), True)
+            for name in (GET, GET_ASYNCIO)
+        ]
+        bars.append(Bar(f"the best client-side cache {at}, of a hot hit", MIN_OF_CACHE, median_ratio(best, hot), True))
     notes = [
         f"look-ups timed one by one, while {rate:,.0f} changes a second were applied, the clock's own time included:"
     ]
@@ -299,7 +326,7 @@ def summarise(found: dict[int, Times], tails: Times, rate: float) -> Report:
             for name, sorted_ns in tails.items()
         },
     }
-    columns = ["sessions", "look-up", "ns", "× dict.get", "× a hit"]
+    columns = ["sessions: look-up", "ns", "× dict.get", "× a hot hit"]
     return Report("Look-ups", columns, rows, bars, figures, notes)
 
 
