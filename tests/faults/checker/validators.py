@@ -108,7 +108,7 @@ def _how_it_is_behind(
             return None
         return f"showed no session, after a write of {_named(highest)} had returned"
     sources = history.sources(looks)
-    # A write that changed nothing returns the revision that set its state, which may be of an earlier era than the write.
+    # A write that changed nothing returns the revision that set its state, maybe in an earlier era than its own.
     if highest is not None and (looks.revision, looks.token) != (highest.revision, highest.token):
         last_era = max((history.losses.eras_of(source)[1] for source in sources), default=history.losses.count)
         if (last_era, looks.revision) < (history.losses.earliest_era(highest.started), highest.revision):
