@@ -32,6 +32,9 @@ BY_HAND, REPLIES = "by-hand", "by-hand:replies"
 #: Processes that followers are spread over, at most.
 _PROCESSES = 8
 
+#: Seconds in which all must have seen what was sent.
+_PATIENCE_S = 30.0
+
 #: Number of the change → the monotonic times at which it was there, one for each follower.
 Seen = dict[int, list[float]]
 
@@ -63,16 +66,30 @@ class Followers:
         for peer in self._peers:
             peer.receive()
 
-    def collect(self) -> tuple[Seen, Seen]:
-        """What the views have seen since the last time, and what was seen by hand."""
-        for peer in self._peers:
-            peer.tell("collect")
+    def await_seen(self, changes: int) -> tuple[Seen, Seen]:
+        """Wait until all have seen that many changes; returns what views have seen since the last time, and by hand.
+
+        Raises
+        ------
+        TimeoutError
+        """
         found: tuple[Seen, Seen] = ({}, {})
-        for peer in self._peers:
-            for kind, notes in enumerate(peer.receive()):
-                for number, seen_at in notes:
-                    found[kind].setdefault(number, []).append(seen_at)
-        return found
+        give_up = time.monotonic() + _PATIENCE_S
+        while True:
+            for peer in self._peers:
+                peer.tell("collect")
+            for peer in self._peers:
+                for kind, notes in enumerate(peer.receive()):
+                    for number, seen_at in notes:
+                        found[kind].setdefault(number, []).append(seen_at)
+            counts = [sum(map(len, seen.values())) for seen in found]
+            if counts == [changes * self.count] * 2:
+                return found
+            if time.monotonic() > give_up:
+                raise TimeoutError(
+                    f"{self.count} followers of each kind had {changes} changes, and have seen {counts}."
+                )
+            time.sleep(0.05)
 
     def __enter__(self) -> Self:
         return self
