@@ -62,6 +62,12 @@ class HubDriver:
         self._send_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
+    def close_inherited(self) -> None:
+        """Close the sockets that came along into a forked process."""
+        if self._link is not None:
+            self._link.disconnect()
+        self._pool.close_inherited()
+
     def start(self) -> None:
         """Begin, if that has not happened yet.
 
@@ -287,6 +293,7 @@ _drivers: weakref.WeakSet[HubDriver] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for driver in tuple(_drivers):
+        driver.close_inherited()
         driver.begin_anew()
 
 

@@ -31,6 +31,11 @@ class Pool(redis.ConnectionPool):
             self._free.put(None)
         super().reset()
 
+    def close_inherited(self) -> None:
+        """Close the sockets that came along into a forked process; the other process goes on with its own."""
+        for connection in (*self._available_connections, *self._in_use_connections):
+            connection.disconnect()
+
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Lend a connection that is ready for a command."""
         self._checkpid()
