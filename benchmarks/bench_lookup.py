@@ -75,7 +75,7 @@ Times = dict[str, list[float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = arguments_parser(__doc__, rounds=25)
+    parser = arguments_parser(__doc__, rounds=12)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 10_000, 1_000_000], help="sessions")
     parser.add_argument("--seconds", type=float, default=5.0, help="of look-ups under changes, for each kind of view")
     options = parser.parse_args(arguments)

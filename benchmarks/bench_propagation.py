@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = summarise(found)
     in_redis = [f"{stats[f'cmdstat_{name}']['usec_per_call']:.0f}" for name in ("evalsha", "publish")]
     report.notes.append(
-        f"Redis spent {in_redis[0]} µs on a script, most of which were writes, and {in_redis[1]} µs on a PUBLISH; nothing "
-        "is sent before that has ended."
+        f"Redis spent {in_redis[0]} µs on a script, most of which were writes, and {in_redis[1]} µs on a PUBLISH; "
+        "it sends nothing before that has ended."
     )
     return conclude("propagation", facts, report, options)
 
