@@ -92,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             key = store.keys.create("benchmark", project="catalogued").secret
             store.project("catalogued").apply_catalog(CATALOG)
             for project, number in itertools.product(("checkout", "catalogued"), range(SESSIONS)):
-                store.environment(project, "staging").put(f"ci-{number}", label="warm", overrides=["ovr_extraMock"])
+                store.environment(project, "staging").put(
+                    f"ci-{number}", label="warm", overrides=["ovr_extraMock"], wait=False
+                )
         ports = [free_port(), free_port(), free_port()]
         apps = {
             PLAIN: App(ports[0], "checkout", plain),

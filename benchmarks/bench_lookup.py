@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of look-ups under changes, for each kind of view")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.sizes, options.rounds, options.seconds = [50, 200], 2, 0.2
+        options.sizes, options.rounds, options.seconds = [200], 1, 0.1
     found: dict[int, Times] = {}
     opened: dict[int, float] = {}
     with RedisServer() as server, server.client() as client:

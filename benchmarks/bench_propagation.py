@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=150, help="changes of one round")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.views, options.rounds, options.count = [1, 2], 2, 5
+        options.views, options.rounds, options.count = [2], 2, 5
     found: dict[tuple[str, int], tuple[Rounds, Rounds]] = {}
     with RedisServer() as server, server.client() as client:
         facts = describe_machine(client)

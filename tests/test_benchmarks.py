@@ -84,6 +84,7 @@ def test_a_loaded_session_is_one_that_the_library_could_have_written(own_redis: 
                 scenario=loaded.scenario,
                 overrides=loaded.overrides,
                 global_delay_ms=loaded.global_delay_ms,
+                wait=False,
             )
 
             # Then both hold the same fields, and the revisions go on from those that were loaded
