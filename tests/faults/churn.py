@@ -24,6 +24,7 @@ def main() -> None:
     threading.Thread(target=await_end, args=(ended,), daemon=True).start()
     rng = random.Random(0)
     number = 0
+    begun = False
     with SessionStore.from_url(sys.argv[1], lease_s=1.0, deadline_s=0.3) as store:
         staging = store.environment("checkout", "staging")
         while not ended.is_set():
@@ -35,7 +36,8 @@ def main() -> None:
                 else:
                     overrides = [f"ovr_{rng.randrange(1000)}" for _ in range(rng.randrange(5))]
                     staging.put(key, label=str(number), overrides=overrides, wait=False)
-                if number == 1:
+                if not begun:
+                    begun = True
                     print("writes", flush=True)
             except StoreUnavailableError:
                 ended.wait(0.02)
