@@ -49,6 +49,7 @@ from .session import (
 from .sync.apikeys import ApiKeys
 from .sync.project import Project
 from .sync.store import Environment, SessionStore
+from .view import View, ViewStats
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,9 @@ __all__ = [
     "LiveView",
     "Session",
     "SessionPage",
+    # views
+    "View",
+    "ViewStats",
     # API keys
     "ApiKey",
     "KeyRing",
