@@ -24,11 +24,22 @@ def require_redis_server() -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_redis() -> Iterator[RedisServer]:
-    """A real Redis for all tests that leave it running; use it with a `prefix` of your own, and don't flush it."""
+def lasting_redis() -> Iterator[RedisServer]:
+    """What is behind `shared_redis`."""
     require_redis_server()
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def shared_redis(lasting_redis: RedisServer) -> Iterator[RedisServer]:
+    """A real Redis for all tests that leave it running; use it with a `prefix` of your own, and don't flush it.
+
+    It is emptied after each module: tests that look through all its keys would become slower and slower.
+    """
+    yield lasting_redis
+    with lasting_redis.client() as client:
+        client.flushall()
 
 
 @pytest.fixture
