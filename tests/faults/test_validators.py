@@ -269,6 +269,12 @@ def test_e_a_view_ends_equal_to_redis() -> None:
     assert found(contents("redis"), contents("view"), by="e") == []
 
 
+@pytest.mark.parametrize(("read_at_ms", "violations"), [(985.0, 0), (975.0, 1)])
+def test_e_a_view_may_let_a_session_expire_a_little_early(read_at_ms: float, violations: int) -> None:
+    without = Contents(round=0, holder="view", environment="main", revision=7, sessions={})
+    assert len(found(contents("redis", read_at_ms=read_at_ms), without, by="e")) == violations
+
+
 @pytest.mark.parametrize(
     "held",
     [
@@ -282,6 +288,11 @@ def test_e_a_view_ends_equal_to_redis() -> None:
 )
 def test_e_finds_a_view_that_ends(held: Contents) -> None:
     assert len(found(contents("redis"), held, by="e")) == 1
+
+
+def test_e_finds_a_view_that_shows_what_redis_does_not_hold() -> None:
+    without = Contents(round=0, holder="redis", environment="main", revision=7, read_at_ms=999.0, sessions={})
+    assert len(found(without, contents("view"), by="e")) == 1
 
 
 # (f)

@@ -139,6 +139,8 @@ class Contents(Struct, frozen=True, kw_only=True, tag="contents"):
     environment: str
     revision: int
     fresh: bool = True
+    #: Redis time, in ms, as Redis was read; a view's is not known
+    read_at_ms: float = 0.0
     sessions: dict[str, Stored]
 
 

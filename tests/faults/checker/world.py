@@ -241,9 +241,10 @@ class World:
             before = self._redis_contents(round_number)
             views = self._view_contents(round_number)
             truth = self._redis_contents(round_number)
-            settled = before == truth and all(
-                one.fresh and one.revision == truth[one.environment].revision for one in views
-            )
+            settled = all(
+                (one.revision, one.sessions) == (truth[name].revision, truth[name].sessions)
+                for name, one in before.items()
+            ) and all(one.fresh and one.revision == truth[one.environment].revision for one in views)
             if settled or time.monotonic() > deadline:
                 break
             time.sleep(0.05)
@@ -277,6 +278,7 @@ class World:
                     holder="redis",
                     environment=name,
                     revision=int(client.hget(f"{base}:head", "rev") or 0),
+                    read_at_ms=now_ms,
                     sessions=sessions,
                 )
         return contents
