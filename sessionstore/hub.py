@@ -73,8 +73,9 @@ class Hub:
         self._open = False
         self._pinged_at = -inf
         self._heard_at = -inf
-        #: when the link has to be looked at next
+        #: when the link has to be looked at next, and whether at once: Redis has ended a subscription
         self._look_at = inf
+        self._ended = False
         #: what is left to run for followers that are closed
         self._parting: deque[FollowerRequest] = deque()
         #: what the log says: whether an environment is in touch, and whose look-ups can't be noted
@@ -172,6 +173,7 @@ class Hub:
             self._pinged_at = max(self._pinged_at, now - PONG_WITHIN_S / 2)
         if self._pinged_at > self._heard_at and now - self._pinged_at > PONG_WITHIN_S:
             raise LinkBroken(f"nothing was heard from Redis for {now - self._heard_at:.1f} s")
+        self._ended = False
         commands: list[tuple[str, ...]] = []
         here = self._asked | self._confirmed
         missing = [name for name in (*self._followers, *self._waiters) if name not in here]
@@ -193,6 +195,8 @@ class Hub:
         """Local time at which `link_commands` has to be called again at the latest."""
         if not self._open:
             return inf
+        if self._ended:
+            return -inf
         if self._pinged_at > self._heard_at:
             return self._pinged_at + PONG_WITHIN_S + 0.001
         return max(self._pinged_at, self._heard_at) + HEARTBEAT_S
@@ -206,9 +210,9 @@ class Hub:
             It is an error, or nothing that a subscription receives.
         """
         self._heard_at = now
-        if isinstance(reply, bytes | str):
-            return  # a pong that is no array
-        if not isinstance(reply, list | tuple) or len(reply) < 2:
+        if not isinstance(reply, list) or len(reply) < 2:
+            if isinstance(reply, bytes | str):
+                return  # a pong that is no array
             raise LinkBroken("Redis sent something that is no message")
         kind, channel = _text(reply[0]), _text(reply[1])
         if kind == "message":
@@ -330,6 +334,7 @@ class Hub:
             self._leaving[channel] -= 1
             return
         self._confirmed.discard(channel)
+        self._ended = True
         if channel in self._followers:
             self._followers[channel].lost("Redis ended the subscription", now)
 
@@ -338,6 +343,7 @@ class Hub:
         self._asked.clear()
         self._confirmed.clear()
         self._leaving.clear()
+        self._ended = False
 
     def _tell(self, now: float) -> None:
         """Say in the log, once, when an environment is lost touch with, and when it is regained."""

@@ -149,7 +149,9 @@ def test_an_end_that_nobody_asked_for_is_a_loss_and_is_subscribed_again(world: H
     world.receive(kind, KEYS.changes, 0)
 
     assert state_of(follower) is State.EMPTY
+    assert world.hub.link_wake_at() <= world.now
     assert world.confirm() == [("SUBSCRIBE", KEYS.changes)]
+    assert world.hub.link_wake_at() > world.now
     assert state_of(follower) is State.SYNCING
 
 

@@ -172,6 +172,8 @@ class HubDriver:
             now = lease_clock()
             self.hub.link_received(reply, now)
             backoff.succeeded()
+            if self.hub.link_wake_at() <= now:
+                self._wake_link.set()
             # To wake a task for nothing costs more than to apply a change.
             if self._waiting or self.hub.wake_at(now) < self._asleep_until:
                 self._wake_work.set()

@@ -177,17 +177,21 @@ class HubDriver:
 
     def _read_link(self, link: Any, backoff: Backoff) -> None:
         """Read until the link breaks; send subscriptions and heartbeats in between."""
+        self._write_link(link)
         while not self._closing:
-            self._write_link(link)
             wait_s = self.hub.link_wake_at() - lease_clock()
-            if not link.can_read(timeout=max(0.0, wait_s)):
+            if wait_s <= 0:
+                self._write_link(link)
+                continue
+            if not link.can_read(timeout=wait_s):
                 continue
             reply = link.read_response(timeout=self._deadline_s)
             with self.changed:
                 now = lease_clock()
                 self.hub.link_received(reply, now)
                 acks = self.hub.poll_acks(now)
-                self._notify(now)
+                if not acks:
+                    self._notify(now)
             if acks:
                 self._acknowledge(acks)
             backoff.succeeded()
