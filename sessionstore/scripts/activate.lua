@@ -18,11 +18,12 @@
 --@include lib/catalog
 --@include lib/write
 
-if not environment_is_known(KEYS[7], ARGV[6]) then
+local known, has_catalog = environment_and_catalog(KEYS[7], ARGV[6], KEYS[9])
+if not known then
   return failure('unknown_environment', ARGV[6])
 end
 local id = ARGV[8]
-local fault = redis.call('EXISTS', KEYS[9]) == 1 and override_fault(KEYS[10], KEYS[11], id)
+local fault = has_catalog and override_fault(KEYS[10], KEYS[11], id)
 if fault then
   return failure(fault, id)
 end

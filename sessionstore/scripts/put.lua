@@ -21,7 +21,8 @@
 --@include lib/catalog
 --@include lib/write
 
-if not environment_is_known(KEYS[7], ARGV[6]) then
+local known, has_catalog = environment_and_catalog(KEYS[7], ARGV[6], KEYS[9])
+if not known then
   return failure('unknown_environment', ARGV[6])
 end
 local stored = load_session(KEYS[1], now)
@@ -31,7 +32,6 @@ end
 
 local session = stored or new_session(now)
 local changed = not stored
-local has_catalog = redis.call('EXISTS', KEYS[9]) == 1
 
 for i = 10, #ARGV, 2 do
   local set = string.sub(ARGV[i], 1, 1) == '+'

@@ -63,9 +63,9 @@ def without_the_check(name: str) -> Script:
     script = load_script(name)
     if name != "put":
         return script
-    checked = "redis.call('EXISTS', KEYS[9]) == 1"
+    checked = "environment_and_catalog(KEYS[7], ARGV[6], KEYS[9])"
     assert checked in script.text
-    return compose(name, script.text.replace(checked, "false"))
+    return compose(name, script.text.replace(checked, "true, false"))
 
 
 async def race(url: str, prefix: str, write: Write) -> tuple[int, int]:

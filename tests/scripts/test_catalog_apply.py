@@ -73,7 +73,7 @@ def test_registers_the_environment_and_writes_the_catalog(scripts: Scripts) -> N
         "scn_x": '{"id": "scn_x"}',
         "scn_y": '{"id": "scn_y"}',
     }
-    assert scripts.redis.hgetall(scripts.head) == {"rev": "1", "id": "a1.1", "maxTtl": "0", "catalogRev": "1"}
+    assert scripts.redis.hgetall(scripts.head) == {"rev": "1", "id": "a1.1", "catalogRev": "1"}
     # Then the reply and the one message say so
     assert reply == {
         **reply,

@@ -232,22 +232,36 @@ class TestLeases:
 
 
 class TestIndex:
-    """Each write drops two members that are certainly gone."""
+    """Each write that adds a member or removes one, and each touch, drops two members that are certainly gone."""
 
-    @pytest.mark.parametrize("name", [*CHANGES, "touch"])
+    @pytest.mark.parametrize("name", ["put", "activate", "delete", "touch"])
     def test_two_at_a_time_the_oldest_first(self, scripts: Scripts, name: str) -> None:
         given(scripts)
         now = scripts.now()
         scripts.redis.zadd(scripts.index, {f"old-{n}": now - DAY_MS - 60_000 + n for n in range(5)})
         scripts.redis.zadd(scripts.index, {"idle": now - DAY_MS + 60_000})
 
-        if name == "touch":
-            scripts.touch({"ci-42": now})
-        else:
-            CHANGES[name](scripts)()
+        match name:
+            case "put":
+                scripts.put("new")
+            case "activate":
+                scripts.activate("new", "ovr_a")
+            case "delete":
+                scripts.delete("ci-42")
+            case _:
+                scripts.touch({"ci-42": now})
 
-        expected = ["old-2", "old-3", "old-4", "idle"] + ([] if name == "delete" else ["ci-42"])
-        assert scripts.redis.zrange(scripts.index, 0, -1) == expected
+        added = {"put": ["ci-42", "new"], "activate": ["ci-42", "new"], "delete": [], "touch": ["ci-42"]}
+        assert scripts.redis.zrange(scripts.index, 0, -1) == ["old-2", "old-3", "old-4", "idle", *added[name]]
+
+    @pytest.mark.parametrize("name", [name for name in CHANGES if name != "delete"])
+    def test_a_change_of_a_session_that_is_there_drops_none(self, scripts: Scripts, name: str) -> None:
+        given(scripts)
+        scripts.redis.zadd(scripts.index, {"old": scripts.now() - DAY_MS - 60_000})
+
+        CHANGES[name](scripts)()
+
+        assert scripts.redis.zrange(scripts.index, 0, -1) == ["old", "ci-42"]
 
     def test_a_longer_ttl_of_another_writer_counts(self, scripts: Scripts) -> None:
         scripts.put("long", ttl=10 * DAY_MS)

@@ -7,13 +7,16 @@
 -- A lease's score in acks is the revision up to which no writer has to wait for it. It begins at the head that the join
 -- returned: the view does not call itself fresh before it has applied that.
 
--- Drop the leases that have run out, and count them in the head.
-local function purge_leases(leases, acks, views, head_key, now)
+-- Drop the leases that have run out, and count them in the head. `index`, where given, is written later.
+local function purge_leases(leases, acks, views, head_key, now, index)
   local gone = redis.call('ZRANGEBYSCORE', leases, '-inf', int(now))
   if #gone > 0 then
     -- A key of another type must fail here, before the first write.
     redis.call('ZCARD', acks)
     redis.call('HLEN', views)
+    if index then
+      redis.call('ZCARD', index)
+    end
   end
   for _, id in ipairs(gone) do
     redis.call('ZREM', leases, id)

@@ -15,7 +15,9 @@ end
 -- The id of this run of the server: another one after a restart, and after a replica took over. '-' where it is not told.
 local function server_run()
   local info = redis.pcall('INFO', 'server')
-  return type(info) == 'string' and string.match(info, 'run_id:(%x%x%x%x%x%x%x%x%x%x%x%x)') or '-'
+  -- Plain, since a pattern would be tried at each of hundreds of characters.
+  local _, before = string.find(type(info) == 'string' and info or '', '\nrun_id:', 1, true)
+  return before and string.sub(info, before + 1, before + 12) or '-'
 end
 
 -- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`, where
@@ -74,17 +76,21 @@ local function advance_head(head_key, head, id, ttl)
   local prev = head.id
   head.rev = head.rev + 1
   head.id = id
-  head.maxTtl = math.max(head.maxTtl, ttl)
-  redis.call('HSET', head_key, 'rev', int(head.rev), 'id', id, 'maxTtl', int(head.maxTtl))
+  redis.call('HSET', head_key, 'rev', int(head.rev), 'id', id)
+  if ttl > head.maxTtl then
+    head.maxTtl = ttl
+    redis.call('HSET', head_key, 'maxTtl', int(ttl))
+  end
   if head.forgotten then
     keep_settle(head_key, head)
   end
   return prev
 end
 
--- The two oldest members of the index that are certainly gone. No session lives longer than the longest TTL after it was
--- last seen, so the scores alone tell, and no key has to be looked at that KEYS does not name. Call it before the first
--- write of a script, and drop them before members are added: a session that is set anew may be among them.
+-- The two oldest members of the index that are certainly gone, for a script that adds one, or that comes often. No session
+-- lives longer than the longest TTL after it was last seen, so the scores alone tell, and no key has to be looked at that
+-- KEYS does not name. Call it before the first write of a script, and drop them before members are added: a session that
+-- is set anew may be among them.
 local function gone_members(index, head, now, ttl)
   return redis.call('ZRANGEBYSCORE', index, '-inf', int(now - math.max(head.maxTtl, ttl)), 'LIMIT', 0, 2)
 end

@@ -13,6 +13,7 @@ local function is_id_array(text)
 end
 
 -- The session in `key`, or nil where there is none or it has expired.
+-- `stored` is what HMGET answered, for save_session.
 local function load_session(key, now)
   local value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario',
     'overrides', 'globalDelayMs', 'globalDelayMaxMs')
@@ -29,6 +30,7 @@ local function load_session(key, now)
     overrides = value[7] or '[]',
     globalDelayMs = whole(value[8] or '0'),
     globalDelayMaxMs = whole(value[9] or '0'),
+    stored = value,
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
       and session.globalDelayMs and session.globalDelayMaxMs and is_id_array(session.overrides)) then
@@ -48,22 +50,31 @@ local function new_session(now)
   }
 end
 
--- Replace the hash whole, so that it never holds a field of an earlier, expired session of the same key.
+-- Replace the hash whole, so that it holds no field that was cleared, nor one of an earlier, expired session of the same
+-- key. Where a field is only set or changed, as mostly, nothing has to be deleted.
 local function save_session(key, session)
   local fields = {
     'rev', int(session.rev), 'createdAt', int(session.createdAt), 'lastSeenAt', int(session.lastSeenAt),
     'expiresAt', int(session.expiresAt),
   }
-  local function add(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
+  local stored = session.stored
+  local stale = not stored
+  local function add(index, name, value)
+    if value then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    elseif stored and stored[index] then
+      stale = true
+    end
   end
-  if session.label then add('label', session.label) end
-  if session.scenario then add('scenario', session.scenario) end
-  if session.overrides ~= '[]' then add('overrides', session.overrides) end
-  if session.globalDelayMs > 0 then add('globalDelayMs', int(session.globalDelayMs)) end
-  if session.globalDelayMaxMs > 0 then add('globalDelayMaxMs', int(session.globalDelayMaxMs)) end
-  redis.call('DEL', key)
+  add(5, 'label', session.label)
+  add(6, 'scenario', session.scenario)
+  add(7, 'overrides', session.overrides ~= '[]' and session.overrides)
+  add(8, 'globalDelayMs', session.globalDelayMs > 0 and int(session.globalDelayMs))
+  add(9, 'globalDelayMaxMs', session.globalDelayMaxMs > 0 and int(session.globalDelayMaxMs))
+  if stale then
+    redis.call('DEL', key)
+  end
   redis.call('HSET', key, unpack(fields))
   redis.call('PEXPIREAT', key, int(session.expiresAt + COLLECT_AFTER_MS))
 end

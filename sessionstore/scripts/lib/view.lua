@@ -34,10 +34,7 @@ end
 
 -- Note that the lease's view has applied `rev`. Never lowers what it has acknowledged.
 local function acknowledge(lease_id, rev)
-  local score = tonumber(redis.call('ZSCORE', KEYS[3], lease_id) or '0')
-  if rev > score then
-    redis.call('ZADD', KEYS[3], int(rev), lease_id)
-  end
+  redis.call('ZADD', KEYS[3], 'GT', int(rev), lease_id)
   redis.call('HSET', KEYS[4], lease_id .. ':at', int(rev))
 end
 

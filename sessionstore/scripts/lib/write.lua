@@ -1,5 +1,5 @@
--- The common end of each script that writes one session. Whatever can fail is read before the first write: the leases, the
--- index and the head too, since a script that fails midway is not undone.
+-- The common end of each script that writes one session. Whatever can fail is read before the first write: the leases and
+-- the head too, since a script that fails midway is not undone. The index is written first.
 --
 -- All of them are called with the same first keys and arguments:
 --   KEYS[1] session  [2] index  [3] head  [4] leases  [5] acks  [6] views  [7] environments  [8] changes (channel)
@@ -22,7 +22,16 @@ end
 
 -- How many leases live, and how many of them the caller waits for until they have applied `await`.
 local function count_leases(await)
-  head.expired = head.expired + purge_leases(KEYS[4], KEYS[5], KEYS[6], KEYS[3], now)
+  local live = redis.call('ZCARD', KEYS[4])
+  if live == 0 then
+    return 0, 0
+  end
+  local gone = purge_leases(KEYS[4], KEYS[5], KEYS[6], KEYS[3], now, KEYS[2])
+  head.expired = head.expired + gone
+  if await > head.rev then
+    -- Nobody can have applied what has yet to be published.
+    return live - gone, live - gone
+  end
   return standing(KEYS[4], KEYS[5], await)
 end
 
@@ -37,10 +46,14 @@ end
 local function commit_session(session, changed, existed)
   compare_with_head(session)
   local await = changed and head.rev + 1 or session.rev
-  local gone = gone_members(KEYS[2], head, now, ttl)
+  -- The index grows only by sessions that are new.
+  local gone = existed and {} or gone_members(KEYS[2], head, now, ttl)
   local live, pending = count_leases(await)
   local prev, kind, body, state
   local moved = see_session(session, now, ttl)
+  drop_members(KEYS[2], gone)
+  -- First of all: it fails where the index is of another type.
+  redis.call('ZADD', KEYS[2], int(session.lastSeenAt), session_key)
   if changed then
     session.expiresAt = math.max(session.expiresAt, now + ttl)
     prev = advance_head(KEYS[3], head, ARGV[1], ttl)
@@ -61,8 +74,6 @@ local function commit_session(session, changed, existed)
       keep_head()
     end
   end
-  drop_members(KEYS[2], gone)
-  redis.call('ZADD', KEYS[2], int(session.lastSeenAt), session_key)
   if kind then
     publish_change(KEYS[8], kind, head, prev, now, ARGV[5], body)
   end
