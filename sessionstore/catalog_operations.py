@@ -162,7 +162,7 @@ def _apply_environment(
 ) -> Operation[EnvironmentReport]:
     started = clock()
     reply = yield from _apply_to_all_sessions(context, catalog, wait)
-    effect = yield from operations._take_effect(context, clock, started, reply, None, wait)
+    effect = yield from operations.take_effect(context, clock, started, reply, None, wait)
     if not reply.changed:
         change = "unchanged"
     elif catalog is None:

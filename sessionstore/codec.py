@@ -65,7 +65,7 @@ T = TypeVar("T", bound=Struct)
 class Reply(Struct, frozen=True, gc=False, kw_only=True):
     """What every script's answer begins with."""
 
-    status: str = "ok"
+    status: str
     #: what a status other than ok is about
     detail: str = ""
 
@@ -284,7 +284,7 @@ def failure(reply: Reply, keys: EnvironmentKeys, session_key: str, *, declarativ
                 f"The mock {detail!r} belongs to a scenario and can't be toggled by itself; set that scenario."
             )
         case "unknown_scenario":
-            return InvalidScenarioError(f"There is no scenario {detail!r} on {where}; GET /scenarios lists them.")
+            return InvalidScenarioError(f"There is no scenario {detail!r} on {where}; the catalog has those there are.")
         case "too_many_overrides":
             return InvalidOverrideError(
                 f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most there can be; switch one off."

@@ -104,7 +104,6 @@ class Lease:
     __slots__ = (
         "_ack_wanted",
         "_acked_rev",
-        "_clock",
         "_closed",
         "_epoch",
         "_epochs",
@@ -163,9 +162,8 @@ class Lease:
         self._epochs: dict[int, str] = {}
         self._ack_wanted = False
         self._acked_rev = 0
-        #: of the last join or renewal, to compare Redis's clock with; and of any answer, to tell Redis's time
+        #: of the last join or renewal, to compare Redis's clock with
         self._reading: _Reading | None = None
-        self._clock: _Reading | None = None
         self._verdict: str | None = None
 
     # What the view asks
@@ -173,13 +171,6 @@ class Lease:
     def fresh_until(self) -> float:
         """Local time until which the view may call itself fresh at the position last told; 0.0: it may not."""
         return self._until if self._reached else 0.0
-
-    def redis_ms(self, now: float) -> float | None:
-        """Redis's time in ms at local time `now`, or a little later; None before the first answer."""
-        if self._clock is None:
-            return None
-        # It was cut down to whole milliseconds.
-        return self._clock.redis_ms + 1 + (now - self._clock.sent_at) * 1000
 
     def take_verdict(self) -> str | None:
         """Why the view has to resync; told once. The lease is given up already."""
@@ -272,7 +263,6 @@ class Lease:
             return
         self._in_flight = None
         reading = _Reading(reply.now, request.sent_at, now)
-        self._clock = reading
         if request.lease_id != self._id:
             return
         if reply.status == "ok":

@@ -36,6 +36,7 @@ __all__ = [
     "ping",
     "put",
     "reset",
+    "take_effect",
     "touch",
     "views",
 ]
@@ -190,7 +191,7 @@ def delete(
     """Remove a session."""
     started = clock()
     reply = yield commands.delete(context, new_id(), session_key, if_match=if_match, wait=wait)
-    effect = yield from _take_effect(context, clock, started, reply, None, wait)
+    effect = yield from take_effect(context, clock, started, reply, None, wait)
     return Deletion(reply.existed, effect)
 
 
@@ -264,11 +265,11 @@ def _write_session(context: WriteContext, clock: Clock, call: Call[WriteReply], 
     reply: WriteReply = yield call
     assert reply.session is not None, "a script that writes a session answers with it"
     session = session_from_state(reply.session, context.keys.project, context.keys.environment)
-    effect = yield from _take_effect(context, clock, started, reply, session, wait)
+    effect = yield from take_effect(context, clock, started, reply, session, wait)
     return replace(session, effect=effect)
 
 
-def _take_effect(
+def take_effect(
     context: WriteContext, clock: Clock, started: float, reply: WriteReply, session: Session | None, wait: bool
 ) -> Operation[Effect]:
     """Wait until every live lease has applied the write, or has run out."""

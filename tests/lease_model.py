@@ -160,6 +160,7 @@ class ServerModel:
         self.rev, self.id = rev, write_id
         settle = max(0, self.settle - self.now)
         return WriteReply(
+            status="ok",
             now=self.now,
             rev=rev,
             wait_rev=rev,

@@ -419,22 +419,10 @@ class TestLeaving:
         assert view.lease.close() is None
 
 
-class TestRedisTime:
-    def test_is_not_known_at_first(self, view: View) -> None:
-        assert view.lease.redis_ms(view.now) is None
-
-    def test_counts_from_before_the_request(self, view: View) -> None:
-        view.reply(view.send("join"), after=0.5)
-
-        # A millisecond more, since Redis's time was cut down to whole ones
-        assert view.lease.redis_ms(view.now) == REDIS_MS + 100_500 + 1
-        assert view.lease.redis_ms(view.now + 1) == REDIS_MS + 101_500 + 1
-
-
 def test_the_margin_is_a_twentieth_of_the_lease_by_default() -> None:
     lease = Lease(KEYS, 2000, "{}", lambda: "l1")
     request = lease.poll(0.0, Position(0, ""))
     assert request is not None
-    lease.answered(request, LeaseReply(now=1, rev=0, id="", epoch=EPOCH, lease_ms=2000), 0.0)
+    lease.answered(request, LeaseReply(status="ok", now=1, rev=0, id="", epoch=EPOCH, lease_ms=2000), 0.0)
 
     assert lease.fresh_until() == pytest.approx(1.9)

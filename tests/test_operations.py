@@ -32,7 +32,16 @@ class Write:
         step = next(self.operation)
         assert isinstance(step, Call)
         self.step: Any = step
-        fields = {"now": 1, "rev": 7, "wait_rev": 7, "live": 0, "pending": 0, "epoch": "e", "session": STATE}
+        fields = {
+            "status": "ok",
+            "now": 1,
+            "rev": 7,
+            "wait_rev": 7,
+            "live": 0,
+            "pending": 0,
+            "epoch": "e",
+            "session": STATE,
+        }
         self.answer(WriteReply(**{**fields, **reply}), after=0.001)
 
     def answer(self, result: Any, after: float = 0.0) -> None:
@@ -51,7 +60,16 @@ class Write:
 
 
 def standing(**fields: Any) -> StandingReply:
-    defaults = {"now": 1, "rev": 7, "live": 1, "pending": 0, "expired": 0, "left": 500, "settle": 0, "epoch": "e"}
+    defaults = {
+        "now": 1,
+        "rev": 7,
+        "live": 1,
+        "pending": 0,
+        "expired": 0,
+        "left": 500,
+        "settle": 0,
+        "epoch": "e",
+    }
     return StandingReply(**{**defaults, **fields})
 
 
@@ -153,7 +171,9 @@ def test_a_page_of_a_list_is_short_rather_than_look_for_ever_among_sessions_that
             if step.script.name == "page":
                 looks += 1
                 count = int(step.args[1])
-                step = listing.send(IndexPage(members=tuple((f"k{looks}-{n}", 10**6 - looks) for n in range(count))))
+                step = listing.send(
+                    IndexPage(status="ok", members=tuple((f"k{looks}-{n}", 10**6 - looks) for n in range(count)))
+                )
             else:
                 step = listing.send(SessionsReply(1, ()))
 

@@ -63,16 +63,20 @@ class Connections:
                 return [self.execute(calls[0])]
             except SessionStoreError as exc:
                 return [exc]
-        deadline = time.monotonic() + self._deadline_s
+        started = time.monotonic()
+        results: list[Any]
         try:
             connection = self.pool.get_connection()
             try:
-                payloads = _evaluate_all(connection, calls, deadline)
+                payloads = _evaluate_all(connection, calls, started + self._deadline_s)
             finally:
                 self.pool.release(connection)
         except FOREIGN_ERRORS as exc:
-            return [translate(exc, call, sent=True) for call in calls]
-        return decode_all(calls, payloads)
+            results = [translate(exc, call, sent=True) for call in calls]
+        else:
+            results = decode_all(calls, payloads)
+        self._report(calls, results, started)
+        return results
 
     def begin(self, calls: Sequence[Call[Any]]) -> Sent | None:
         """Send scripts that only read, or may run twice, without waiting for the answers.
@@ -114,11 +118,15 @@ class Connections:
             results = [translate(exc, call, sent=True) for call in sent.calls]
         else:
             results = decode_all(sent.calls, payloads)
-        if self._observe is not None:
-            taken_s = time.monotonic() - sent.sent_at
-            for call, result in zip(sent.calls, results, strict=True):
-                self._observe(call.script.name, taken_s, result if isinstance(result, SessionStoreError) else None)
+        self._report(sent.calls, results, sent.sent_at)
         return results
+
+    def _report(self, calls: Sequence[Call[Any]], results: Sequence[Any], started: float) -> None:
+        """Tell the observer of calls that ran together."""
+        if self._observe is not None:
+            taken_s = time.monotonic() - started
+            for call, result in zip(calls, results, strict=True):
+                self._observe(call.script.name, taken_s, result if isinstance(result, SessionStoreError) else None)
 
     def _run(self, call: Call[Any]) -> Any:
         deadline = time.monotonic() + self._deadline_s

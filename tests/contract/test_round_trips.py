@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -79,6 +80,19 @@ async def test_a_forgotten_script_costs_one_more(real: Backend) -> None:
 
         stats = real.raw.info("commandstats")
         assert (stats["cmdstat_evalsha"]["calls"], stats["cmdstat_eval"]["calls"]) == (1, 1)
+
+
+async def test_calls_that_run_together_are_observed_each(real: Backend) -> None:
+    observed: list[str] = []
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            real.store(observe=lambda script, _seconds, _error: observed.append(script))
+        )
+        for name in ("staging", "production"):
+            await stack.enter_async_context(store.environment("checkout", name).view())
+        # The views' last calls go together.
+        await store.aclose()
+    assert observed.count("leave") == 2
 
 
 async def test_errors_are_observed(real: Backend) -> None:
