@@ -146,11 +146,13 @@ class Authenticator:
         """Wait for the next load, and decide; a request without any key is refused at once."""
         if authorization is not None and self._store is not None:
             await self._next_load()
-        key = self.ring.authenticate(secret, lease_clock())
+        now = lease_clock()
+        key = self.ring.authenticate(secret, now)
         if isinstance(key, ApiKey):
             return key
         if key is Refusal.MISSING and authorization is not None:
-            key = Refusal.MALFORMED
+            # The same answer as for a key that is unknown.
+            key = Refusal.MALFORMED if self.ring.is_current(now) else Refusal.UNAVAILABLE
         if key is Refusal.UNAVAILABLE and self._store is None:
             key = Refusal.UNKNOWN
         if self._on_refusal is not None:

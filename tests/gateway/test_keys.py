@@ -515,7 +515,8 @@ class TestLife:
                         response = await only.request(method, f"{path}?nonsense=1", keys[kind])
                         assert_error(response, 503, "store_unavailable")
             assert_error(await only.request("GET", "/api/v1/sessions", None), 401, "unauthorized")
-            assert_error(await only.request("GET", "/api/v1/sessions", "fmk_x"), 401, "unauthorized")
+            # Nor does the answer tell a malformed key from them
+            assert_error(await only.request("GET", "/api/v1/sessions", "fmk_x"), 503, "store_unavailable")
             assert_error(await only.request("GET", "/api/v1/sessions?nonsense=1", bootstrap), 422, "invalid_query")
 
             # And once it is back and empty, they are unknown
