@@ -151,8 +151,8 @@ class Authenticator:
         if isinstance(key, ApiKey):
             return key
         if key is Refusal.MISSING and authorization is not None:
-            # The same answer as for a key that is unknown.
-            key = Refusal.MALFORMED if self.ring.is_current(now) else Refusal.UNAVAILABLE
+            # Where it can't be told whether another key works, the answer is the same.
+            key = Refusal.MALFORMED if self._store is None or self.ring.is_current(now) else Refusal.UNAVAILABLE
         if key is Refusal.UNAVAILABLE and self._store is None:
             key = Refusal.UNKNOWN
         if self._on_refusal is not None:
