@@ -32,6 +32,7 @@ __all__ = [
     "evalsha",
     "evaluate",
     "is_refusal",
+    "never_reconnect",
     "new_link",
     "pack",
     "pool_from_url",
@@ -189,6 +190,19 @@ def new_link(pool: Any) -> Any:
     """Make a connection like the pool's for a subscription. RESP2: there, whatever arrives is a plain reply."""
     options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith("maint_")}
     return pool.connection_class(**{**options, "protocol": 2, "retry": Retry(NoBackoff(), 0)})
+
+
+def never_reconnect(link: Any) -> None:
+    """Have a link that is connected stay what it is: once it is down, whatever uses it fails.
+
+    A connection of redis-py's connects again where it is used after it has failed to send, without a word, and without
+    its subscriptions.
+    """
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise redis_errors.ConnectionError("The connection is closed.")
+
+    link.connect = link.connect_check_health = refuse
 
 
 def describe_loss(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..clock import lease_clock
 from ..config import StoreConfig
-from ..connection import FOREIGN_ERRORS, describe_loss, new_link
+from ..connection import FOREIGN_ERRORS, describe_loss, never_reconnect, new_link
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import Backoff, Follower
 from ..hub import CALL_WITHIN_S, Hub, LinkBroken, log
@@ -136,6 +136,7 @@ class HubDriver:
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await link.connect()
+                    never_reconnect(link)
                 self.hub.link_opened(lease_clock())
                 await self._use_link(link, backoff)
             except (LinkBroken, *FOREIGN_ERRORS) as exc:

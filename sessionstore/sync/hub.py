@@ -21,7 +21,7 @@ from typing import Any
 
 from ..clock import lease_clock
 from ..config import StoreConfig
-from ..connection import FOREIGN_ERRORS, describe_loss, new_link
+from ..connection import FOREIGN_ERRORS, describe_loss, never_reconnect, new_link
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import Backoff, Follower, FollowerRequest
 from ..hub import CALL_WITHIN_S, Hub, LinkBroken, log
@@ -157,6 +157,7 @@ class HubDriver:
             link = new_link(self._pool)
             try:
                 link.connect()
+                never_reconnect(link)
                 with self.changed:
                     self._link = link
                     self.hub.link_opened(lease_clock())

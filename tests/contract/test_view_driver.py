@@ -56,6 +56,41 @@ async def test_a_bug_is_logged_and_does_not_end_the_view(
         assert any(record.exc_info and record.levelno == logging.ERROR for record in caplog.records)
 
 
+@pytest.mark.parametrize("backend", ["sync-redis", "asyncio-redis"], indirect=True)
+async def test_a_link_that_broke_while_something_was_sent_is_not_used_again(
+    backend: Backend, store: AsyncSessionStore
+) -> None:
+    staging = store.environment("checkout", "staging")
+    async with staging.view() as view:
+        # Given what redis-py does where it fails to send: it disconnects, and connects again with the next use
+        link = driver_of(store)._link
+        name = "can_read" if backend.driver == "sync" else "read_response"
+        read = getattr(link, name)
+
+        def read_disconnected(**options: Any) -> Any:
+            hub = driver_of(store).hub
+            if hub._pinged_at > hub._heard_at:
+                return read(**options)  # where the answer to a heartbeat gets lost, that shows
+            setattr(link, name, read)
+            if backend.driver == "sync":
+                link.disconnect()
+                return read(**options)
+            return read_on_a_loop(**options)
+
+        async def read_on_a_loop(**options: Any) -> Any:
+            await link.disconnect()
+            return await read(**options)
+
+        setattr(link, name, read_disconnected)
+
+        # When it is read the next time, then the view subscribes anew, and writes reach it
+        await eventually(lambda: view.stats.resyncs >= 1 and view.fresh)
+        assert driver_of(store)._link is not link
+        await staging.put("ci-42", label="b")
+        assert view.get("ci-42").label == "b"  # type: ignore[union-attr]
+    assert not link.is_connected
+
+
 async def test_an_observer_that_fails_does_not_end_the_view(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     fails = False
 
