@@ -23,6 +23,8 @@ An error's body is ``{"error": "a sentence for a person", "code": "snake_case"}`
 
 from __future__ import annotations
 
+import os
+from binascii import hexlify
 from typing import ClassVar
 
 import msgspec
@@ -31,6 +33,7 @@ from msgspec import Struct
 from sessionstore.errors import SessionStoreError
 
 __all__ = [
+    "NOT_HTTP",
     "STATUS",
     "BadRequestError",
     "BodyTooLargeError",
@@ -48,6 +51,8 @@ __all__ = [
     "ScopeMismatchError",
     "UnauthorizedError",
     "UnsupportedMediaTypeError",
+    "new_request_id",
+    "refusal",
     "error_body",
     "error_headers",
 ]
@@ -88,6 +93,10 @@ class ErrorDocument(Struct, frozen=True):
 
     error: str
     code: str
+
+
+#: What is said of a request that can't be read.
+NOT_HTTP = "The request is not HTTP that can be read; percent-encode every special character of the path."
 
 
 class GatewayError(SessionStoreError):
@@ -189,6 +198,21 @@ _encode = msgspec.json.Encoder().encode
 def error_body(code: str, sentence: str) -> bytes:
     """An error as the API shows it."""
     return _encode(ErrorDocument(sentence, code))
+
+
+def refusal(sentence: str) -> bytes:
+    """A whole answer, head and body, to what is no request."""
+    body = error_body(BadRequestError.code, sentence)
+    head = (
+        b"HTTP/1.1 400 Bad Request\r\nx-request-id: %b\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\nconnection: close\r\n\r\n"
+    )
+    return head % (new_request_id(), len(body)) + body
+
+
+def new_request_id() -> bytes:
+    """An id for a request that brings none."""
+    return hexlify(os.urandom(8))
 
 
 def error_headers(error: SessionStoreError) -> Headers:

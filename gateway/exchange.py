@@ -6,10 +6,8 @@ and nothing else.
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from binascii import hexlify
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -18,7 +16,7 @@ from msgspec import Struct
 from sessionstore import Effect
 
 from .auth import Principal
-from .errors import BodyTooLargeError, Headers
+from .errors import BodyTooLargeError, Headers, new_request_id
 
 __all__ = ["MAX_BODY_BYTES", "ClientGoneError", "Exchange", "Reply"]
 
@@ -95,7 +93,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = self.headers.get(b"x-request-id")
         if request_id is None or not _REQUEST_ID.match(request_id):
-            request_id = hexlify(os.urandom(8))
+            request_id = new_request_id()
         self.request_id = request_id
         self.route = "unknown"
         self.principal: Principal | None = None

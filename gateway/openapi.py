@@ -19,7 +19,7 @@ from sessionstore.commands import MAX_PAGE
 from sessionstore.session import MAX_SLUG_LENGTH, SLUG_PATTERN
 
 from .description import Handler, Link, Operation, operation_of
-from .errors import STATUS, ErrorDocument
+from .errors import NOT_HTTP, STATUS, ErrorDocument
 from .inputs import NO_LINE_BREAK, OVERRIDE_PATTERN
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ _RESPONSE_HEADERS: dict[str, JSONObject] = {
 
 #: A sentence of each error, as it is.
 ERROR_EXAMPLES = {
-    "bad_request": "The request is not HTTP that can be read; percent-encode every special character of the path.",
+    "bad_request": NOT_HTTP,
     "body_too_large": "The body is larger than 65536 bytes, the most that is taken.",
     "environment_required": "Name the environment, as in ?environment=staging: project 'checkout' has registered none "
     "to choose from.",

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from .errors import BadRequestError, error_body
+from .errors import NOT_HTTP, refusal
 
 __all__ = ["Server", "listening_socket", "server_config", "serving_beside"]
 
@@ -21,11 +21,6 @@ KEEP_ALIVE_S = 75
 
 #: Connections that may wait to be accepted.
 BACKLOG = 2048
-
-_BAD_REQUEST = error_body(
-    BadRequestError.code,
-    "The request is not HTTP that can be read; percent-encode every special character of the path.",
-)
 
 
 class Server(uvicorn.Server):
@@ -94,18 +89,18 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 def _protocol() -> type[asyncio.Protocol]:
-    """Uvicorn's HTTP protocol, httptools where there is one, answering what it can't parse as the API answers."""
+    """The HTTP protocol: on httptools where there is one, else Uvicorn's own on h11."""
     try:
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Base
+        from .protocol import Protocol
     except ImportError:
-        from uvicorn.protocols.http.h11_impl import H11Protocol as Base  # type: ignore[assignment]
+        from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Protocol(Base):
-        def send_400_response(self, msg: str) -> None:
-            self.transport.write(
-                b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-                b"content-length: %d\r\n\r\n%b" % (len(_BAD_REQUEST), _BAD_REQUEST)
-            )
-            self.transport.close()
+        class PlainProtocol(H11Protocol):
+            """Answers what it can't parse as the API answers. h11 ignores offers, and has a bound for heads."""
 
+            def send_400_response(self, msg: str) -> None:
+                self.transport.write(refusal(NOT_HTTP))
+                self.transport.close()
+
+        return PlainProtocol
     return Protocol

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import select
 import shutil
 import signal
 import socket
@@ -209,13 +210,19 @@ class TestOptions:
 
 
 class TestSocket:
-    def exchange(self, gateway: GatewayProcess, request: bytes) -> tuple[bytes, bytes]:
-        """Send bytes, and read to the end of the connection; returns head and body."""
+    def exchange(self, gateway: GatewayProcess, *segments: bytes, until_idle: bool = False) -> tuple[bytes, bytes]:
+        """Send bytes, and read to the end of the connection, or until nothing comes; returns head and body."""
         with gateway.connect() as connection:
-            connection.sendall(request)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for segment in segments:
+                connection.sendall(segment)
+                time.sleep(0.05)  # the next one comes by itself, as far as that can be had
             received = b""
-            while chunk := connection.recv(65536):
-                received += chunk
+            if until_idle:
+                connection.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while chunk := connection.recv(65536):
+                    received += chunk
         head, _, body = received.partition(b"\r\n\r\n")
         return head, body
 
@@ -248,6 +255,86 @@ class TestSocket:
         assert head.startswith(b"HTTP/1.1 400 ")
         assert b"content-type: application/json" in head
         assert json.loads(body)["code"] == "bad_request"
+
+        assert re.search(rb"x-request-id: [0-9a-f]{16}\r", head)
+
+    @pytest.mark.parametrize("apart", [False, True])
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_an_offer_to_upgrade_is_ignored_and_the_body_is_read(
+        self, gateway: GatewayProcess, chunked: bool, apart: bool
+    ) -> None:
+        # As Java's client and `curl --http2` do by default, where the scheme is http
+        offer = ["Upgrade: h2c", "HTTP2-Settings: AAMAAABk", "Content-Type: application/json"]
+        body = b'{"label": "java"}'
+        length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+        target = b"/api/v1/sessions/offer?project=checkout&environment=staging"
+        request = self.request("PUT", target, length, *offer)
+        request = request.replace(b"Connection: close", b"Connection: Upgrade, HTTP2-Settings, close")
+        sent_body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+
+        head, answer = self.exchange(gateway, *([request, sent_body] if apart else [request + sent_body]))
+
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert json.loads(answer)["label"] == "java"
+
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_a_body_never_becomes_a_request(self, gateway: GatewayProcess, apart: bool) -> None:
+        # Given a session, and a body that looks like the request that deletes it
+        with gateway.client() as client:
+            client.put("/sessions/victim", json={}).raise_for_status()
+            target = b"/api/v1/sessions/victim?mode=delete&project=checkout&environment=staging"
+            body = self.request("DELETE", target)
+            place = b"/api/v1/sessions/other?project=checkout&environment=staging"
+            headers = (f"Content-Length: {len(body)}", "Upgrade: h2c", "Content-Type: application/json")
+            request = self.request("PUT", place, *headers)
+            request = request.replace(b"Connection: close", b"Connection: Upgrade")
+
+            # When it comes with an offer to upgrade, then it is a body, and a bad one
+            head, answer = self.exchange(gateway, *([request, body] if apart else [request + body]), until_idle=True)
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(answer)["code"] == "invalid_json"
+            assert client.get("/sessions/victim").status_code == 200
+
+    def test_requests_with_offers_may_follow_on_one_another(self, gateway: GatewayProcess) -> None:
+        offers = (b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n") * 500
+        with gateway.connect() as connection:
+            connection.sendall(offers + b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            received = b""
+            while chunk := connection.recv(65536):
+                received += chunk
+        assert received.count(b"HTTP/1.1 200 ") == 501
+
+    def test_connect_is_400(self, gateway: GatewayProcess) -> None:
+        head, body = self.exchange(gateway, b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["code"] == "bad_request"
+
+    @pytest.mark.parametrize("line", [b"X-Long: " + 1000 * b"a" + b"\r\n", 1000 * b"a"])
+    def test_a_head_that_does_not_end_is_refused(self, gateway: GatewayProcess, line: bytes) -> None:
+        with gateway.connect() as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-First: ")
+            sent = 0
+            received = b""
+            connection.setblocking(False)
+            while sent < 16 * 2**20:
+                readable, writable, _ = select.select([connection], [connection], [], 20)
+                if readable:
+                    received = connection.recv(65536)
+                    break
+                if writable:
+                    sent += connection.send(line)
+        assert received.startswith(b"HTTP/1.1 400 ")
+        assert b"larger than 64 KiB" in received
+
+    def test_white_space_around_a_value_is_no_part_of_it(self, gateway: GatewayProcess) -> None:
+        target = b"/api/v1/sessions/spaces?project=checkout&environment=staging"
+        request = self.request("GET", target, "X-Request-Id: \t mine \t")
+
+        head, _ = self.exchange(gateway, request.replace(KEY.encode(), KEY.encode() + b" \t"))
+
+        assert head.startswith(b"HTTP/1.1 404 ")
+        assert b"x-request-id: mine\r" in head
 
     def test_chunked_body(self, gateway: GatewayProcess) -> None:
         target = b"/api/v1/sessions/chunked?project=checkout&environment=staging"
