@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -32,9 +33,13 @@ class Pool(redis.ConnectionPool):
         super().reset()
 
     def close_inherited(self) -> None:
-        """Close the sockets that came along into a forked process; the other process goes on with its own."""
+        """Close the sockets that came along into a forked process, and begin anew; the other one keeps its own."""
         for connection in (*self._available_connections, *self._in_use_connections):
             connection.disconnect()
+        # A thread that is not in this process may have held them.
+        self._lock = threading.RLock()
+        self._fork_lock = threading.RLock()
+        self.reset()
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Lend a connection that is ready for a command."""

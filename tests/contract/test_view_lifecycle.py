@@ -473,6 +473,37 @@ def test_a_view_that_was_opened_before_a_fork_says_so(shared_redis: RedisServer,
     assert (result.stderr, result.stdout, result.returncode) == ("", "done\n", 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.parametrize("lock", ["_lock", "_fork_lock"])
+def test_a_forked_process_waits_for_no_lock_that_was_held(shared_redis: RedisServer, prefix: str, lock: str) -> None:
+    script = f"""
+        store = SessionStore.from_url(url, prefix=prefix)
+        staging = store.environment("checkout", "staging")
+        staging.put("ci-42")
+        # A thread of the parent's that is just taking a connection
+        with store.connection_pool.{lock}:
+            child = None
+
+            def fork():
+                global child
+                child = os.fork()
+                if child == 0:
+                    assert staging.get("ci-42") is not None
+                    os._exit(0)
+
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        store.close()
+        print("done")
+        """
+
+    result = run_script(script, shared_redis.url, prefix)
+
+    assert (result.stderr, result.stdout, result.returncode) == ("", "done\n", 0)
+
+
 # Threads
 
 
