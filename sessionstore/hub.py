@@ -16,7 +16,7 @@ from math import inf
 from typing import Any
 
 from .commands import WriteContext
-from .errors import CorruptDataError, SessionStoreError
+from .errors import CorruptDataError, SessionStoreError, StoreClosedError
 from .follower import DEFAULT_TOUCH_INTERVAL_S, Follower, FollowerRequest
 from .messages import Applied, decode_applied
 from .operations import AwaitApplied
@@ -70,6 +70,7 @@ class Hub:
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
         self._leaving: Counter[str] = Counter()
+        self._closed = False
         self._open = False
         self._pinged_at = -inf
         self._heard_at = -inf
@@ -87,7 +88,14 @@ class Hub:
     def follow(
         self, context: WriteContext, info: str, now: float, touch_interval_s: float = DEFAULT_TOUCH_INTERVAL_S
     ) -> Follower:
-        """Follow an environment; views of the same one share its follower."""
+        """Follow an environment; views of the same one share its follower.
+
+        Raises
+        ------
+        StoreClosedError
+        """
+        if self._closed:
+            raise StoreClosedError("This store is closed; open another.")
         channel = context.keys.changes
         follower = self._followers.get(channel)
         if follower is None:
@@ -112,6 +120,9 @@ class Hub:
     def expect(self, step: AwaitApplied, wake: Callable[[Applied | None], None], now: float) -> Waiter:
         """Have `wake` called when every view has applied a revision, as far as messages tell."""
         channel = step.keys.applied
+        if self._closed:
+            wake(None)
+            return Waiter(step.rev, wake)
         if channel not in self._waiters and len(self._waiters) >= _MAX_APPLIED_CHANNELS:
             idle = next((name for name, waiters in self._waiters.items() if not waiters), None)
             if idle is not None:
@@ -265,7 +276,8 @@ class Hub:
         return min((follower.wake_at(now) for follower in self._followers.values()), default=inf)
 
     def close(self, now: float) -> None:
-        """Leave everything; `poll` has the calls for that."""
+        """Leave everything, for good; `poll` has the calls for that."""
+        self._closed = True
         for follower in self._followers.values():
             self._part(follower, now)
         for waiters in self._waiters.values():

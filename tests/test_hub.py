@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sessionstore.commands import WriteContext
+from sessionstore.errors import StoreClosedError
 from sessionstore.follower import Follower, FollowerRequest
 from sessionstore.hub import HEARTBEAT_S, PONG_WITHIN_S, Hub, LinkBroken
 from sessionstore.keys import EnvironmentKeys
@@ -610,3 +611,23 @@ def subscribe_to_applied(world: HubWorld) -> None:
     world.hub.link_opened(world.now)
     world.confirm()
     assert world.hub.is_subscribed(KEYS.applied)
+
+
+def test_a_hub_that_is_closed_follows_nothing_any_more(world: HubWorld) -> None:
+    world.go_live()
+    world.hub.close(world.now)
+
+    with pytest.raises(StoreClosedError, match="open another"):
+        world.follow()
+    assert not world.hub.wanted
+
+
+def test_a_writer_that_comes_after_the_end_does_not_wait(world: HubWorld) -> None:
+    world.hub.close(world.now)
+    woken: list[Applied | None] = []
+
+    waiter = world.hub.expect(AwaitApplied(KEYS, 7, 1.0, 0.0), woken.append, world.now)
+    world.hub.forget(AwaitApplied(KEYS, 7, 1.0, 0.0), waiter)
+
+    assert woken == [None]
+    assert not world.hub.wanted

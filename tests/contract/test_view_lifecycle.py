@@ -507,6 +507,25 @@ def test_a_forked_process_waits_for_no_lock_that_was_held(shared_redis: RedisSer
 # Threads
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_view_that_is_opened_while_its_store_is_closed(
+    shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch, wait: bool
+) -> None:
+    with SessionStore.from_url(shared_redis.url, prefix=prefix) as store:
+        view = store.environment("checkout", "staging").view(wait=wait)
+        start = store._driver.start
+
+        def start_and_be_closed() -> None:
+            start()
+            store.close()
+
+        monkeypatch.setattr(store._driver, "start", start_and_be_closed)
+        with pytest.raises(StoreClosedError):
+            view.open()
+        with pytest.raises(StoreClosedError):
+            view.get("ci-42")
+
+
 @pytest.fixture
 def quick_switches() -> Iterator[None]:
     """Let threads take turns often: more interleavings, and those that do I/O wait less for those that only compute."""
