@@ -1,8 +1,8 @@
 """HTTP/1.1 as Uvicorn's httptools protocol speaks it, but for what that gets wrong.
 
-- A request that offers an upgrade, to HTTP/2 say, as Java's client and ``curl --http2`` do, is one like any other: a
-  server may ignore the offer (RFC 9110, 7.8). httptools stops at the end of such a head and takes the body for something
-  of another protocol; Uvicorn takes it for the next request. Here, the head is read once more without the offer.
+- A request that offers an upgrade, to HTTP/2 say, as Java's client and ``curl --http2`` do, is one like any other:
+  a server may ignore the offer (RFC 9110, 7.8). httptools stops at the end of such a head, and Uvicorn then takes the
+  body for the next request. Here, the head is read once more without the offer.
 - A head that does not end is refused, before it has taken up much memory.
 - White space around a header's value is no part of it (RFC 9110, 5.5); httptools leaves it at the end.
 - What is not HTTP is answered as the API answers.

@@ -29,6 +29,10 @@ end
 -- to know of it one after another, a view that was cut off for long among them, must not make writers wait anew. One more
 -- loss in the meantime shows by itself, by a head that is missing or by the server's run.
 local function open_head(head_key, changes, now, lease, known, own)
+  -- To publish is the last thing that a script does. It has to be allowed, or nothing may be written.
+  if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', changes, '') then
+    error(redis.error_reply('NOPERM this user may not publish on the channels of the prefix'))
+  end
   local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle', 'epoch', 'lost')
   local head = {
     rev = whole(value[1] or '0'),
