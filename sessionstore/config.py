@@ -72,6 +72,8 @@ class StoreConfig:
     deadline_s: float = DEFAULT_DEADLINE_S
     prefix: str = DEFAULT_PREFIX
     observe: Observer | None = None
+    #: the number of its Redis database; channels have it in their names
+    database: int = field(default=0, init=False)
     #: what the store knows of the server it writes to
     trust: ServerTrust = field(init=False, repr=False)
     _contexts: dict[tuple[str, str], WriteContext] = field(default_factory=dict, repr=False)
@@ -89,7 +91,7 @@ class StoreConfig:
             return self._contexts[project, environment]
         except (KeyError, TypeError):
             pass
-        keys = EnvironmentKeys(self.prefix, project, environment)
+        keys = EnvironmentKeys(self.prefix, project, environment, self.database)
         if len(self._contexts) >= _MAX_CONTEXTS:
             self._contexts.clear()
         context = WriteContext(keys, round(self.ttl_s * 1000), round(self.lease_s * 1000), trust=self.trust)

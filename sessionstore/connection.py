@@ -27,6 +27,7 @@ __all__ = [
     "FOREIGN_ERRORS",
     "check_url",
     "client_options",
+    "database_of",
     "decode_all",
     "describe_loss",
     "evalsha",
@@ -184,6 +185,11 @@ def decode_all(calls: Sequence[Call[Any]], payloads: Sequence[Any]) -> list[Any]
         except SessionStoreError as exc:
             results.append(exc)
     return results
+
+
+def database_of(pool: Any) -> int:
+    """The number of the database that a pool's connections use."""
+    return int(pool.connection_kwargs.get("db") or 0)
 
 
 def new_link(pool: Any) -> Any:

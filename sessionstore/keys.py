@@ -67,10 +67,12 @@ class EnvironmentKeys:
         "views",
     )
 
-    def __init__(self, prefix: str, project: str, environment: str) -> None:
+    def __init__(self, prefix: str, project: str, environment: str, database: int = 0) -> None:
         self.project = validate_slug(project, "project")
         self.environment = validate_slug(environment, "environment")
         base = f"{prefix}:{{{project}}}:{environment}"
+        # Channels, unlike keys, are the same in each database of a server.
+        suffix = f":{database}" if database else ""
         self._session_prefix = f"{base}:s:"
         #: sorted set: session keys by lastSeenAt, ms
         self.index = f"{base}:index"
@@ -83,9 +85,9 @@ class EnvironmentKeys:
         #: hash: lease id → what the view says of itself
         self.views = f"{base}:views"
         #: channel: every change, in commit order
-        self.changes = f"{base}:changes"
+        self.changes = f"{base}:changes{suffix}"
         #: channel: the revision that every live view has applied, each time it rises
-        self.applied = f"{base}:applied"
+        self.applied = f"{base}:applied{suffix}"
         #: hash: there is one where the environment has a catalog
         self.catalog = f"{base}:catalog"
         #: hash: published mocks by id

@@ -15,7 +15,7 @@ from .. import catalog_operations, operations
 from ..catalog import Catalog, ScenarioPage
 from ..commands import IfMatch, WriteContext
 from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
-from ..connection import client_options, pool_from_url, pool_like
+from ..connection import client_options, database_of, pool_from_url, pool_like
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import DEFAULT_TOUCH_INTERVAL_S
@@ -54,6 +54,7 @@ class AsyncSessionStore:
         self._open(pool_like(Pool, client, _settings(config)), config)
 
     def _open(self, pool: Any, config: StoreConfig) -> Self:
+        config.database = database_of(pool)
         self.config = config
         self._closed = False
         self._connections = Connections(pool, config)

@@ -15,7 +15,7 @@ import typer
 
 from ..catalog import Catalog
 from ..commands import read_head
-from ..config import DEFAULT_DEADLINE_S, StoreConfig
+from ..config import DEFAULT_DEADLINE_S
 from ..connection import FOREIGN_ERRORS, client_options, describe_loss
 from ..errors import CorruptDataError, StoreUnavailableError
 from ..keys import DEFAULT_PREFIX, EnvironmentKeys
@@ -84,7 +84,7 @@ def watch(
         assert redis_url is not None, "opened refuses that"
         chosen = chosen_environment(store, project, environment)
         chosen.catalog()  # an environment that is not registered would never change
-        keys = EnvironmentKeys(StoreConfig(prefix=prefix).prefix, project, chosen.name)
+        keys = store.config.context(project, chosen.name).keys
         try:
             _watch(store, redis_url, keys, as_json)
         except KeyboardInterrupt:

@@ -593,3 +593,25 @@ async def test_without_redis_a_view_serves_what_it_has_or_raises(
         "The view of checkout/staging is out of touch and serves what it has",
         "The view of checkout/staging is in touch",
     ]
+
+
+@pytest.mark.parametrize("backend", ["sync-redis", "asyncio-redis"], indirect=True)
+async def test_another_database_of_the_server_is_another_world(backend: Backend) -> None:
+    assert isinstance(backend.server, RedisServer)
+    address = backend.server.url.rpartition("/")[0]
+    async with backend.store_at(f"{address}/1", lease_s=2.0) as one, backend.store_at(f"{address}/2") as two:
+        here, there = (store.environment("checkout", "staging") for store in (one, two))
+        told: list[tuple[str, Session | None]] = []
+        async with here.view() as view, there.view() as other:
+            view.subscribe(lambda key, session: told.append((key, session)))
+
+            # When each is written, then each view shows its own database's state
+            await there.put("ci-42", label="there")
+            assert other.get("ci-42").label == "there"  # type: ignore[union-attr]
+            assert view.get("ci-42") is None
+            written = await here.put("ci-42", label="here")
+            assert written.effect.confirmed == 1  # type: ignore[union-attr]
+            assert view.get("ci-42") == written
+            assert other.get("ci-42").label == "there"  # type: ignore[union-attr]
+            assert told == [("ci-42", written)]
+            assert view.stats.resyncs == other.stats.resyncs == 0
