@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 from ..commands import Call
 from ..config import StoreConfig
 from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, pack, translate
-from ..errors import SessionStoreError
+from ..errors import CorruptDataError, SessionStoreError, StoreUnavailableError
 from ..trust import IDENTIFY
 
 __all__ = ["Connections"]
@@ -39,8 +39,12 @@ class Connections:
         started = time.monotonic()
         try:
             result = call.decode(await self._run(call))
-        except SessionStoreError as exc:
+        except (StoreUnavailableError, CorruptDataError) as exc:
             self._observe(call.script.name, time.monotonic() - started, exc)
+            raise
+        except SessionStoreError:
+            # What a script refuses is a good answer.
+            self._observe(call.script.name, time.monotonic() - started, None)
             raise
         self._observe(call.script.name, time.monotonic() - started, None)
         return result

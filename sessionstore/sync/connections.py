@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 from ..commands import Call
 from ..config import StoreConfig
 from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, pack, translate
-from ..errors import SessionStoreError
+from ..errors import CorruptDataError, SessionStoreError, StoreUnavailableError
 from ..trust import IDENTIFY
 
 __all__ = ["Connections", "Sent"]
@@ -46,15 +46,17 @@ class Connections:
         if self._observe is None:
             return call.decode(self._run(call))
         started = time.monotonic()
-        failed: SessionStoreError | None = None
         try:
-            payload = self._run(call)
-        except SessionStoreError as exc:
-            failed = exc
+            result = call.decode(self._run(call))
+        except (StoreUnavailableError, CorruptDataError) as exc:
+            self._observe(call.script.name, time.monotonic() - started, exc)
             raise
-        finally:
-            self._observe(call.script.name, time.monotonic() - started, failed)
-        return call.decode(payload)
+        except SessionStoreError:
+            # What a script refuses is a good answer.
+            self._observe(call.script.name, time.monotonic() - started, None)
+            raise
+        self._observe(call.script.name, time.monotonic() - started, None)
+        return result
 
     def execute_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Run scripts in one round trip; the answers in order, an error in place of the answer that it stands for."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sessionstore import AsyncEnvironment, SessionStoreError
+from sessionstore import AsyncEnvironment, PreconditionFailedError, SessionStoreError
 
 from ..redis_server import RedisServer
 from .adapter import Backend
@@ -102,6 +102,14 @@ async def test_errors_are_observed(real: Backend) -> None:
         with pytest.raises(SessionStoreError) as caught:
             await store.environment("checkout", "staging").put("ci-42")
     assert [(script, error) for script, _, error in observed] == [("put", caught.value)]
+
+
+async def test_what_a_script_refuses_is_observed_as_an_answer(real: Backend) -> None:
+    observed: list[tuple[str, float, SessionStoreError | None]] = []
+    async with real.store(lease_s=0.1, observe=lambda *seen: observed.append(seen)) as store:
+        with pytest.raises(PreconditionFailedError):
+            await store.environment("checkout", "staging").put("ci-42", if_match="*")
+    assert [(script, error) for script, _, error in observed] == [("put", None)]
 
 
 async def test_what_is_not_sent_is_not_observed(real: Backend) -> None:
