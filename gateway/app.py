@@ -105,7 +105,8 @@ async def _answer_error(exchange: Exchange, error: SessionStoreError) -> None:
         await _answer_internal_error(exchange)
         return
     if isinstance(error, StoreUnavailableError):
-        log.warning("%s (%r)", error, error.__cause__, extra=_fields(exchange))
+        cause = "" if error.__cause__ is None else f" ({error.__cause__!r})"
+        log.warning("%s%s", error, cause, extra=_fields(exchange))
     exchange.error_code = error.code
     body = error_body(error.code, str(error))
     await exchange.answer(Reply(STATUS[error.code], body, error_headers(error)))

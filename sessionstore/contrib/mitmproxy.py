@@ -53,6 +53,11 @@ class SessionStoreAddon:
             raise exceptions.OptionsError(  # type: ignore[no-untyped-call]
                 "sessionstore: whose sessions are served can't be changed while the proxy runs; start it anew."
             )
+        if not all(place):
+            raise exceptions.OptionsError(  # type: ignore[no-untyped-call]
+                "sessionstore: say whose sessions are served, with --set sessionstore_project=… and "
+                "--set sessionstore_environment=…"
+            )
         try:
             self._store = AsyncSessionStore.from_url(place[0])
             self._environment = self._store.environment(*place[1:])

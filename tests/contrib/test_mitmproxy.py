@@ -167,7 +167,10 @@ def test_a_request_gets_the_state_that_was_just_put(mitmdump: str, shared_redis:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sessionstore_environment": "staging"}, ["sessionstore: The project is not a slug"]),
+        (
+            {"sessionstore_environment": "staging"},
+            ["sessionstore: say whose sessions are served", "sessionstore_project"],
+        ),
         (
             {"sessionstore_project": "checkout", "sessionstore_environment": "a b"},
             ["sessionstore: The environment is not a slug"],
