@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from .plan import KINDS
@@ -44,7 +46,12 @@ def main() -> int:
     seed = options.seed
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"checker-{seed}-", dir=options.keep))
-        report = check(folder, seed, options.rounds, kinds=kinds, lease_s=options.lease)
+        try:
+            report = check(folder, seed, options.rounds, kinds=kinds, lease_s=options.lease)
+        except (AssertionError, OSError, subprocess.SubprocessError):
+            traceback.print_exc()
+            print(f"seed {seed}: the run did not come to its end, so nothing was checked. The records are in {folder}.")
+            return 1
         looks += report.looks
         writes += report.writes
         print(report, flush=True)
