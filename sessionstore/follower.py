@@ -145,6 +145,8 @@ class Follower:
         self._head_to_confirm: tuple[Position, int] | None = None
         #: since when a sync only waits for messages
         self._awaiting_since: float | None = None
+        #: doubts since the last message: that many resyncs were in vain if messages do not come
+        self.unheard = 0
         self.closed = False
         self.replica.on_change = self._changed
 
@@ -186,6 +188,7 @@ class Follower:
 
     def lost(self, reason: str, now: float) -> None:
         """The subscription's link is down."""
+        self.unheard = 0
         self._blame(reason)
         self.replica.lost(reason)
         self._refresh(now)
@@ -201,6 +204,7 @@ class Follower:
         # Until the new state's expiry is known, look-ups check it themselves.
         for bound in self._bounds:
             bound.until = -inf
+        self.unheard = 0
         change = self.replica.message(payload)
         if change is not None:
             self._context.learn(change.rev, settling=False)
@@ -353,6 +357,7 @@ class Follower:
             self._awaiting_since = now
         elif now - self._awaiting_since >= _AWAIT_S:
             self._awaiting_since = None
+            self.unheard += 1
             self.doubt(f"revision {self.replica.awaited} was not published", now)
 
     def _read_clock(self, redis_now: int, sent_at: float, now: float) -> None:
@@ -369,6 +374,7 @@ class Follower:
     def _take_verdict(self, now: float) -> None:
         reason = self.lease.take_verdict()
         if reason is not None:
+            self.unheard += 1
             self.doubt(reason, now)
 
     def _ask(self, call: Call[Any], now: float, purpose: Request | LeaseRequest | dict[str, float]) -> FollowerRequest:

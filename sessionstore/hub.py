@@ -33,6 +33,8 @@ CALL_WITHIN_S = 1.0
 
 #: Seconds by which a look at the link may come late before this process is taken to have been stopped or stalled.
 _LATE_S = 0.1
+#: Doubts without a message in between after which the link is not trusted any more, whatever it answers to heartbeats.
+_MOST_UNHEARD = 2
 #: Calls of closed followers that go out together.
 _LAST_CALLS = 16
 
@@ -74,9 +76,10 @@ class Hub:
         self._open = False
         self._pinged_at = -inf
         self._heard_at = -inf
-        #: when the link has to be looked at next, and whether at once: Redis has ended a subscription
+        #: when the link has to be looked at next, and whether at once: Redis has ended a subscription, or may have
         self._look_at = inf
         self._ended = False
+        self._deaf = False
         #: what is left to run for followers that are closed
         self._parting: deque[FollowerRequest] = deque()
         #: what the log says: whether an environment is in touch, and whose look-ups can't be noted
@@ -175,7 +178,7 @@ class Hub:
         Raises
         ------
         LinkBroken
-            A heartbeat was not answered in time.
+            A heartbeat was not answered in time, or messages do not come.
         """
         if not self._open:
             return []
@@ -184,6 +187,8 @@ class Hub:
             self._pinged_at = max(self._pinged_at, now - PONG_WITHIN_S / 2)
         if self._pinged_at > self._heard_at and now - self._pinged_at > PONG_WITHIN_S:
             raise LinkBroken(f"nothing was heard from Redis for {now - self._heard_at:.1f} s")
+        if self._deaf:
+            raise LinkBroken("changes that were published did not come")
         self._ended = False
         commands: list[tuple[str, ...]] = []
         here = self._asked | self._confirmed
@@ -206,7 +211,7 @@ class Hub:
         """Local time at which `link_commands` has to be called again at the latest."""
         if not self._open:
             return inf
-        if self._ended:
+        if self._ended or self._deaf:
             return -inf
         if self._pinged_at > self._heard_at:
             return self._pinged_at + PONG_WITHIN_S + 0.001
@@ -355,11 +360,12 @@ class Hub:
         self._asked.clear()
         self._confirmed.clear()
         self._leaving.clear()
-        self._ended = False
+        self._ended = self._deaf = False
 
     def _tell(self, now: float) -> None:
         """Say in the log, once, when an environment is lost touch with, and when it is regained."""
         for follower in self._followers.values():
+            self._deaf = self._deaf or (self._open and follower.unheard >= _MOST_UNHEARD)
             fresh = follower.fresh_until > now
             told = self._told_fresh.get(follower)
             if fresh and not told:

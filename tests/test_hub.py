@@ -631,3 +631,47 @@ def test_a_writer_that_comes_after_the_end_does_not_wait(world: HubWorld) -> Non
 
     assert woken == [None]
     assert not world.hub.wanted
+
+
+def test_a_link_on_which_published_changes_do_not_come_is_made_anew(world: HubWorld) -> None:
+    # Given a link that answers heartbeats, on a server that has forgotten its subscription
+    follower = world.go_live()
+    server = world.servers[KEYS.changes]
+    publish, server.publish = server.publish, lambda payload: None
+
+    # When changes are published, then the view resyncs in vain
+    def live_on() -> None:
+        for number in range(20):
+            server.put(f"s{number}")
+            world.advance(LEASE_MS / 3000)
+            world.confirm()
+            world.run()
+
+    with pytest.raises(LinkBroken, match="did not come"):
+        live_on()
+    assert follower.replica.resyncs <= 3
+
+    # And another link heals it
+    world.hub.link_lost("broken", world.now)
+    server.publish = publish
+    world.hub.link_opened(world.now)
+    world.advance(1.0)
+    world.confirm()
+    world.run()
+    assert follower.live
+    live_on()
+    assert follower.live
+
+
+def test_resyncs_for_other_reasons_leave_the_link(world: HubWorld) -> None:
+    world.go_live()
+    server = world.servers[KEYS.changes]
+    for number in range(10):
+        # Messages come, and now and then one is lost.
+        publish, server.publish = server.publish, lambda payload: None
+        server.put("lost")
+        server.publish = publish
+        server.put(f"s{number}")
+        world.advance(1.0)
+        world.confirm()
+        world.run()
