@@ -163,7 +163,7 @@ class BodyTooLargeError(GatewayError):
 
 
 class UnsupportedMediaTypeError(GatewayError):
-    """The body is not declared to be JSON."""
+    """The body is not declared to be JSON, or is encoded."""
 
     code: ClassVar[str] = "unsupported_media_type"
 

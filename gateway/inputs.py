@@ -204,13 +204,15 @@ def decode_override_id(segment: bytes) -> str:
         raise InvalidOverrideError("The override id is not UTF-8; it begins with 'ovr_' and is plain ASCII.") from None
 
 
-def check_media_type(content_type: bytes | None) -> None:
-    """Check that a body is declared to be JSON.
+def check_media_type(content_type: bytes | None, content_encoding: bytes | None) -> None:
+    """Check that a body is declared to be JSON, and as it is.
 
     Raises
     ------
     UnsupportedMediaTypeError
     """
+    if content_encoding is not None and content_encoding.lower() not in (b"", b"identity"):
+        raise UnsupportedMediaTypeError("Send the body as it is, without a Content-Encoding.")
     if content_type == b"application/json" or (content_type is not None and _JSON_TYPE.match(content_type)):
         return
     raise UnsupportedMediaTypeError(

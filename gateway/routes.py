@@ -225,7 +225,7 @@ class API:
         query = exchange.query
         if_match = _if_match(exchange)
         if_none_match = _create_only(exchange)
-        check_media_type(exchange.single_header(b"content-type"))
+        check_media_type(exchange.single_header(b"content-type"), exchange.header_values(b"content-encoding"))
         patch = decode_patch(await exchange.read_body())
         environment = await self._resolve(
             exchange,

@@ -235,6 +235,15 @@ class TestMediaType:
             headers=headers,
         )
 
+    @pytest.mark.parametrize("encoding", ["gzip", "br, identity", "x"])
+    async def test_encoded_one_is_415(self, api: API, encoding: str) -> None:
+        headers = {"Content-Encoding": encoding}
+
+        await refused(api, 415, "unsupported_media_type", "Content-Encoding", content=b'{"label":"x"}', headers=headers)
+
+    async def test_identity_is_no_encoding(self, api: API) -> None:
+        assert (await api.put("ci-42", content=b"{}", headers={"Content-Encoding": "Identity"})).status_code == 200
+
     async def test_none_is_415(self, api: API) -> None:
         response = await api.client.put("/sessions/ci-42", params=PLACE, content=b"{}")
 
