@@ -15,6 +15,7 @@ local lease_id = ARGV[1]
 local now = now_ms()
 local head = read_head(KEYS[1])
 local floor = floor_of(head)
+begin_without_memory()
 redis.call('ZREM', KEYS[2], lease_id)
 redis.call('ZREM', KEYS[3], lease_id)
 redis.call('HDEL', KEYS[4], lease_id, lease_id .. ':head', lease_id .. ':at', lease_id .. ':epoch')

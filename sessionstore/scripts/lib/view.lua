@@ -7,8 +7,9 @@ local function read_head(head_key)
 end
 
 -- Call it ahead of all other writes: a script that has begun with one that only removes runs to its end on a Redis that is out
--- of memory. Nothing changes there, and so views can stay fresh.
+-- of memory. Nothing changes there, and so views can stay fresh. Where the keys are not what they should be, it fails here.
 local function begin_without_memory()
+  redis.call('HLEN', KEYS[4])
   redis.call('ZREM', KEYS[2], '')
 end
 
