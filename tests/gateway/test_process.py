@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
@@ -10,12 +11,17 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from gateway.__main__ import main
+from gateway.server import server_config
 from sessionstore import SessionStore
 from sessionstore.apikeys import is_secret
 
@@ -428,3 +434,21 @@ class TestSignals:
             gateway.signal(signal.SIGTERM)
 
             assert gateway.wait() == 0
+
+
+def test_without_httptools_what_is_not_http_is_answered_in_the_envelope_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    monkeypatch.delitem(sys.modules, "gateway.protocol", raising=False)
+    config = server_config(lambda: None, shutdown_grace_s=1.0)
+    assert isinstance(config.http, type)
+    assert issubclass(config.http, H11Protocol)
+
+    protocol = config.http(config, ServerState(), {}, asyncio.new_event_loop())
+    transport = protocol.transport = Mock()
+    protocol.send_400_response("Invalid HTTP request received.")
+    protocol.loop.close()
+
+    head, _, body = transport.write.call_args.args[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["code"] == "bad_request"
+    transport.close.assert_called_once_with()

@@ -57,6 +57,7 @@ local function save_session(key, session)
     'rev', int(session.rev), 'createdAt', int(session.createdAt), 'lastSeenAt', int(session.lastSeenAt),
     'expiresAt', int(session.expiresAt),
   }
+  -- By the places of the fields in what load_session reads.
   local stored = session.stored
   local stale = not stored
   local function add(index, name, value)
