@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sessionstore import commands
 from sessionstore.commands import WriteContext
 from sessionstore.errors import StoreClosedError
 from sessionstore.follower import Follower, FollowerRequest
@@ -458,9 +459,10 @@ def test_a_leave_comes_after_the_join_that_is_under_way(world: HubWorld) -> None
     assert follower.parted
 
 
-def test_where_redis_is_away_the_last_calls_are_dropped(world: HubWorld) -> None:
+def test_where_redis_is_away_the_last_calls_are_dropped(world: HubWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "TOUCH_BATCH", 10)
     server = world.servers[KEYS.changes]
-    for number in range(10_000):
+    for number in range(500):
         server.put(f"k{number}", published=False)
     follower = world.go_live()
     for key, session in follower.sessions.items():

@@ -320,7 +320,7 @@ def run(driver: Driver, server: RedisServer, **options: Any) -> None:
 
 @pytest.mark.parametrize("driver", ["sync", "asyncio"])
 def test_the_store_does_what_the_model_does(driver: Driver, shared_redis: RedisServer) -> None:
-    run(driver, shared_redis, max_examples=100)
+    run(driver, shared_redis, max_examples=60)
 
 
 #: Bugs that someone could write into a script: which, a piece of its text, and what stands there instead.

@@ -35,6 +35,11 @@ def fail_once(target: Any, name: str, *, after: bool = False) -> None:
     setattr(target, name, failing)
 
 
+#: Each driver once: these are about what it does by itself, whatever it talks to.
+DRIVERS = pytest.mark.parametrize("backend", ["sync-redis", "asyncio-redis"], indirect=True)
+
+
+@DRIVERS
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("name", ["poll", "answered", "link_received", "link_commands"])
 async def test_a_bug_is_logged_and_does_not_end_the_view(
@@ -56,7 +61,7 @@ async def test_a_bug_is_logged_and_does_not_end_the_view(
         assert any(record.exc_info and record.levelno == logging.ERROR for record in caplog.records)
 
 
-@pytest.mark.parametrize("backend", ["sync-redis", "asyncio-redis"], indirect=True)
+@DRIVERS
 async def test_a_link_that_broke_while_something_was_sent_is_not_used_again(
     backend: Backend, store: AsyncSessionStore
 ) -> None:
@@ -110,6 +115,7 @@ async def test_an_observer_that_fails_does_not_end_the_view(backend: Backend, ca
             await eventually(lambda: view.fresh)
 
 
+@DRIVERS
 async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
     async with store.environment("checkout", "staging").view():
         hub = driver_of(store).hub
