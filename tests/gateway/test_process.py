@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import re
-import select
 import shutil
 import signal
 import socket
@@ -223,7 +222,7 @@ class TestSocket:
             for segment in segments:
                 connection.sendall(segment)
                 time.sleep(0.05)  # the next one comes by itself, as far as that can be had
-            received = b""
+            received = connection.recv(65536)
             if until_idle:
                 connection.settimeout(0.5)
             with contextlib.suppress(TimeoutError):
@@ -317,21 +316,57 @@ class TestSocket:
         assert json.loads(body)["code"] == "bad_request"
 
     @pytest.mark.parametrize("line", [b"X-Long: " + 1000 * b"a" + b"\r\n", 1000 * b"a"])
-    def test_a_head_that_does_not_end_is_refused(self, gateway: GatewayProcess, line: bytes) -> None:
+    def test_a_head_that_is_too_long_is_refused(self, gateway: GatewayProcess, line: bytes) -> None:
+        # Given a client that sends all it has before it reads, then it gets the answer, and no reset
+        head, body = self.exchange(
+            gateway, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-First: ", *(64 * line for _ in range(4))
+        )
+
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert "larger than 64 KiB" in json.loads(body)["error"]
+
+    def test_a_head_that_does_not_end_is_cut_off(self, gateway: GatewayProcess) -> None:
         with gateway.connect() as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-First: ")
-            sent = 0
-            received = b""
-            connection.setblocking(False)
-            while sent < 16 * 2**20:
-                readable, writable, _ = select.select([connection], [connection], [], 20)
-                if readable:
-                    received = connection.recv(65536)
-                    break
-                if writable:
-                    sent += connection.send(line)
-        assert received.startswith(b"HTTP/1.1 400 ")
-        assert b"larger than 64 KiB" in received
+
+            def send_without_end() -> None:
+                end = time.monotonic() + 20
+                while time.monotonic() < end:
+                    connection.sendall(1000 * b"a")
+                    time.sleep(0.001)
+
+            with pytest.raises(ConnectionError):
+                send_without_end()
+
+    def test_requests_before_one_that_is_none_are_answered_first(self, gateway: GatewayProcess) -> None:
+        target = b"/api/v1/sessions/before?project=checkout&environment=staging"
+        put = self.request("PUT", target, "Content-Length: 2", "Content-Type: application/json", body=b"{}")
+        put = put.replace(b"Connection: close\r\n", b"")
+
+        head, rest = self.exchange(gateway, put + put + b"\x00\x01\r\n\r\n")
+
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert re.findall(rb"HTTP/1.1 (\d+) ", rest) == [b"200", b"400"]
+        assert rest.index(b"HTTP/1.1 400 ") < rest.index(b"bad_request")
+
+    @pytest.mark.parametrize("apart", [False, True])
+    @pytest.mark.parametrize("before", [0, 2])
+    def test_a_body_that_breaks_off_changes_nothing(self, gateway: GatewayProcess, before: int, apart: bool) -> None:
+        get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        target = b"/api/v1/sessions/broken?project=checkout&environment=staging"
+        put = self.request("PUT", target, "Transfer-Encoding: chunked", "Content-Type: application/json")
+        body = b'd\r\n{"label": "x"\r\nnot a length\r\n'
+
+        head, rest = (
+            self.exchange(gateway, before * get + put, body)
+            if apart
+            else self.exchange(gateway, before * get + put + body)
+        )
+
+        answers = re.findall(rb"HTTP/1.1 (\d+) ", head + rest)
+        assert answers == before * [b"200"] + [b"400"]
+        with gateway.client() as client:
+            assert client.get("/sessions/broken").status_code == 404
 
     def test_white_space_around_a_value_is_no_part_of_it(self, gateway: GatewayProcess) -> None:
         target = b"/api/v1/sessions/spaces?project=checkout&environment=staging"
