@@ -9,13 +9,16 @@ STAMP := $(VENV)/.installed
 RUN_STAMP := $(VENV)/.installed-to-run
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
+# Each worker has servers of its own; a file's tests stay together, since they share them.
+TESTS ?= --numprocesses=2 --dist=loadfile
+
 .PHONY: run test check format bench soak clean
 
 run: $(RUN_STAMP)  ## the gateway on an embedded store; prints a key and curl lines to try
 	$(BIN)/python -m gateway
 
-test: $(STAMP)  ## all tests; those that need a redis-server start their own
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## all tests, or TESTS="-k views"; those that need a redis-server start their own
+	$(BIN)/python -m pytest $(TESTS)
 
 check: $(STAMP)  ## lint, format, types, Lua
 	$(BIN)/ruff check .

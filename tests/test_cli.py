@@ -341,7 +341,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("url", "code"),
         [
-            (f"redis://:hunter2@127.0.0.1:{free_port()}/0", 3),
+            ("redis://:hunter2@127.0.0.1:{port}/0", 3),
             ("redis://:hunter2@127.0.0.1:x/0", 2),
             ("redis://:hunter2@127.0.0.1:1/x", 2),
             ("http://:hunter2@127.0.0.1", 2),
@@ -350,7 +350,8 @@ class TestErrors:
     )
     def test_a_redis_that_is_not_there_and_a_url_that_is_none(self, cli: Cli, url: str, code: int) -> None:
         for command in (("get", "ci-42", *STAGING), ("keys", "list"), ("watch", *STAGING)):
-            assert "hunter2" not in cli.error(*command, "--redis-url", url, code=code)
+            error = cli.error(*command, "--redis-url", url.format(port=free_port()), code=code)
+            assert "hunter2" not in error
 
     def test_usage(self, cli: Cli) -> None:
         assert "--project" in cli("get", "ci-42", code=2).stderr
