@@ -34,12 +34,12 @@ __all__ = ["main"]
 log = logging.getLogger("gateway")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the gateway until it is told to stop; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, program: str = "python -m gateway") -> int:
+    """Run the gateway until it is told to stop; returns the exit code. `program` is how its help names it."""
     try:
-        settings = parse_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
+        settings = parse_settings(sys.argv[1:] if arguments is None else arguments, os.environ, program)
     except UsageError as exc:
-        return _fail(2, f"{exc}\nSee python -m gateway --help.")
+        return _fail(2, f"{exc}\nSee {program} --help.")
     configure_logging(settings.log_level)
     with contextlib.ExitStack() as stack:
         try:

@@ -12,7 +12,14 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from sessionstore.apikeys import is_secret
-from sessionstore.config import DEFAULT_DEADLINE_S, DEFAULT_LEASE_S, DEFAULT_TTL_S
+from sessionstore.config import (
+    DEADLINE_RANGE_S,
+    DEFAULT_DEADLINE_S,
+    DEFAULT_LEASE_S,
+    DEFAULT_TTL_S,
+    LEASE_RANGE_S,
+    TTL_RANGE_S,
+)
 from sessionstore.connection import check_url
 from sessionstore.errors import InvalidInputError
 from sessionstore.keys import DEFAULT_PREFIX, validate_prefix
@@ -155,7 +162,7 @@ _OPTIONS = (
         "ttl",
         "SECONDS",
         f"{DEFAULT_TTL_S:.0f}",
-        _seconds(1, 366 * 24 * 3600),
+        _seconds(*TTL_RANGE_S),
         "how long a session lives after it was last seen",
     ),
     _Option(
@@ -163,7 +170,7 @@ _OPTIONS = (
         "lease",
         "SECONDS",
         f"{DEFAULT_LEASE_S:g}",
-        _seconds(0.1, 60),
+        _seconds(*LEASE_RANGE_S),
         "how long a view's lease lasts; all that share a Redis need the same",
     ),
     _Option(
@@ -171,7 +178,7 @@ _OPTIONS = (
         "deadline",
         "SECONDS",
         f"{DEFAULT_DEADLINE_S:g}",
-        _seconds(0.05, 60),
+        _seconds(*DEADLINE_RANGE_S),
         "how long one call of Redis may take before it is answered with 503",
     ),
     _Option(
@@ -204,8 +211,8 @@ _OPTIONS = (
 _ACCESS_LOG = _Option("access_log", "access-log", "", "on", _on_or_off, "log one line for each request")
 
 
-def parse_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Read the settings.
+def parse_settings(arguments: Sequence[str], environ: Mapping[str, str], program: str) -> Settings:
+    """Read the settings; `program` is how the help names it.
 
     Raises
     ------
@@ -214,7 +221,7 @@ def parse_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Sett
     SystemExit
         For ``--help``.
     """
-    chosen = vars(_parser().parse_args(arguments))
+    chosen = vars(_parser(program).parse_args(arguments))
     values: dict[str, Any] = {}
     for option in (*_OPTIONS, _ACCESS_LOG):
         given = chosen[option.field]
@@ -242,9 +249,9 @@ MAKE_ONE = (
 )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m gateway",
+        prog=program,
         description="Set, read and tear down the mock state of test sessions over HTTP.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

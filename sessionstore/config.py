@@ -12,10 +12,13 @@ from .keys import DEFAULT_PREFIX, EnvironmentKeys, StoreKeys
 from .trust import ServerTrust
 
 __all__ = [
+    "DEADLINE_RANGE_S",
     "DEFAULT_DEADLINE_S",
     "DEFAULT_LEASE_S",
     "DEFAULT_TTL_S",
+    "LEASE_RANGE_S",
     "MAX_CONNECTIONS",
+    "TTL_RANGE_S",
     "Observer",
     "StoreConfig",
     "StoreOptions",
@@ -29,6 +32,10 @@ DEFAULT_LEASE_S = 2.0
 
 #: Seconds that one call may take in all, connecting included.
 DEFAULT_DEADLINE_S = 2.0
+#: The least and the most of each, in seconds.
+TTL_RANGE_S = (0.001, 366 * 24 * 60 * 60.0)
+LEASE_RANGE_S = (0.1, 60.0)
+DEADLINE_RANGE_S = (0.05, 60.0)
 #: Connections of one store, at most; further calls wait for one within their deadline.
 MAX_CONNECTIONS = 64
 
@@ -80,10 +87,10 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         StoreKeys(self.prefix)
-        check_seconds("ttl_s", self.ttl_s, 0.001, 366 * 24 * 60 * 60.0)
-        check_seconds("lease_s", self.lease_s, 0.1, 60.0)
+        check_seconds("ttl_s", self.ttl_s, *TTL_RANGE_S)
+        check_seconds("lease_s", self.lease_s, *LEASE_RANGE_S)
         self.trust = ServerTrust(self.lease_s)
-        check_seconds("deadline_s", self.deadline_s, 0.05, 60.0)
+        check_seconds("deadline_s", self.deadline_s, *DEADLINE_RANGE_S)
 
     def context(self, project: str, environment: str) -> WriteContext:
         """What writes to one environment carry; the same object each time, since it remembers the revision."""

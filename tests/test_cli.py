@@ -149,7 +149,7 @@ class TestSessions:
             (("--label", "x", "--clear-label"), "either --label or --clear-label"),
             (("--scenario", "scn_x", "--clear-scenario"), "either --scenario or --clear-scenario"),
             (("--override", "ovr_x", "--no-overrides"), "either --override or --no-overrides"),
-            (("--ttl", "0"), "ttl_s must be"),
+            (("--ttl", "0"), "--ttl must be"),
         ],
     )
     def test_bad_input_changes_nothing(self, cli: Cli, options: tuple[str, ...], reason: str) -> None:
@@ -460,7 +460,7 @@ SESSION = {
         (
             "catalog",
             {"catalog": {"mocks": [{"id": "ovr_a", "name": "A"}], "scenarios": []}},
-            "12:00:00.123  #9  catalog  1 mocks, 0 scenarios",
+            "12:00:00.123  #9  catalog  1 mock, 0 scenarios",
         ),
     ],
 )
@@ -566,7 +566,7 @@ class TestProcesses:
         with process(shared_redis, "serve", "--help") as serve:
             out, err = serve.communicate(timeout=20)
         assert (serve.returncode, err) == (0, "")
-        assert out.startswith("usage: python -m gateway")
+        assert out.startswith("usage: sessionstore serve")
         with process(shared_redis, "serve", "--port", "x") as serve:
             out, err = serve.communicate(timeout=20)
         assert serve.returncode == 2

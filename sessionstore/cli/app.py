@@ -97,4 +97,4 @@ def serve(ctx: typer.Context) -> NoReturn:
     except ModuleNotFoundError as exc:
         say(f"sessionstore: the gateway needs {exc.name}; install sessionstore[gateway].")
         raise typer.Exit(2) from exc
-    sys.exit(main(ctx.args))
+    sys.exit(main(ctx.args, "sessionstore serve"))

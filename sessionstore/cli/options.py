@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import DEFAULT_LEASE_S, DEFAULT_TTL_S, StoreOptions
+from ..config import DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S, StoreOptions, check_seconds
 from ..errors import InvalidInputError, InvalidQueryError
 from ..keys import DEFAULT_PREFIX
 from ..sync.store import Environment, SessionStore
@@ -86,6 +86,8 @@ def opened(
     """Open the store that the options name, for one command."""
     if not redis_url:
         raise InvalidInputError("No Redis is named; give --redis-url or set SESSIONSTORE_REDIS_URL.")
+    check_seconds("--ttl", ttl_s, *TTL_RANGE_S)
+    check_seconds("--lease", lease_s, *LEASE_RANGE_S)
     options: StoreOptions = {"prefix": prefix, "lease_s": lease_s, "ttl_s": ttl_s}
     with SessionStore.from_url(redis_url, max_connections=4, **options) as store:
         yield store

@@ -21,6 +21,7 @@ from ..errors import CorruptDataError, StoreUnavailableError
 from ..keys import DEFAULT_PREFIX, EnvironmentKeys
 from ..messages import CatalogChanged, Change, ExpiryMoved, SessionDeleted, SessionSet, decode_change
 from ..session import format_time
+from ..sync.connections import Connections
 from ..sync.store import SessionStore
 from .options import (
     EnvironmentOption,
@@ -125,7 +126,11 @@ def _describe_session(change: SessionSet) -> str:
 def _describe_catalog(catalog: Catalog | None) -> str:
     if catalog is None:
         return "taken away"
-    return f"{len(catalog.mocks)} mocks, {len(catalog.scenarios)} scenarios"
+    return f"{_count(len(catalog.mocks), 'mock')}, {_count(len(catalog.scenarios), 'scenario')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _watch(store: SessionStore, redis_url: str, keys: EnvironmentKeys, as_json: bool) -> None:
@@ -168,7 +173,7 @@ def _follow(
     with client, client.pubsub() as pubsub:
         pubsub.subscribe(keys.changes)
         _next(pubsub)
-        head = store._connections.execute(read_head(keys))
+        head = Connections(store.connection_pool, store.config).execute(read_head(keys))
         complete = chain.start(head.rev, head.id)
         yield None, "", complete
         # What was published before the head was read comes before the answer to this.
