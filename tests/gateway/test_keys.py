@@ -20,8 +20,8 @@ from gateway.limits import Limit, RateLimiter
 from gateway.logs import JSONFormatter
 from gateway.metrics import Metrics
 from gateway.routes import Resource
-from sessionstore import AsyncSessionStore
-from sessionstore.apikeys import REVOCATION_BOUND_S, Refusal, generate_secret
+from sessionstore import AsyncSessionStore, InvalidFieldError
+from sessionstore.apikeys import REVOCATION_BOUND_S, NewApiKey, Refusal, generate_secret
 from sessionstore.clock import lease_clock
 
 from ..redis_server import RedisServer
@@ -89,15 +89,27 @@ class Keys:
         return self.secrets[kind]
 
 
+async def make_expired_key(store: AsyncSessionStore) -> NewApiKey:
+    # As short as can be: a slow machine needs more time to make one that has not expired yet.
+    lifetime_ms = 5
+    while True:
+        expires_at = (await store.keys.snapshot()).now + lifetime_ms
+        try:
+            expired = await store.keys.create("expired", expires_at=expires_at)
+            break
+        except InvalidFieldError:
+            lifetime_ms *= 4
+    while (await store.keys.snapshot()).now <= expires_at:
+        pass
+    return expired
+
+
 async def make_keys(store: AsyncSessionStore) -> Keys:
     org = await store.keys.create("org")
     project = await store.keys.create("project", project="checkout")
     revoked = await store.keys.create("revoked")
     await store.keys.revoke(revoked.key.id)
-    expires_at = (await store.keys.snapshot()).now + 20
-    expired = await store.keys.create("expired", expires_at=expires_at)
-    while (await store.keys.snapshot()).now <= expires_at:
-        pass
+    expired = await make_expired_key(store)
     made = {"org": org, "project": project, "revoked": revoked, "expired": expired}
     return Keys(
         {**{kind: key.secret for kind, key in made.items()}, "wrong": generate_secret(), "none": None},
