@@ -4,19 +4,23 @@ Load it together with an addon of your own that answers the mocked requests::
 
     mitmdump -s your_mocks.py --set sessionstore_project=checkout --set sessionstore_environment=staging
 
-where ``your_mocks.py`` says ``addons = [SessionStoreAddon(), YourMocks()]``.
+where ``your_mocks.py`` says ``addons = [SessionStoreAddon(), YourMocks()]``. Each option's default is the environment
+variable of the same setting, `SESSIONSTORE_REDIS_URL` and so on: a password has no place on a command line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from ..aio.store import AsyncEnvironment, AsyncSessionStore
 from ..aio.view import AsyncView
+from ..config import DEFAULT_LEASE_S, DEFAULT_TTL_S
 from ..errors import InvalidInputError
+from ..keys import DEFAULT_PREFIX
 from ..session import session_key_from_header
 from .asgi import SESSION_HEADER, STATE_KEY
 
@@ -26,45 +30,49 @@ __all__ = ["SessionStoreAddon"]
 class SessionStoreAddon:
     """Look up the session that each request names; put it before the addons that use it.
 
-    Options: ``sessionstore_url`` (Redis), ``sessionstore_project``, ``sessionstore_environment``, and
-    ``sessionstore_delay`` (apply the session's global delay).
+    Options: ``sessionstore_url`` (Redis), ``sessionstore_project``, ``sessionstore_environment``;
+    ``sessionstore_prefix``, ``sessionstore_ttl`` and ``sessionstore_lease`` (seconds), which have to be the gateway's;
+    and ``sessionstore_delay`` (apply the session's global delay).
+
+    Attributes
+    ----------
+    view : AsyncView or None
+        The view, with the catalog; None until mitmproxy runs.
     """
 
     def __init__(self) -> None:
         self.view: AsyncView | None = None
-        self._place: tuple[str, str, str] | None = None
+        self._settings: tuple[str, ...] | None = None
         self._store: AsyncSessionStore | None = None
         self._environment: AsyncEnvironment | None = None
 
     def load(self, loader: Loader) -> None:
         """Declare the options."""
-        loader.add_option("sessionstore_url", str, "redis://localhost:6379/0", "Redis that holds the sessions.")
-        loader.add_option("sessionstore_project", str, "", "Project whose sessions are served.")
-        loader.add_option("sessionstore_environment", str, "", "Environment whose sessions are served.")
+        for name, variable, default, meaning in _SETTINGS:
+            loader.add_option(name, str, os.environ.get(variable) or default, meaning)
         loader.add_option("sessionstore_delay", bool, False, "Apply each session's global delay.")
 
     def configure(self, updated: set[str]) -> None:
         """Check the options; nothing connects yet."""
-        options = ctx.options
-        place = (options.sessionstore_url, options.sessionstore_project, options.sessionstore_environment)
-        if place == self._place:
+        settings = tuple(getattr(ctx.options, name) for name, *_ in _SETTINGS)
+        if settings == self._settings:
             return
         if self.view is not None:
-            raise exceptions.OptionsError(  # type: ignore[no-untyped-call]
-                "sessionstore: whose sessions are served can't be changed while the proxy runs; start it anew."
-            )
-        if not all(place):
-            raise exceptions.OptionsError(  # type: ignore[no-untyped-call]
-                "sessionstore: say whose sessions are served, with --set sessionstore_project=… and "
-                "--set sessionstore_environment=…"
+            raise _refusal("whose sessions are served can't be changed while the proxy runs; start it anew.")
+        url, project, environment, prefix, ttl, lease = settings
+        if not (url and project and environment):
+            raise _refusal(
+                "say whose sessions are served, with --set sessionstore_project=… and --set sessionstore_environment=…"
             )
         try:
-            self._store = AsyncSessionStore.from_url(place[0])
-            self._environment = self._store.environment(*place[1:])
+            self._store = AsyncSessionStore.from_url(
+                url, prefix=prefix, ttl_s=_seconds("ttl", ttl), lease_s=_seconds("lease", lease)
+            )
+            self._environment = self._store.environment(project, environment)
         except InvalidInputError as exc:
             # mitmproxy prints the whole chain.
-            raise exceptions.OptionsError(f"sessionstore: {exc}") from None  # type: ignore[no-untyped-call]
-        self._place = place
+            raise _refusal(str(exc)) from None
+        self._settings = settings
 
     async def running(self) -> None:
         """Open the view. The proxy serves meanwhile, and until the view is in touch no request has a session."""
@@ -90,3 +98,29 @@ class SessionStoreAddon:
 
 
 _HEADER = SESSION_HEADER.encode()
+
+#: Options, the environment variables that their defaults come from, else their defaults, and what they mean.
+_SETTINGS = (
+    ("sessionstore_url", "SESSIONSTORE_REDIS_URL", "redis://localhost:6379/0", "Redis that holds the sessions."),
+    ("sessionstore_project", "SESSIONSTORE_PROJECT", "", "Project whose sessions are served."),
+    ("sessionstore_environment", "SESSIONSTORE_ENVIRONMENT", "", "Environment whose sessions are served."),
+    ("sessionstore_prefix", "SESSIONSTORE_PREFIX", DEFAULT_PREFIX, "In front of every key in Redis; the gateway's."),
+    (
+        "sessionstore_ttl",
+        "SESSIONSTORE_TTL",
+        f"{DEFAULT_TTL_S:g}",
+        "Seconds that a session lives after it was last seen; the gateway's.",
+    ),
+    ("sessionstore_lease", "SESSIONSTORE_LEASE", f"{DEFAULT_LEASE_S:g}", "Seconds of a view's lease; the gateway's."),
+)
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInputError(f"sessionstore_{name} must be a number of seconds.") from None
+
+
+def _refusal(sentence: str) -> exceptions.OptionsError:
+    return exceptions.OptionsError(f"sessionstore: {sentence}")  # type: ignore[no-untyped-call]

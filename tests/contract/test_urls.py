@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from sessionstore import AsyncSessionStore, InvalidInputError, SessionStore, SessionStoreError, StoreUnavailableError
 
@@ -14,6 +17,7 @@ from ..redis_server import RedisServer
 from .adapter import as_async
 
 PASSWORD = "s3cret-pa55"
+OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 
 
 @pytest.fixture(params=["sync", "asyncio"])
@@ -52,6 +56,34 @@ async def test_ways_to_name_it(kind: Any, guarded: RedisServer, url: str, prefix
     async with open_store(kind, filled, prefix=prefix) as store:
         session = await store.environment("checkout", "staging").put("ci-42")
         assert await store.environment("checkout", "staging").get("ci-42") == session
+
+
+async def test_the_documented_user_may_do_all_that_is_needed_and_no_harm(kind: Any, guarded: RedisServer) -> None:
+    [rule] = re.findall(r"^ACL SETUSER sessions (.*)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
+    with guarded.client(password=PASSWORD) as client:
+        client.execute_command("ACL", "SETUSER", "sessions", *rule.split())
+    url = f"redis://sessions:password@127.0.0.1:{guarded.port}"
+    async with open_store(kind, url) as store:
+        staging = store.environment("checkout", "staging")
+        async with staging.view(touch_interval_s=0.01) as view:
+            catalog = {"project": "checkout", "environments": {"staging": {"mocks": [{"id": "ovr_a", "name": "A"}]}}}
+            await store.project("checkout").apply_catalog(catalog)
+            await staging.put("ci-42", overrides=["ovr_a"])
+            assert view.get("ci-42") is not None
+            await staging.deactivate("ci-42", "ovr_a")
+            await staging.activate("ci-42", "ovr_a")
+            await staging.reset("ci-42")
+            assert len((await staging.list()).sessions) == len(await staging.views()) == 1
+            await staging.touch({"ci-42": 1})
+            assert await store.project("checkout").live_sessions() == {"staging": 1}
+            await staging.delete("ci-42")
+        key = (await store.keys.create("ci")).key
+        await store.keys.mark_used({key.id: (await store.keys.snapshot()).now})
+        await store.keys.revoke(key.id)
+    with guarded.client(username="sessions", password="password") as client:
+        for harm in ("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "CONFIG GET *", "KEYS *", "CLIENT KILL TYPE normal", "GET x"):
+            with pytest.raises(NoPermissionError):
+                client.execute_command(*harm.split())
 
 
 async def test_the_database_counts(kind: Any, guarded: RedisServer, prefix: str) -> None:

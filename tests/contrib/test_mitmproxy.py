@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -20,7 +22,7 @@ from sessionstore import SessionStore
 
 from ..gateway.conftest import AUTHORIZATION, PLACE
 from ..gateway.process import GatewayProcess
-from ..redis_server import RedisServer
+from ..redis_server import RedisServer, free_port
 
 MISSING = "mitmproxy is not installed beside this Python (pip install 'sessionstore[mitmproxy]')"
 
@@ -76,16 +78,18 @@ class Proxy:
 
 
 @contextmanager
-def run_proxy(mitmdump: str, folder: Path, **options: str) -> Iterator[Proxy]:
+def run_proxy(
+    mitmdump: str, folder: Path, addon: str = ADDON, variables: Mapping[str, str] = MappingProxyType({}), **options: str
+) -> Iterator[Proxy]:
     """Run mitmdump on a free port; its certificates and settings are in a folder of its own."""
     script = folder / "mocks.py"
-    script.write_text(ADDON)
+    script.write_text(addon)
     command = [mitmdump, "--listen-host", "127.0.0.1", "--listen-port", "0", "--scripts", str(script)]
     # Lazy: there is no server to connect to before the request is known.
     for name, value in {"confdir": str(folder), "connection_strategy": "lazy", **options}.items():
         command += ["--set", f"{name}={value}"]
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **variables})
         proxy = None
         try:
             proxy = Proxy(await_port(process, output), output)
@@ -164,9 +168,53 @@ def test_a_request_gets_the_state_that_was_just_put(mitmdump: str, shared_redis:
         assert store.environment(project, place["environment"]).views() == ()
 
 
+def test_the_example_answers_by_scenario_and_takes_its_settings_from_the_environment(
+    mitmdump: str, shared_redis: RedisServer, prefix: str, tmp_path: Path
+) -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    [example] = re.findall(
+        r"^```python\n(from mitmproxy import http\n.*?)^```$", (docs / "views.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    variables = {
+        "SESSIONSTORE_REDIS_URL": shared_redis.url,
+        "SESSIONSTORE_PROJECT": "checkout",
+        "SESSIONSTORE_ENVIRONMENT": "staging",
+        "SESSIONSTORE_PREFIX": prefix,
+        "SESSIONSTORE_TTL": "5000",
+        "SESSIONSTORE_LEASE": "3",
+    }
+    with SessionStore.from_url(shared_redis.url, prefix=prefix, ttl_s=1000, lease_s=3) as store:
+        catalog = tomllib.loads((docs / "examples" / "catalog.toml").read_text())
+        store.project("checkout").apply_catalog(catalog)
+        staging = store.environment("checkout", "staging")
+        with run_proxy(mitmdump, tmp_path, example, variables) as proxy:
+            deadline = time.monotonic() + 30
+            while not staging.views():
+                assert time.monotonic() < deadline, proxy.log
+                time.sleep(0.02)
+            url = f"http://127.0.0.1:{free_port()}/"
+
+            # A mock that is on with its scenario
+            session = staging.put("ci-42", scenario="scn_paymentDeclined")
+            assert proxy.client.get(url, headers={"x-flowmock-session": "ci-42"}).status_code == 402
+            # and one that is off
+            staging.put("ci-42", scenario=None)
+            assert proxy.client.get(url, headers={"x-flowmock-session": "ci-42"}).status_code == 502
+        # The proxy's own TTL holds for what it has looked up; it said so when it left.
+        assert staging.get("ci-42").expires_at - session.expires_at > 3_900_000  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (
+            {
+                "sessionstore_project": "checkout",
+                "sessionstore_environment": "staging",
+                "sessionstore_lease": "x",
+            },
+            ["sessionstore: sessionstore_lease must be a number of seconds."],
+        ),
         (
             {"sessionstore_environment": "staging"},
             ["sessionstore: say whose sessions are served", "sessionstore_project"],
