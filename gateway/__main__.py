@@ -128,7 +128,7 @@ def _run(
             if secret is None and loaded and not authenticator.ring.admits_anybody(lease_clock()):
                 raise NoKeyError
             if not loaded:
-                log.warning("Redis can't be reached yet; the gateway answers 503 until it can.")
+                log.warning("The gateway answers 503 until the API keys can be loaded.")
             async with contextlib.AsyncExitStack() as stack:
                 if metrics is not None and metrics_listener is not None:
                     own = server_config(create_metrics_app(metrics), shutdown_grace_s=1)

@@ -14,6 +14,7 @@ from .auth import Authenticator
 from .errors import STATUS, error_body, error_headers
 from .exchange import ClientGoneError, Exchange, Receive, Reply, Scope, Send
 from .limits import RateLimiter
+from .logs import with_cause
 from .metrics import Metrics
 from .routes import API, open_route, unknown_route
 
@@ -105,8 +106,7 @@ async def _answer_error(exchange: Exchange, error: SessionStoreError) -> None:
         await _answer_internal_error(exchange)
         return
     if isinstance(error, StoreUnavailableError):
-        cause = "" if error.__cause__ is None else f" ({error.__cause__!r})"
-        log.warning("%s%s", error, cause, extra=_fields(exchange))
+        log.warning("%s", with_cause(error), extra=_fields(exchange))
     exchange.error_code = error.code
     body = error_body(error.code, str(error))
     await exchange.answer(Reply(STATUS[error.code], body, error_headers(error)))

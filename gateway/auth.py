@@ -26,6 +26,7 @@ from sessionstore.clock import lease_clock
 from sessionstore.errors import SessionStoreError, StoreUnavailableError
 
 from .errors import UnauthorizedError
+from .logs import with_cause
 
 __all__ = ["Authenticator", "Principal"]
 
@@ -76,6 +77,8 @@ class Authenticator:
         on_refusal: Callable[[Refusal], None] | None = None,
     ) -> None:
         self.ring = KeyRing([] if bootstrap is None else [bootstrap])
+        self._bootstrapped = bootstrap is not None
+        self._had_keys = False
         self._store = store
         self._on_refusal = on_refusal
         #: set, and replaced, with each load
@@ -107,12 +110,18 @@ class Authenticator:
         assert self._store is not None, "there is a store to load from"
         sent_at = lease_clock()
         try:
-            self.ring.load(await self._store.keys.snapshot(), sent_at)
+            snapshot = await self._store.keys.snapshot()
         except SessionStoreError as exc:
             if self._in_touch:
-                log.warning("The API keys can't be loaded, so only the bootstrap key will do: %s", exc)
+                known = "only the bootstrap key is known" if self._bootstrapped else "none is known"
+                log.warning("The API keys can't be loaded, so %s: %s", known, with_cause(exc))
             self._in_touch = False
             return False
+        self.ring.load(snapshot, sent_at)
+        if self._had_keys and not snapshot.keys:
+            # Records are kept when keys end: that none is left means that Redis has lost them.
+            log.error("Redis has lost all API keys, as after FLUSHALL; make new ones: sessionstore keys create.")
+        self._had_keys = bool(snapshot.keys)
         if not self._in_touch:
             log.info("The API keys are loaded again.")
         self._in_touch = True

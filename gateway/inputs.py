@@ -137,7 +137,7 @@ def parse_query(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
     query = dict(pairs)
     for name in query:
         if name not in allowed:
-            raise InvalidQueryError(f"Unknown query parameter {_shown(name)}{_nearest(name, allowed)}.")
+            raise InvalidQueryError(f"Unknown query parameter {_shown(name)}; {_nearest(name, allowed)}")
     if len(query) != len(pairs):
         raise InvalidQueryError("A query parameter is given twice; name each once.")
     return query
@@ -340,7 +340,7 @@ def _body_error(body: bytes, exc: msgspec.ValidationError) -> InvalidBodyError |
         return InvalidBodyError('The body must be a JSON object, as in {"label": "CI run 4821"}.')
     for name in document:
         if name not in _RULES:
-            return InvalidBodyError(f"Unknown field {_shown(name)}{_nearest(name, _RULES)}.")
+            return InvalidBodyError(f"Unknown field {_shown(name)}; {_nearest(name, _RULES)}")
     place = _PLACE.search(str(exc))
     name = place[1] if place else ""
     return InvalidBodyError(f"{name} must be {_RULES[name]}." if name in _RULES else f"{exc}.")
@@ -351,8 +351,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     known = tuple(known)
     match difflib.get_close_matches(name[:64], known, 1):
         case [near]:
-            return f"; did you mean {near!r}"
-    return f"; there are {', '.join(known)}"
+            return f"did you mean {near!r}?"
+    return f"there are {', '.join(known)}."
 
 
 def _shown(text: str) -> str:

@@ -8,7 +8,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
-__all__ = ["JSONFormatter", "configure_logging"]
+__all__ = ["JSONFormatter", "configure_logging", "with_cause"]
+
+
+def with_cause(error: Exception) -> str:
+    """An error's sentence, and what it came from: the connection may have said more than a caller should be told."""
+    cause = error.__cause__
+    return str(error) if cause is None else f"{error} ({type(cause).__name__}: {cause})"
 
 
 class JSONFormatter(logging.Formatter):

@@ -178,7 +178,7 @@ ERROR_EXAMPLES = {
     "invalid_json": "The body is empty; send a JSON object, {} to set nothing.",
     "invalid_mode": "mode must be 'reset', which clears the session and keeps it, or 'delete'.",
     "invalid_override": "'extraMock' is not an override id: use 'ovr_' and 1 to 124 letters, digits, '_' or '-'.",
-    "invalid_query": "Unknown query parameter 'enviroment'; did you mean 'environment'.",
+    "invalid_query": "Unknown query parameter 'enviroment'; did you mean 'environment'?",
     "invalid_scenario": "'declined' is not a scenario id: use 'scn_' and 1 to 124 letters, digits, '_' or '-'.",
     "invalid_session_key": "The session key holds a control character; use printable text.",
     "not_found": "There is no session 'ci-42' on checkout/staging; PUT creates it.",

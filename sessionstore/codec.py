@@ -276,15 +276,15 @@ def failure(reply: Reply, keys: EnvironmentKeys, session_key: str, *, declarativ
                 f"The session {session_key!r} {state}, which the precondition rules out; read it and try again."
             )
         case "unknown_override" if declarative:
-            return InvalidOverrideError(f"There is no published mock {detail!r} on {where}; the catalog has those.")
+            return InvalidOverrideError(f"There is no published mock {detail!r} on {where}; name one of its catalog.")
         case "unknown_override":
-            return OverrideNotFoundError(f"There is no published mock {detail!r} on {where}; the catalog has those.")
+            return OverrideNotFoundError(f"There is no published mock {detail!r} on {where}; name one of its catalog.")
         case "local_override":
             return InvalidOverrideError(
                 f"The mock {detail!r} belongs to a scenario and can't be toggled by itself; set that scenario."
             )
         case "unknown_scenario":
-            return InvalidScenarioError(f"There is no scenario {detail!r} on {where}; the catalog has those there are.")
+            return InvalidScenarioError(f"There is no scenario {detail!r} on {where}; name one of its catalog.")
         case "too_many_overrides":
             return InvalidOverrideError(
                 f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most there can be; switch one off."

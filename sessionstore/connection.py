@@ -63,6 +63,8 @@ _REFUSALS = {
     "TRYAGAIN": "is moving its data",
     "WRONGPASS": "refuses the password in the URL",
 }
+#: Those that do not pass by themselves.
+_LASTING = ("NOAUTH", "NOPERM", "WRONGPASS")
 _REFUSAL_CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis_errors.OutOfMemoryError, "OOM"),
     (redis_errors.BusyLoadingError, "LOADING"),
@@ -214,8 +216,8 @@ def never_reconnect(link: Any) -> None:
 def describe_loss(error: Exception) -> str:
     """Why a link ended, in a few words, without host or data."""
     if isinstance(error, redis_errors.RedisError):
-        refusal = _refusal(error)
-        return f"Redis {refusal}" if refusal else "the connection to Redis broke"
+        word = _refusal(error)
+        return f"Redis {_REFUSALS[word]}" if word else "the connection to Redis broke"
     return "the connection to Redis broke" if isinstance(error, OSError) else str(error)
 
 
@@ -224,9 +226,10 @@ def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreE
 
     `sent` says that the script was on its way, so that without an answer it may have run.
     """
-    refusal = _refusal(error)
-    if refusal is not None:
-        return StoreUnavailableError(f"Redis {refusal}; nothing was changed, try again later.")
+    word = _refusal(error)
+    if word is not None:
+        again = "" if word in _LASTING else ", try again later"
+        return StoreUnavailableError(f"Redis {_REFUSALS[word]}; nothing was changed{again}.")
     if isinstance(error, redis_errors.ResponseError):
         return CorruptDataError(_unexpected(str(error), call))
     slow = isinstance(error, redis_errors.TimeoutError | TimeoutError)
@@ -248,14 +251,16 @@ def is_refusal(error: Exception) -> bool:
 
 
 def _refusal(error: Exception) -> str | None:
+    """The key of `_REFUSALS` for an error that is one."""
     for kind, word in _REFUSAL_CLASSES:
         if isinstance(error, kind):
-            return _REFUSALS[word]
+            return word
     if isinstance(error, redis_errors.AuthenticationError):
-        word = getattr(error, "status_code", None) or "WRONGPASS"
-        return _REFUSALS.get(word, _REFUSALS["WRONGPASS"])
+        word = getattr(error, "status_code", None) or ""
+        return word if word in _REFUSALS else "WRONGPASS"
     if isinstance(error, redis_errors.ResponseError):
-        return _REFUSALS.get(str(error).split(" ", 1)[0])
+        word = str(error).split(" ", 1)[0]
+        return word if word in _REFUSALS else None
     return None
 
 

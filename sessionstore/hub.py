@@ -37,6 +37,7 @@ _LATE_S = 0.1
 _MOST_UNHEARD = 2
 #: Calls of closed followers that go out together.
 _LAST_CALLS = 16
+_OUT_OF_TOUCH = "is out of touch and serves what it has"
 
 #: Channels of environments with waiting writers that stay subscribed.
 _MAX_APPLIED_CHANNELS = 256
@@ -373,7 +374,8 @@ class Hub:
                 self._told_fresh[follower] = True
             elif not fresh and (told or (told is None and follower.trouble is not None)):
                 reason = follower.trouble or "its lease ran out before it could be renewed"
-                log.warning("The view of %s is out of touch and serves what it has: %s.", follower.name, reason)
+                serves = "has never been in touch, and serves nothing" if told is None else _OUT_OF_TOUCH
+                log.warning("The view of %s %s: %s.", follower.name, serves, reason)
                 follower.last_error = reason
                 self._told_fresh[follower] = False
             if follower.touch_error is None:

@@ -217,6 +217,11 @@ class Replica:
         """
         return None if self._snapshot is None else self._snapshot.awaited
 
+    @property
+    def read_so_far(self) -> int:
+        """Sessions that a sync which is not complete has read."""
+        return 0 if self._snapshot is None else len(self._snapshot.sessions)
+
     # Time and position
 
     @property

@@ -255,9 +255,11 @@ class View:
         return self.fresh or self._follower.closed
 
     def _late(self) -> StoreUnavailableError:
+        read = self._follower.replica.read_so_far
+        reason = self._follower.trouble or (f"{read} sessions were read by then" if read else "Redis did not answer")
         return StoreUnavailableError(
-            f"The view of {self._follower.name} was not in touch within {self._timeout_s:g} s "
-            f"({self._follower.trouble or 'Redis did not answer'}); try again, or open it with wait=False."
+            f"The view of {self._follower.name} was not in touch within {self._timeout_s:g} s ({reason}); "
+            f"{'give it a longer timeout_s' if read else 'try again'}, or open it with wait=False."
         )
 
     def _notify(self, session_key: str, session: Session | None) -> None:

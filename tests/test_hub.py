@@ -541,7 +541,9 @@ def test_it_says_so_where_it_never_was_in_touch(world: HubWorld, log: pytest.Log
     for _ in range(3):
         world.hub.link_lost("the connection to Redis broke", world.now)
 
-    assert len(messages(log)) == 1
+    assert messages(log) == [
+        "The view of checkout/staging has never been in touch, and serves nothing: the connection to Redis broke."
+    ]
 
 
 def test_it_says_so_where_the_lease_ran_out(world: HubWorld, log: pytest.LogCaptureFixture) -> None:

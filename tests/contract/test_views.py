@@ -21,6 +21,7 @@ from sessionstore import (
     session_key_from_header,
 )
 from sessionstore.commands import TOUCH_BATCH
+from sessionstore.replica import Replica
 
 from ..conftest import require_redis_server
 from ..redis_server import RedisServer
@@ -125,8 +126,17 @@ async def test_what_is_not_there_is_an_error_in_time(nowhere: Backend) -> None:
             await view.open()
 
         assert "The view of checkout/staging was not in touch within 0.5 s" in str(raised.value)
-        assert "wait=False" in str(raised.value)
+        assert "the connection to Redis broke" in str(raised.value)
+        assert "try again, or open it with wait=False" in str(raised.value)
         assert not view.fresh
+
+
+async def test_too_much_to_read_in_time_is_said(store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "read_so_far", 12)
+    monkeypatch.setattr(Replica, "poll", lambda replica: None)
+
+    with pytest.raises(StoreUnavailableError, match=r"\(12 sessions were read by then\); give it a longer timeout_s"):
+        await store.environment("checkout", "staging").view(timeout_s=0.05).open()
 
 
 async def test_without_waiting_a_view_opens_where_nothing_is(
@@ -141,7 +151,7 @@ async def test_without_waiting_a_view_opens_where_nothing_is(
         assert not view.fresh
         assert view.stats.state == "empty"
         # However often it tries, it says so once.
-        assert len([record for record in caplog.records if "out of touch" in record.message]) == 1
+        assert len([record for record in caplog.records if "has never been in touch" in record.message]) == 1
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def assert_error(response: httpx.Response, status: int, code: str, *words: str) 
     assert list(document) == ["error", "code"]
     assert document["code"] == code
     sentence: str = document["error"]
-    assert sentence.endswith(".")
+    assert sentence.endswith((".", "?"))
     for word in words:
         assert word in sentence
     return sentence

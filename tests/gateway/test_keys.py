@@ -553,6 +553,23 @@ class TestLife:
 
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
+    async def test_that_all_keys_were_lost_is_logged(
+        self, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with open_gateway(own_redis, prefix, deadline_s=5) as only:
+            await only.authenticator.load()
+            key = await only.store.keys.create("ci")
+            await only.store.keys.revoke(key.key.id)
+            await only.authenticator.load()
+            with own_redis.client() as behind:
+                behind.flushall()
+            for _ in range(3):
+                await only.authenticator.load()
+
+        [record] = caplog.records
+        assert (record.levelname, record.name) == ("ERROR", "gateway")
+        assert "lost all API keys" in record.message
+
     async def test_loading_goes_on_after_a_failure_that_nobody_thought_of(
         self, first: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
