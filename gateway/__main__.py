@@ -121,7 +121,11 @@ def _run(
         serve_metrics=metrics_listener is None,
         access_log=settings.access_log,
     )
-    config = server_config(app, shutdown_grace_s=settings.shutdown_grace_s)
+    config = server_config(
+        app,
+        shutdown_grace_s=settings.shutdown_grace_s,
+        on_refusal=(lambda: None) if metrics is None else metrics.malformed,
+    )
 
     async def serve() -> None:
         async with store, authenticator.keeping() as loaded:

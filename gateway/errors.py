@@ -200,14 +200,14 @@ def error_body(code: str, sentence: str) -> bytes:
     return _encode(ErrorDocument(sentence, code))
 
 
-def refusal(sentence: str) -> bytes:
+def refusal(sentence: str, request_id: bytes) -> bytes:
     """A whole answer, head and body, to what is no request."""
     body = error_body(BadRequestError.code, sentence)
     head = (
         b"HTTP/1.1 400 Bad Request\r\nx-request-id: %b\r\ncontent-type: application/json\r\n"
         b"content-length: %d\r\nconnection: close\r\n\r\n"
     )
-    return head % (new_request_id(), len(body)) + body
+    return head % (request_id, len(body)) + body
 
 
 def new_request_id() -> bytes:

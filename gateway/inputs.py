@@ -103,13 +103,14 @@ _RULES = {
 }
 _DELAYS = ("globalDelayMs", "globalDelayMaxMs")
 _PLACE = re.compile(r"`\$\.(\w+)")
-_JSON_TYPE = re.compile(rb'application/json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?;?\s*\Z', re.IGNORECASE)
+# The quantifiers are possessive: a header that nearly matches must not take time by the square of its length.
+_JSON_TYPE = re.compile(rb'application/json\s*+(?:;\s*+charset\s*+=\s*+"?utf-8"?\s*+)?;?\s*+\Z', re.IGNORECASE)
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _PLAIN_SEGMENT = re.compile(rb"[A-Za-z0-9._~-]+\Z")
 #: One member of a list of entity tags (RFC 9110, 8.8.3), and the comma or end after it.
-_ENTITY_TAG = re.compile(rb'[ \t]*(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*)")?[ \t]*(,|\Z)')
+_ENTITY_TAG = re.compile(rb'[ \t]*+(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*+)"[ \t]*+)?(,|\Z)')
 #: One member of a list of preferences (RFC 7240, 2), up to the comma or end after it: its name, and what else it says.
-_PREFERENCE = re.compile(rb"""[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]*)((?:"(?:[^"\\]|\\.)*"|[^",])*)(?:,|\Z)""")
+_PREFERENCE = re.compile(rb"""[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]*+)((?:"(?:[^"\\]|\\.)*+"|[^",])*+)(?:,|\Z)""")
 _REVISION = re.compile(rb"(?:0|[1-9][0-9]{0,15})\Z")
 
 _decode = msgspec.json.Decoder(SessionPatch).decode

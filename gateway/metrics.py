@@ -22,6 +22,7 @@ from sessionstore.apikeys import Refusal
 from sessionstore.errors import NotEffectiveError, SessionStoreError
 
 from .description import Operation, describe
+from .errors import BadRequestError
 from .exchange import Exchange, Reply
 from .tallies import Tallies, Tally
 
@@ -135,6 +136,10 @@ class Metrics:
                 self._rate_limited.inc()
             if isinstance(error, NotEffectiveError):
                 self._not_effective.inc()
+
+    def malformed(self) -> None:
+        """Count what was refused before it was a request."""
+        self._errors.labels(BadRequestError.code).inc()
 
     def refused(self, reason: Refusal) -> None:
         """Count a request that was refused for its key."""

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
 
-from .errors import NOT_HTTP, refusal
+from .errors import NOT_HTTP, new_request_id, refusal
 
 __all__ = ["Server", "listening_socket", "server_config", "serving_beside"]
 
@@ -60,11 +60,13 @@ async def serving_beside(config: uvicorn.Config, listener: socket.socket) -> Asy
         await asyncio.gather(task, return_exceptions=True)
 
 
-def server_config(app: Any, *, shutdown_grace_s: float) -> uvicorn.Config:
-    """Uvicorn's configuration for `app`."""
+def server_config(
+    app: Any, *, shutdown_grace_s: float, on_refusal: Callable[[], None] = lambda: None
+) -> uvicorn.Config:
+    """Uvicorn's configuration for `app`; `on_refusal` is told of what was no request, and so never came to it."""
     return uvicorn.Config(
         app,
-        http=_protocol(),
+        http=_protocol(on_refusal),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -88,7 +90,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return socket.create_server(address[:2], family=family, backlog=BACKLOG)
 
 
-def _protocol() -> type[asyncio.Protocol]:
+def _protocol(on_refusal: Callable[[], None]) -> type[asyncio.Protocol]:
     """The HTTP protocol: on httptools where there is one, else Uvicorn's own on h11."""
     try:
         from .protocol import Protocol
@@ -99,8 +101,14 @@ def _protocol() -> type[asyncio.Protocol]:
             """Answers what it can't parse as the API answers. h11 ignores offers, and has a bound for heads."""
 
             def send_400_response(self, msg: str) -> None:
-                self.transport.write(refusal(NOT_HTTP))
+                on_refusal()
+                self.transport.write(refusal(NOT_HTTP, new_request_id()))
                 self.transport.close()
 
         return PlainProtocol
-    return Protocol
+
+    class CountingProtocol(Protocol):
+        def refused(self) -> None:
+            on_refusal()
+
+    return CountingProtocol
