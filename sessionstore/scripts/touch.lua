@@ -40,7 +40,7 @@ for _, entry in ipairs(touched) do
   redis.call('HSET', key, 'lastSeenAt', int(session.lastSeenAt))
   redis.call('ZADD', KEYS[1], int(session.lastSeenAt), session_key)
   if extended then
-    redis.call('HSET', key, 'expiresAt', int(session.expiresAt))
+    redis.call('HSET', key, 'expiresAt', int(session.expiresAt), 'expiryRev', int(head.rev))
     redis.call('PEXPIREAT', key, int(session.expiresAt + COLLECT_AFTER_MS))
   end
 end

@@ -65,6 +65,8 @@ class Model:
 
     head: int = 0
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: the revision that set each session or moved its expiry: what a write that finds it unchanged waits for
+    awaited: dict[str, int] = field(default_factory=dict)
 
     def live(self, key: str, now: int) -> dict[str, Any] | None:
         session = self.sessions.get(key)
@@ -92,13 +94,13 @@ class Model:
         self.see(session, now)
         if changed:
             self.head += 1
-            session["revision"] = self.head
+            session["revision"] = self.awaited[key] = self.head
             session["expires_at"] = max(session["expires_at"], now + TTL_MS)
         elif stored is not None and session["expires_at"] != stored["expires_at"]:
             self.head += 1
+            self.awaited[key] = self.head
         self.sessions[key] = session
-        revision: int = session["revision"]
-        return revision
+        return self.awaited[key]
 
     def see(self, session: dict[str, Any], seen: int) -> bool:
         session["last_seen_at"] = max(session["last_seen_at"], seen)
@@ -239,7 +241,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         assert touched == len(live)
         after = self.now()
-        moved = False
+        moved: list[str] = []
         for key in live:
             session = self.model.sessions[key]
             at = before + seen[key] * STEP_MS
@@ -247,8 +249,10 @@ class StoreMachine(RuleBasedStateMachine):
                 # It counts as now, which the store alone knows to the millisecond.
                 at = self.call("get", key).last_seen_at
                 assert before <= at <= after
-            moved |= self.model.see(session, at)
-        self.model.head += moved
+            if self.model.see(session, at):
+                moved.append(key)
+        self.model.head += bool(moved)
+        self.model.awaited.update(dict.fromkeys(moved, self.model.head))
 
     @rule(steps=st.sampled_from([1, 9, 10, 11, 20, 49, 89, 99, 100]), collects=st.booleans())
     @precondition(lambda self: self.model.sessions)

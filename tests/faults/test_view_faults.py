@@ -293,3 +293,30 @@ def test_the_views_process_is_stopped(driver: Driver, server: RedisServer) -> No
     with server.client(decode_responses=True) as raw:
         stored = {key: raw.hget(f"ss:{{checkout}}:staging:s:{key}", "rev") for key in KEYS}
     assert report["held"] == {key: int(rev) for key, rev in stored.items() if rev is not None}
+
+
+async def test_an_expiry_that_a_repeated_put_moves_is_in_effect_when_it_returns(
+    driver: Driver, server: RedisServer
+) -> None:
+    backend = Backend(driver, server, "ss")
+    options: dict[str, Any] = {"ttl_s": 5.0, "lease_s": LEASE_S, "deadline_s": 1.0}
+    with Relay(server.port) as relay:
+        async with (
+            backend.store(**options) as writer,
+            backend.store_at(relay.url, **options) as store,
+            store.environment("checkout", "staging").view() as view,
+        ):
+            staging = writer.environment("checkout", "staging")
+            session = await staging.put("ci-42", label="x")
+            assert view.peek("ci-42") == session
+
+            # Given a view that hears nothing any more, and does not know yet
+            relay.set(to_client="hold")
+            # When the same is put again, after more than a tenth of the TTL
+            await asyncio.sleep(0.6)
+            repeated = await staging.put("ci-42", label="x")
+
+            # Then the view is not fresh, or has the new expiry
+            assert repeated.expires_at > session.expires_at
+            assert not view.fresh or view.peek("ci-42") == repeated
+            relay.set()

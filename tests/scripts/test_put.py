@@ -161,7 +161,32 @@ def test_a_repeated_put_moves_the_expiry_only_for_more_than_a_tenth_of_the_ttl(s
             "sessions": [["ci-42", moved, reply["now"]]],
         }
     ]
-    assert (reply["changed"], reply["rev"], reply["await"]) == (False, 2, 1)
+    # And who sends the same again waits for the views to have the new expiry, too
+    again = scripts.put("ci-42", "+label", "x", op="a3", wait="0")
+    for answer in (reply, again):
+        assert (answer["changed"], answer["rev"], answer["await"]) == (False, 2, 2)
+    # until the session is changed
+    changed = scripts.put("ci-42", "+label", "y", op="a4", wait="0")
+    assert (changed["rev"], changed["await"]) == (3, 3)
+    assert "expiryRev" not in scripts.stored()
+
+
+def test_a_repeated_put_waits_for_the_expiry_that_a_touch_has_moved(scripts: Scripts) -> None:
+    now = scripts.now()
+    scripts.put("ci-42", "+label", "x", op="a1")
+    scripts.put("ci-43", op="b1")
+    scripts.store(expiresAt=now + 60_000, label="x")
+    scripts.touch({"ci-42": now})
+
+    repeated = scripts.put("ci-42", "+label", "x", op="a2")
+
+    assert scripts.stored()["expiryRev"] == "3"
+    assert (repeated["rev"], repeated["await"]) == (3, 3)
+    # And where the head is behind it, history was lost
+    scripts.redis.hset(scripts.head, "rev", 1)
+    lost = scripts.put("ci-42", "+label", "x", op="a3")
+    assert (lost["rev"], lost["await"]) == (3, 3)
+    assert lost["settle"] > 0
 
 
 def test_the_expiry_never_moves_back(scripts: Scripts) -> None:

@@ -1,6 +1,8 @@
 -- One session: its hash, and its JSON as replies and messages carry it.
 --
 -- The hash has one field for each property, named as in the HTTP API; a property that is null, empty or 0 has no field.
+-- expiryRev is the revision that moved its expiry since it was set: who finds the session unchanged waits for that, too, or
+-- a view that has not applied it could let the session end early.
 
 -- Milliseconds that a hash outlives its expiresAt: Redis collects it, but expiresAt alone says when a session has ended.
 local COLLECT_AFTER_MS = 10000
@@ -16,7 +18,7 @@ end
 -- `stored` is what HMGET answered, for save_session.
 local function load_session(key, now)
   local value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario',
-    'overrides', 'globalDelayMs', 'globalDelayMaxMs')
+    'overrides', 'globalDelayMs', 'globalDelayMaxMs', 'expiryRev')
   if not value[1] and not value[2] then
     return nil
   end
@@ -30,10 +32,11 @@ local function load_session(key, now)
     overrides = value[7] or '[]',
     globalDelayMs = whole(value[8] or '0'),
     globalDelayMaxMs = whole(value[9] or '0'),
+    expiryRev = whole(value[10] or '0'),
     stored = value,
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
-      and session.globalDelayMs and session.globalDelayMaxMs and is_id_array(session.overrides)) then
+      and session.globalDelayMs and session.globalDelayMaxMs and session.expiryRev and is_id_array(session.overrides)) then
     -- Without the key: what a script says ends up in logs, which hold no session key.
     error('SSCORRUPT session')
   end
@@ -46,7 +49,7 @@ end
 local function new_session(now)
   return {
     rev = 0, expiresAt = 0, lastSeenAt = now, createdAt = now, overrides = '[]', globalDelayMs = 0,
-    globalDelayMaxMs = 0,
+    globalDelayMaxMs = 0, expiryRev = 0,
   }
 end
 
@@ -59,7 +62,7 @@ local function save_session(key, session)
   }
   -- By the places of the fields in what load_session reads.
   local stored = session.stored
-  local stale = not stored
+  local stale = not stored or stored[10]
   local function add(index, name, value)
     if value then
       fields[#fields + 1] = name

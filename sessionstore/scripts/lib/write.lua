@@ -14,8 +14,9 @@ local head = open_head(KEYS[3], KEYS[8], now, lease, tonumber(ARGV[4]))
 
 -- Where the head is behind the session, it was lost, and leases may have been lost with it.
 local function compare_with_head(session)
-  if session.rev > head.rev then
-    head.rev = session.rev
+  local rev = math.max(session.rev, session.expiryRev)
+  if rev > head.rev then
+    head.rev = rev
     forget_leases(head, now, lease)
   end
 end
@@ -45,12 +46,12 @@ end
 -- Write `session` where `changed`, else only note that it was seen, and publish what views have to know.
 local function commit_session(session, changed, existed)
   compare_with_head(session)
-  local await = changed and head.rev + 1 or session.rev
+  local moved = see_session(session, now, ttl)
+  local await = (changed or moved) and head.rev + 1 or math.max(session.rev, session.expiryRev)
   -- The index grows only by sessions that are new.
   local gone = existed and {} or gone_members(KEYS[2], head, now, ttl)
   local live, pending = count_leases(await)
   local prev, kind, body, state
-  local moved = see_session(session, now, ttl)
   drop_members(KEYS[2], gone)
   -- First of all: it fails where the index is of another type.
   redis.call('ZADD', KEYS[2], int(session.lastSeenAt), session_key)
@@ -65,7 +66,7 @@ local function commit_session(session, changed, existed)
     redis.call('HSET', KEYS[1], 'lastSeenAt', int(session.lastSeenAt))
     if moved then
       prev = advance_head(KEYS[3], head, ARGV[1], ttl)
-      redis.call('HSET', KEYS[1], 'expiresAt', int(session.expiresAt))
+      redis.call('HSET', KEYS[1], 'expiresAt', int(session.expiresAt), 'expiryRev', int(head.rev))
       redis.call('PEXPIREAT', KEYS[1], int(session.expiresAt + COLLECT_AFTER_MS))
       kind = 'expiry'
       body = '"sessions":[[' .. cjson.encode(session_key) .. ',' .. int(session.expiresAt) .. ','
