@@ -201,9 +201,7 @@ class Follower:
 
     def message(self, payload: bytes | str, now: float) -> Change | None:
         """Apply one message of the changes channel."""
-        # Until the new state's expiry is known, look-ups check it themselves.
-        for bound in self._bounds:
-            bound.until = -inf
+        self._unbind()
         self.unheard = 0
         change = self.replica.message(payload)
         if change is not None:
@@ -215,6 +213,11 @@ class Follower:
             self._take_verdict(now)
         self._refresh(now)
         return change
+
+    def _unbind(self) -> None:
+        """Have look-ups check the expiry themselves, until that of the state which is about to come is known."""
+        for bound in self._bounds:
+            bound.until = -inf
 
     # What is to do
 
@@ -251,6 +254,7 @@ class Follower:
         purpose = request.purpose
         if isinstance(purpose, Request):
             self._sync_backoff.succeeded()
+            self._unbind()
             self.replica.answered(purpose, reply)
         elif isinstance(purpose, LeaseRequest):
             self.lease.answered(purpose, reply, now)

@@ -29,8 +29,6 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from msgspec.structs import replace
-
 from .catalog import Catalog
 from .commands import Call
 from .errors import CorruptDataError
@@ -344,7 +342,7 @@ class Replica:
             if session is held:
                 continue
             sessions[key] = session
-            if held is None or replace(held, last_seen_at=session.last_seen_at) != session:
+            if held is None or _differ(held, session):
                 self._report(key, session)
         self._expiries = [(session.expires_at, key) for key, session in sessions.items()]
         heapify(self._expiries)
@@ -399,3 +397,17 @@ class Replica:
     def _report(self, session_key: str, session: Session | None) -> None:
         if self.on_change is not None:
             self.on_change(session_key, session)
+
+
+def _differ(held: Session, session: Session) -> bool:
+    """Whether two sessions of one key differ in more than when they were last seen."""
+    return (
+        held.revision != session.revision
+        or held.expires_at != session.expires_at
+        or held.created_at != session.created_at
+        or held.label != session.label
+        or held.scenario != session.scenario
+        or held.overrides != session.overrides
+        or held.global_delay_ms != session.global_delay_ms
+        or held.global_delay_max_ms != session.global_delay_max_ms
+    )

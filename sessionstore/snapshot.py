@@ -364,8 +364,11 @@ class Snapshot:
 
 
 def moved(session: HeldSession, expires_at: int, last_seen_at: int) -> HeldSession:
-    """The session with another expiry; it keeps its revision."""
-    return replace(session, expires_at=expires_at, last_seen_at=last_seen_at)
+    """The session with another expiry; it keeps its revision.
+
+    That it was noted is not taken over: the flush unmarks what is served, and this may come to be served only later.
+    """
+    return replace(session, expires_at=expires_at, last_seen_at=last_seen_at, noted=False)
 
 
 def _check_id(rev: int, page_id: str, known: str) -> None:

@@ -202,6 +202,23 @@ def test_while_a_change_is_applied_look_ups_check_for_themselves() -> None:
     assert bounds == [-inf]
 
 
+def test_while_a_sync_is_taken_over_look_ups_check_for_themselves(world: FollowerWorld) -> None:
+    world.server.put("a", 5_000)
+    world.messages.clear()
+    bound = world.follower.bound(strict=False)
+    bounds: list[float] = []
+    world.follower.watchers.append(lambda key, session: bounds.append(bound.until))
+
+    world.go_live()
+    assert bounds == [-inf]
+    # and again
+    world.server.put("b", 3_000)
+    world.messages.clear()
+    world.follower.doubt("a message was lost", world.now)
+    world.until(lambda: "b" in world.follower.sessions, 5.0)
+    assert bounds == [-inf, -inf]
+
+
 def test_a_bound_that_was_dropped_is_over() -> None:
     world = live_world("a")
     bound = world.follower.bound(strict=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from sessionstore import Session, SessionStore, commands
 from sessionstore.catalog import Catalog, Mock
@@ -492,6 +493,51 @@ def test_a_resync_that_finds_the_same_keeps_the_same_objects(replica: Replica, t
     assert replica.sessions["a"] is held["a"]
     assert replica.sessions["b"].last_seen_at == NOW + 1
     assert told.take() == [("c", replica.sessions["c"])]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rev": 2},
+        {"label": "other"},
+        {"scenario": "scn_b"},
+        {"overrides": ("ovr_b",)},
+        {"global_delay_ms": 7},
+        {"global_delay_max_ms": 7},
+        {"created_at": NOW - 1},
+        {"expires_at": LATER + 1},
+    ],
+)
+def test_a_resync_tells_of_whatever_differs(replica: Replica, told: Recorder, changed: dict[str, Any]) -> None:
+    # As after a restart with another history, where the revision alone does not tell
+    before = state("a", 1)
+    make_live(replica, 1, before)
+    told.take()
+
+    replica.doubt("no reason")
+    answer(replica, page(2, members=("a",)))
+    answer(replica, page(2, structs.replace(before, **changed)))
+
+    assert told.take() == [("a", replica.sessions["a"])]
+
+
+def test_what_was_noted_before_an_expiry_moved_is_noted_anew(replica: Replica) -> None:
+    # Given a resync that has taken over a session which was looked up
+    make_live(replica, 1, state("a", 1), state("b", 1))
+    held = replica.sessions["a"]
+    held.mark(noted=True)
+    replica.doubt("no reason")
+    answer(replica, page(1, members=("a",), cursor="7"))
+    answer(replica, page(1, state("a", 1), members=("b",)))
+
+    # When its expiry moves, the notes are flushed, and the resync comes to its end
+    replica.message(expiry_message("a", 2, LATER + 1))
+    held.mark(noted=False)
+    answer(replica, page(2, state("b", 1)))
+
+    # Then a look-up is noted again
+    assert (where(replica), replica.sessions["a"].expires_at) == (State.LIVE, LATER + 1)
+    assert not replica.sessions["a"].noted
 
 
 # The catalog
