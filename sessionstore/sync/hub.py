@@ -2,6 +2,9 @@
 
 The hub is only touched under one lock, which is never held across I/O. Look-ups take no lock at all.
 
+Whoever waits does so on a queue of its own. The standard library's conditions and events are made of Python code, in
+the midst of which a KeyboardInterrupt can leave their lock locked, and every thread of the driver waiting for it.
+
 An acknowledgement that a writer waits for is sent by the thread that has read the change, which also takes the answer
 if that comes at once: to hand it over to the other thread would cost more than the round trip. Where it takes longer,
 the other thread waits for it, since changes have to be read meanwhile.
@@ -17,6 +20,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..clock import lease_clock
@@ -49,15 +53,19 @@ class HubDriver:
     def begin_anew(self) -> None:
         """Be as at first: for a forked process, where there are no threads, and locks may be locked for good."""
         self.hub = Hub()
-        #: guards the hub; notified whenever something arrived or is new to do
-        self.changed = threading.Condition()
-        #: until when the thread that runs the calls sleeps, and how many others wait for something to arrive
+        #: guards the hub
+        self.lock = threading.RLock()
+        #: each holds an item where something arrived or is new to do: for the thread that runs the calls, the one that
+        #: keeps the link, and for whoever waits for something to arrive
+        self._work_news: SimpleQueue[None] = SimpleQueue()
+        self._link_news: SimpleQueue[None] = SimpleQueue()
+        self._waiters: set[SimpleQueue[None]] = set()
+        #: until when the thread that runs the calls sleeps
         self._asleep_until = -math.inf
-        self._waiting = 0
         #: acknowledgements that were not answered at once; or not sent, since no connection was at hand
         self._unfinished: deque[tuple[list[FollowerRequest], Sent | None]] = deque()
         #: set when it closes, to end all waiting for another try
-        self._ended = threading.Event()
+        self._ended: SimpleQueue[None] = SimpleQueue()
         self._link: Any = None
         self._send_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -75,7 +83,7 @@ class HubDriver:
         ------
         StoreClosedError
         """
-        with self.changed:
+        with self.lock:
             if self._closing:
                 raise StoreClosedError("This store is closed; open another.")
             if not self._threads:
@@ -89,21 +97,20 @@ class HubDriver:
 
     def wake(self) -> None:
         """Look for what is new to do."""
-        with self.changed:
-            self.changed.notify_all()
-            link = self._link
+        self._tell_all()
+        link = self._link
         if link is not None:
             with contextlib.suppress(LinkBroken, *FOREIGN_ERRORS):  # the link's own thread notices, too
                 self._write_link(link)
 
     def close(self) -> None:
         """Run what is left to do, once, and stop."""
-        with self.changed:
+        with self.lock:
             self._closing = True
-            self._ended.set()
             self.hub.close(lease_clock())
             threads, self._threads = self._threads, []
-            self.changed.notify_all()
+        self._ended.put(None)
+        self._tell_all()
         self._interrupt_link()
         for thread in threads:
             if thread is not threading.current_thread():
@@ -111,12 +118,20 @@ class HubDriver:
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until something that arrives makes the condition true; False where that takes too long."""
-        with self.changed:
-            self._waiting += 1
-            try:
-                return self.changed.wait_for(condition, timeout_s)
-            finally:
-                self._waiting -= 1
+        news: SimpleQueue[None] = SimpleQueue()
+        until = lease_clock() + timeout_s
+        try:
+            self._waiters.add(news)
+            while True:
+                with self.lock:
+                    if condition():
+                        return True
+                left_s = until - lease_clock()
+                if left_s <= 0:
+                    return False
+                _await(news, left_s)
+        finally:
+            self._waiters.discard(news)
 
     def await_parting(self, follower: Follower) -> None:
         """Wait until the last calls of a view have run, if it was the last one of its environment."""
@@ -126,39 +141,32 @@ class HubDriver:
     def await_applied(self, step: AwaitApplied) -> Applied | None:
         """Wait for a message that a revision has been applied everywhere, or for the step's time to run out."""
         self.start()
-        arrived = threading.Event()
-        result: list[Applied | None] = []
-
-        def wake(applied: Applied | None) -> None:
-            result.append(applied)
-            arrived.set()
-
-        with self.changed:
-            waiter = self.hub.expect(step, wake, lease_clock())
+        arrived: SimpleQueue[Applied | None] = SimpleQueue()
+        with self.lock:
+            waiter = self.hub.expect(step, arrived.put, lease_clock())
             subscribed = self.hub.is_subscribed(step.keys.applied)
         if not subscribed:
             self.wake()
         try:
-            arrived.wait(step.timeout_s)
+            return arrived.get(timeout=step.timeout_s)
+        except Empty:
+            return None
         finally:
-            with self.changed:
+            with self.lock:
                 self.hub.forget(step, waiter)
-        return result[0] if result else None
 
     def _keep_link(self) -> None:
         """Keep a link open for as long as anything is wanted from it."""
         backoff = Backoff()
         while not self._closing:
-            with self.changed:
-                if not self.hub.wanted:
-                    if not self._closing:
-                        self.changed.wait()
-                    continue
+            if not self.hub.wanted:
+                _await(self._link_news, math.inf)
+                continue
             link = new_link(self._pool)
             try:
                 link.connect()
                 never_reconnect(link)
-                with self.changed:
+                with self.lock:
                     self._link = link
                     self.hub.link_opened(lease_clock())
                 self._read_link(link, backoff)
@@ -166,7 +174,7 @@ class HubDriver:
                 self._lose_link(describe_loss(exc))
             except Exception:
                 log.exception("The subscription failed unexpectedly; it is made anew.")
-                with self.changed:
+                with self.lock:
                     self.hub.crashed(lease_clock())  # acknowledgements that were asked for here, too
                 self._lose_link("an unexpected error, see the log")
             finally:
@@ -174,7 +182,7 @@ class HubDriver:
                     # A connection of redis-py's connects again where it is sent something, so none may come after this.
                     self._link = None
                     link.disconnect()
-            self._ended.wait(backoff.failed())
+            self._pause(backoff.failed())
 
     def _read_link(self, link: Any, backoff: Backoff) -> None:
         """Read until the link breaks; send subscriptions and heartbeats in between."""
@@ -187,7 +195,7 @@ class HubDriver:
             if not link.can_read(timeout=wait_s):
                 continue
             reply = link.read_response(timeout=self._deadline_s)
-            with self.changed:
+            with self.lock:
                 now = lease_clock()
                 self.hub.link_received(reply, now)
                 acks = self.hub.poll_acks(now)
@@ -201,10 +209,10 @@ class HubDriver:
         """Send acknowledgements, and take their answers if they come at once."""
         sent = self._connections.begin([ack.call for ack in acks])
         results = None if sent is None else self._connections.finish(sent, _AT_ONCE_S)
-        with self.changed:
+        with self.lock:
             if results is None:
                 self._unfinished.append((acks, sent))
-                self.changed.notify_all()
+                self._tell_all()
             else:
                 now = lease_clock()
                 self._take(acks, results, now)
@@ -212,22 +220,38 @@ class HubDriver:
 
     def _notify(self, now: float) -> None:
         """Wake who may have something to do. To wake a thread for nothing costs more than to apply a change."""
-        if self._waiting or self.hub.wake_at(now) < self._asleep_until:
-            self.changed.notify_all()
+        if self.hub.wake_at(now) < self._asleep_until:
+            _tell(self._work_news)
+        self._tell_waiters()
+
+    def _tell_all(self) -> None:
+        _tell(self._work_news)
+        _tell(self._link_news)
+        self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
+        if self._waiters:
+            for news in self._waiters.copy():
+                _tell(news)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before another try, unless it closes."""
+        if _await(self._ended, seconds):
+            self._ended.put(None)  # for the other thread
 
     def _write_link(self, link: Any) -> None:
         with self._send_lock:
             if self._link is not link:
                 return
-            with self.changed:
+            with self.lock:
                 commands = self.hub.link_commands(lease_clock())
             for command in commands:
                 link.send_command(*command, check_health=False)
 
     def _lose_link(self, reason: str) -> None:
-        with self.changed:
+        with self.lock:
             self.hub.link_lost(reason, lease_clock())
-            self.changed.notify_all()
+        self._tell_all()
 
     def _interrupt_link(self) -> None:
         """Wake the thread that waits for the link to say something: Redis answers a PING."""
@@ -245,31 +269,32 @@ class HubDriver:
                 backoff.succeeded()
             except Exception:
                 log.exception("A view's calls failed unexpectedly; all views of this store read everything anew.")
-                with self.changed:
+                with self.lock:
                     self.hub.crashed(lease_clock())
-                self._ended.wait(backoff.failed())
+                self._pause(backoff.failed())
 
     def _run_due(self) -> None:
         sent: Sent | None = None
-        with self.changed:
+        with self.lock:
             now = lease_clock()
             if self._unfinished:
                 requests, sent = self._unfinished.popleft()
             else:
                 requests = self.hub.poll(now)
             if not requests:
-                if not self._closing:
-                    self._asleep_until = self.hub.wake_at(now)
-                    wait_s = self._asleep_until - now
-                    self.changed.wait(None if wait_s == math.inf else max(0.0, wait_s))
-                    self._asleep_until = -math.inf
-                return
+                self._asleep_until = self.hub.wake_at(now)
+        if not requests:
+            if not self._closing:
+                _await(self._work_news, self._asleep_until - now)
+            self._asleep_until = -math.inf
+            return
         results = None if sent is None else self._connections.finish(sent)
         if results is None:
             results = self._connections.execute_all([request.call for request in requests])
-        with self.changed:
+        with self.lock:
             self._take(requests, results, lease_clock())
-            self.changed.notify_all()
+        _tell(self._link_news)
+        self._tell_waiters()
 
     def _take(self, requests: list[FollowerRequest], results: list[Any], now: float) -> None:
         for request, result in zip(requests, results, strict=True):
@@ -277,6 +302,24 @@ class HubDriver:
                 self.hub.failed(request, result, now)
             else:
                 self.hub.answered(request, result, now)
+
+
+def _tell(news: SimpleQueue[None]) -> None:
+    # Who has not taken the last one yet will see what this one is about, too.
+    if news.empty():
+        news.put(None)
+
+
+def _await(news: SimpleQueue[None], seconds: float) -> bool:
+    """Wait for news, and take all that there are; False where none came in time."""
+    try:
+        news.get(timeout=None if seconds == math.inf else max(0.0, seconds))
+    except Empty:
+        return False
+    with contextlib.suppress(Empty):
+        while True:
+            news.get_nowait()
+    return True
 
 
 def _close_at_exit(driver: HubDriver) -> None:

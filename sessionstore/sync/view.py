@@ -39,7 +39,7 @@ class SyncView(View):
             It was not in touch in time.
         """
         self._driver.start()
-        with self._driver.changed:
+        with self._driver.lock:
             self._begin(self._driver.hub, lease_clock)
         self._driver.wake()
         if self._wait:
@@ -54,7 +54,7 @@ class SyncView(View):
 
     def close(self) -> None:
         """Flush what was looked up and leave; closing twice is fine. Look-ups raise `StoreClosedError` from then on."""
-        with self._driver.changed:
+        with self._driver.lock:
             if self._closed is not None:
                 return
             self._end("This view is closed; open another.")
