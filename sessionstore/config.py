@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -11,7 +12,10 @@ from .errors import InvalidInputError, SessionStoreError
 from .keys import DEFAULT_PREFIX, EnvironmentKeys, StoreKeys
 from .trust import ServerTrust
 
+_log = logging.getLogger("sessionstore")
+
 __all__ = [
+    "CLOSED",
     "DEADLINE_RANGE_S",
     "DEFAULT_DEADLINE_S",
     "DEFAULT_LEASE_S",
@@ -42,6 +46,9 @@ MAX_CONNECTIONS = 64
 #: Told of each round trip: the script, the seconds it took, and the error it ended with.
 Observer = Callable[[str, float, SessionStoreError | None], None]
 
+#: Why a closed store can't be used.
+CLOSED = "This store is closed; open another."
+
 #: Environments whose revision a store remembers.
 _MAX_CONTEXTS = 4096
 
@@ -71,7 +78,8 @@ class StoreConfig:
     prefix : str
         In front of every key.
     observe : callable or None
-        Told of each round trip: the script, the seconds it took, the error it ended with or None.
+        Told of each round trip: the script, the seconds it took, the error it ended with or None. What it raises is
+        logged and has no other effect.
     """
 
     ttl_s: float = DEFAULT_TTL_S
@@ -87,6 +95,8 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         StoreKeys(self.prefix)
+        if self.observe is not None:
+            self.observe = _guarded(self.observe)
         check_seconds("ttl_s", self.ttl_s, *TTL_RANGE_S)
         check_seconds("lease_s", self.lease_s, *LEASE_RANGE_S)
         self.trust = ServerTrust(self.lease_s)
@@ -103,6 +113,18 @@ class StoreConfig:
             self._contexts.clear()
         context = WriteContext(keys, round(self.ttl_s * 1000), round(self.lease_s * 1000), trust=self.trust)
         return self._contexts.setdefault((project, environment), context)
+
+
+def _guarded(observe: Observer) -> Observer:
+    """Have what an observer raises logged, and nothing else: the call that it was told of is over."""
+
+    def tell(script: str, seconds: float, error: SessionStoreError | None) -> None:
+        try:
+            observe(script, seconds, error)
+        except Exception:
+            _log.exception("The observer of a store failed; the store goes on.")
+
+    return tell
 
 
 def check_seconds(name: str, value: float, low: float, high: float) -> None:

@@ -14,12 +14,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .commands import Call
-from .config import MAX_CONNECTIONS
+from .config import CLOSED, MAX_CONNECTIONS
 from .errors import (
     CorruptDataError,
     InvalidInputError,
     OutcomeUnknownError,
     SessionStoreError,
+    StoreClosedError,
     StoreUnavailableError,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "FOREIGN_ERRORS",
     "check_url",
     "client_options",
+    "closed_error",
     "database_of",
     "decode_all",
     "describe_loss",
@@ -47,6 +49,9 @@ _MAX_CONNECTIONS = 10_000
 #: What redis-py, the socket and a deadline raise. A ValueError is redis-py's parser's, for a number that is none, and
 #: for text that is not UTF-8 where the client decodes responses.
 FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError, ValueError)
+
+#: Keys and values are UTF-8, whatever the caller's client makes of its own.
+_ENCODING = {"encoding": "utf-8", "encoding_errors": "strict"}
 
 #: What Redis answers when it is there but refuses for now, by the error's first word.
 _REFUSALS = {
@@ -106,6 +111,7 @@ def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str,
             fine = re.fullmatch(r"/?\d*/?", parts.path) is not None
         if fine:
             pool = kind.from_url(url, max_connections=max_connections, **settings)
+            pool.connection_kwargs.update(_ENCODING)
             # Made once and dropped, unconnected: an option that no connection takes shows here, not in the first call.
             pool.connection_class(**pool.connection_kwargs)
             return pool
@@ -129,7 +135,7 @@ def check_url(url: str) -> str:
 
 
 def pool_like(kind: Any, client: Any, settings: dict[str, Any]) -> Any:
-    """Make a pool of class `kind` with the address, credentials and encoding of a client that the caller owns.
+    """Make a pool of class `kind` with the address and credentials of a client that the caller owns.
 
     Its own pool is not used: on the way to a connection redis-py would sleep and retry for longer than a call may take.
 
@@ -151,7 +157,7 @@ def pool_like(kind: Any, client: Any, settings: dict[str, Any]) -> Any:
     return kind(
         connection_class=pool.connection_class,
         max_connections=min(pool.max_connections, MAX_CONNECTIONS),
-        **{**options, **settings},
+        **{**options, **settings, **_ENCODING},
     )
 
 
@@ -243,6 +249,15 @@ def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreE
             f"Redis {what} after the write was sent: it was applied whole or not at all; a PUT is safe to send again."
         )
     return StoreUnavailableError(f"Redis {what}; nothing was changed, try again later.")
+
+
+def closed_error(error: SessionStoreError) -> SessionStoreError:
+    """What an error means where the store was closed meanwhile: a connection that broke is no fault of Redis then."""
+    if type(error) is not StoreUnavailableError:
+        return error
+    closed = StoreClosedError(CLOSED)
+    closed.__cause__ = error
+    return closed
 
 
 def is_refusal(error: Exception) -> bool:

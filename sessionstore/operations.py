@@ -286,13 +286,13 @@ def take_effect(
         now = clock()
         if now > max(settled, longest) + _PATIENCE_S:
             raise _not_effective(reply, session, _STOPPED if unreachable else _OUTLASTED) from unreachable
-        if not pending:
-            # Only time is missing: whoever joins from now on has the write already.
-            yield Pause(max(0.0, settled - now))
-            continue
-        timeout_s = next_look_s
-        look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
         try:
+            if not pending:
+                # Only time is missing: whoever joins from now on has the write already.
+                yield Pause(max(0.0, settled - now))
+                continue
+            timeout_s = next_look_s
+            look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
             applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s, since_s)
             # The driver may have kept a message that came before this wait; it is asked for once.
             since_s = 0.0

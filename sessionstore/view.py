@@ -266,7 +266,10 @@ class View:
         for callback in tuple(self._callbacks):
             try:
                 callback(session_key, session)
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                # Also the CancelledError of a future that it asked: it would end what keeps the view right.
                 _log.exception("A callback of view.subscribe failed; the view goes on.")
 
 

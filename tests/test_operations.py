@@ -10,7 +10,7 @@ import pytest
 from sessionstore import operations
 from sessionstore.codec import IndexPage, SessionsReply, StandingReply, WriteReply
 from sessionstore.commands import Call, WriteContext
-from sessionstore.errors import NotEffectiveError, StoreUnavailableError
+from sessionstore.errors import NotEffectiveError, StoreClosedError, StoreUnavailableError
 from sessionstore.keys import EnvironmentKeys
 from sessionstore.messages import Applied, SessionState
 from sessionstore.operations import AwaitApplied, Pause
@@ -71,6 +71,14 @@ def standing(**fields: Any) -> StandingReply:
         "epoch": "e",
     }
     return StandingReply(**{**defaults, **fields})
+
+
+def test_a_store_that_is_closed_while_a_write_lets_time_pass_does_not_deny_the_write() -> None:
+    write = Write(settle=2000)
+    assert isinstance(write.step, Pause)
+
+    with pytest.raises(NotEffectiveError, match="was committed as revision 7"):
+        write.fail(StoreClosedError("closed"))
 
 
 def test_a_write_without_views_is_one_step() -> None:

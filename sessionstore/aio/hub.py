@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..clock import lease_clock
-from ..config import StoreConfig
+from ..config import CLOSED, StoreConfig
 from ..connection import FOREIGN_ERRORS, describe_loss, never_reconnect, new_link
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import Backoff, Follower
@@ -53,7 +53,7 @@ class HubDriver:
         if self._loop is not None and self._loop is not loop:
             raise StoreClosedError("This store's views belong to another event loop; open a store on this one.")
         if self._closing:
-            raise StoreClosedError("This store is closed; open another.")
+            raise StoreClosedError(CLOSED)
         self._loop = loop
         if not self._tasks:
             self._tasks = [

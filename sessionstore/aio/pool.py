@@ -8,6 +8,9 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from ..config import CLOSED
+from ..errors import StoreClosedError
+
 __all__ = ["Pool"]
 
 
@@ -21,11 +24,14 @@ class Pool(redis.asyncio.ConnectionPool):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._free = asyncio.Semaphore(self.max_connections)
+        self._is_closed = False
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Lend a connection that is ready for a command."""
         await self._free.acquire()
         try:
+            if self._is_closed:
+                raise StoreClosedError(CLOSED)
             connection: Any = self.get_available_connection()  # type: ignore[no-untyped-call]
         except BaseException:
             self._free.release()
@@ -42,10 +48,17 @@ class Pool(redis.asyncio.ConnectionPool):
         return connection
 
     async def release(self, connection: Any) -> None:
-        """Take a connection back. Nothing is awaited, so a cancellation can't lose it."""
+        """Take a connection back. Nothing is awaited before that is done, so a cancellation can't lose it."""
         self._in_use_connections.remove(connection)
         self._available_connections.append(connection)
         self._free.release()
+        if self._is_closed:
+            await connection.disconnect(nowait=True)
+
+    async def aclose(self) -> None:
+        """End for good: connections that are lent break, and are closed."""
+        self._is_closed = True
+        await super().aclose()
 
     async def _is_stale(self, connection: Any) -> bool:
         try:

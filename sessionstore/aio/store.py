@@ -14,8 +14,8 @@ from msgspec import UNSET, UnsetType
 from .. import catalog_operations, operations
 from ..catalog import Catalog, ScenarioPage
 from ..commands import IfMatch, WriteContext
-from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
-from ..connection import client_options, database_of, pool_from_url, pool_like
+from ..config import CLOSED, MAX_CONNECTIONS, StoreConfig, StoreOptions
+from ..connection import client_options, closed_error, database_of, pool_from_url, pool_like
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import DEFAULT_TOUCH_INTERVAL_S
@@ -43,8 +43,8 @@ class AsyncSessionStore:
     Parameters
     ----------
     client : redis.asyncio.Redis
-        A client of one primary. The store makes connections of its own with the client's address, credentials and
-        encoding, and none of its time-outs and retries: a write whose answer is lost is never sent again.
+        A client of one primary. The store makes connections of its own with the client's address and
+        credentials, and none of its time-outs and retries: a write whose answer is lost is never sent again.
     **options
         See `StoreConfig`.
     """
@@ -57,6 +57,9 @@ class AsyncSessionStore:
         config.database = database_of(pool)
         self.config = config
         self._closed = False
+        #: the one that it is used on
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._connections = Connections(pool, config)
         self._driver = HubDriver(pool, config)
         return self
@@ -120,6 +123,15 @@ class AsyncSessionStore:
     async def aclose(self) -> None:
         """Close the connections that the store made itself; closing twice is fine."""
         self._closed = True
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            return  # a loop that has ended takes its connections with it
+        if self._closing is None:
+            self._closing = loop.create_task(self._close(), name="sessionstore-close")
+        # Whoever is cancelled here leaves nothing half closed.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await self._driver.aclose()
         await self._connections.pool.aclose()
 
@@ -133,13 +145,18 @@ class AsyncSessionStore:
 
     async def _run(self, operation: Operation[T]) -> T:
         """Take an operation's steps."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise StoreClosedError("This store belongs to another event loop; open one on each.")
+            self._loop = loop
         try:
             step = next(operation)
             while True:
                 try:
                     if self._closed:
                         # Also in the midst of it: a closed pool would connect again.
-                        raise StoreClosedError("This store is closed; open another.")
+                        raise StoreClosedError(CLOSED)
                     if isinstance(step, AwaitApplied):
                         result: Any = await self._driver.await_applied(step)
                     elif isinstance(step, Pause):
@@ -148,7 +165,7 @@ class AsyncSessionStore:
                     else:
                         result = await self._connections.execute(step)
                 except SessionStoreError as exc:
-                    step = operation.throw(exc)
+                    step = operation.throw(closed_error(exc) if self._closed else exc)
                 else:
                     step = operation.send(result)
         except StopIteration as stop:

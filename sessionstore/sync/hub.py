@@ -24,7 +24,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..clock import lease_clock
-from ..config import StoreConfig
+from ..config import CLOSED, StoreConfig
 from ..connection import FOREIGN_ERRORS, describe_loss, never_reconnect, new_link
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import Backoff, Follower, FollowerRequest
@@ -85,7 +85,7 @@ class HubDriver:
         """
         with self.lock:
             if self._closing:
-                raise StoreClosedError("This store is closed; open another.")
+                raise StoreClosedError(CLOSED)
             if not self._threads:
                 self._threads = [
                     threading.Thread(target=self._keep_link, name="sessionstore-link", daemon=True),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import redis
 from redis.exceptions import MaxConnectionsError, RedisError
+
+from ..config import CLOSED
+from ..errors import StoreClosedError
 
 __all__ = ["Pool"]
 
@@ -21,6 +26,7 @@ class Pool(redis.ConnectionPool):
 
     def __init__(self, *, timeout: float, **options: Any) -> None:
         self._timeout_s = timeout
+        self._is_closed = False
         super().__init__(**options)
 
     def reset(self) -> None:
@@ -55,6 +61,8 @@ class Pool(redis.ConnectionPool):
                     self._available_connections.pop() if self._available_connections else self.make_connection()
                 )
                 self._in_use_connections.add(connection)
+                if self._is_closed:
+                    raise StoreClosedError(CLOSED)
             # A connection that Redis has closed meanwhile, or that holds an answer nobody asked for, is made anew.
             if connection.is_connected and (connection.should_reconnect() or _is_stale(connection)):
                 connection.disconnect()
@@ -96,7 +104,22 @@ class Pool(redis.ConnectionPool):
                 return  # it was lent before a fork
             self._in_use_connections.remove(connection)
             self._available_connections.append(connection)
+            is_closed = self._is_closed
+        if is_closed:
+            connection.disconnect()
         self._free.put(None)
+
+    def close(self) -> None:
+        """End for good: connections that are lent break, and are closed by who gives them back."""
+        with self._lock:
+            self._is_closed = True
+            idle, lent = tuple(self._available_connections), tuple(self._in_use_connections)
+        for connection in idle:
+            connection.disconnect()
+        for connection in lent:
+            # Not `disconnect`, which would take the parser from under the thread that reads.
+            with suppress(AttributeError, OSError):
+                connection._sock.shutdown(socket.SHUT_RDWR)
 
 
 def _is_stale(connection: Any) -> bool:

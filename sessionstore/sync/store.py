@@ -13,8 +13,8 @@ from msgspec import UNSET, UnsetType
 from .. import catalog_operations, operations
 from ..catalog import Catalog, ScenarioPage
 from ..commands import IfMatch, WriteContext
-from ..config import MAX_CONNECTIONS, StoreConfig, StoreOptions
-from ..connection import client_options, database_of, pool_from_url, pool_like
+from ..config import CLOSED, MAX_CONNECTIONS, StoreConfig, StoreOptions
+from ..connection import client_options, closed_error, database_of, pool_from_url, pool_like
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
 from ..follower import DEFAULT_TOUCH_INTERVAL_S
@@ -42,8 +42,8 @@ class SessionStore:
     Parameters
     ----------
     client : redis.Redis
-        A client of one primary. The store makes connections of its own with the client's address, credentials and
-        encoding, and none of its time-outs and retries: a write whose answer is lost is never sent again.
+        A client of one primary. The store makes connections of its own with the client's address and
+        credentials, and none of its time-outs and retries: a write whose answer is lost is never sent again.
     **options
         See `StoreConfig`.
     """
@@ -120,7 +120,7 @@ class SessionStore:
         """Close the connections that the store made itself; closing twice is fine."""
         self._closed = True
         self._driver.close()
-        self._connections.pool.disconnect()
+        self._connections.pool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +138,7 @@ class SessionStore:
                 try:
                     if self._closed:
                         # Also in the midst of it: a closed pool would connect again.
-                        raise StoreClosedError("This store is closed; open another.")
+                        raise StoreClosedError(CLOSED)
                     if isinstance(step, AwaitApplied):
                         result: Any = self._driver.await_applied(step)
                     elif isinstance(step, Pause):
@@ -147,7 +147,7 @@ class SessionStore:
                     else:
                         result = self._connections.execute(step)
                 except SessionStoreError as exc:
-                    step = operation.throw(exc)
+                    step = operation.throw(closed_error(exc) if self._closed else exc)
                 else:
                     step = operation.send(result)
         except StopIteration as stop:

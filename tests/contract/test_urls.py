@@ -49,13 +49,14 @@ def guarded() -> Iterator[RedisServer]:
         "redis://127.0.0.1:{port}/?password={password}&db=4",
         "unix://{socket}?password={password}",
         "unix://app:{password}@{socket}?db=2",
+        "redis://:{password}@127.0.0.1:{port}/0?encoding=latin-1",
     ],
 )
 async def test_ways_to_name_it(kind: Any, guarded: RedisServer, url: str, prefix: str) -> None:
     filled = url.format(password=PASSWORD, port=guarded.port, socket=guarded.folder / "redis.sock")
     async with open_store(kind, filled, prefix=prefix) as store:
-        session = await store.environment("checkout", "staging").put("ci-42")
-        assert await store.environment("checkout", "staging").get("ci-42") == session
+        session = await store.environment("checkout", "staging").put("grüße")
+        assert await store.environment("checkout", "staging").get("grüße") == session
 
 
 async def test_the_documented_user_may_do_all_that_is_needed_and_no_harm(kind: Any, guarded: RedisServer) -> None:
@@ -84,6 +85,15 @@ async def test_the_documented_user_may_do_all_that_is_needed_and_no_harm(kind: A
         for harm in ("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "CONFIG GET *", "KEYS *", "CLIENT KILL TYPE normal", "GET x"):
             with pytest.raises(NoPermissionError):
                 client.execute_command(*harm.split())
+
+
+async def test_keys_are_utf_8_whatever_the_url_says(kind: Any, guarded: RedisServer, prefix: str) -> None:
+    url = f"redis://:{PASSWORD}@127.0.0.1:{guarded.port}/0?encoding=latin-1"
+    async with open_store(kind, url, prefix=prefix) as store:
+        await store.environment("checkout", "staging").put("grüße", label="ä")
+        assert (await store.environment("checkout", "staging").get("grüße")).label == "ä"  # type: ignore[union-attr]
+    with guarded.client(password=PASSWORD) as client:
+        assert client.hget(f"{prefix}:{{checkout}}:staging:s:grüße", "label") == "ä".encode()
 
 
 async def test_the_database_counts(kind: Any, guarded: RedisServer, prefix: str) -> None:

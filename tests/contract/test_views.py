@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -490,13 +491,14 @@ async def test_callbacks_are_told_of_each_change_after_it_is_applied(staging: As
         assert len(told) == 3
 
 
+@pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError, SystemExit])
 async def test_a_callback_that_fails_is_logged_and_the_view_goes_on(
-    staging: AsyncEnvironment, caplog: pytest.LogCaptureFixture
+    kind: type[BaseException], staging: AsyncEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[str] = []
 
     def fails(key: str, session: Session | None) -> None:
-        raise ValueError("a bug in a callback")
+        raise kind("a bug in a callback")
 
     async with staging.view() as view:
         view.subscribe(fails)
