@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def _listen(stack: contextlib.ExitStack, host: str, port: int, option: str) -> s
         return stack.enter_context(listening_socket(host, port))
     except OSError as exc:
         reason = exc.strerror or str(exc)
-        raise CantListenError(f"Can't listen on {host} port {port}: {reason}. Choose with {option}.") from exc
+        raise CantListenError(f"Can't listen on {host} port {port}: {reason}. Choose with --host or {option}.") from exc
 
 
 def _open_store(settings: Settings, embedded: EmbeddedServer | None, metrics: Metrics | None) -> AsyncSessionStore:
@@ -128,6 +129,11 @@ def _run(
     )
 
     async def serve() -> None:
+        task = asyncio.current_task()
+        assert task is not None, "this is run as one"
+        # Until the server has its own: Redis may keep the first load waiting.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         async with store, authenticator.keeping() as loaded:
             if secret is None and loaded and not authenticator.ring.admits_anybody(lease_clock()):
                 raise NoKeyError
@@ -141,7 +147,8 @@ def _run(
                 log.info("Listening on http://%s", _shown_address(listener))
                 await Server(config).serve([listener])
 
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    stopped_early = contextlib.suppress(asyncio.CancelledError)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner, stopped_early:
         runner.run(serve())
 
 

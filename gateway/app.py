@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -87,6 +88,10 @@ class Boundary:
             await _answer_error(exchange, exc)
         except ClientGoneError:
             exchange.status = 499
+        except asyncio.CancelledError:
+            # The server stops, and its grace is over. Whoever called is told; nobody else has to know.
+            error = _stopped()
+            await _answer_error(exchange, error)
         except Exception:
             log.exception("A request failed", extra={"fields": {"requestId": exchange.request_id.decode()}})
             await _answer_internal_error(exchange)
@@ -100,6 +105,12 @@ class Boundary:
             del scope["exchange"], error
 
 
+def _stopped() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "The gateway is stopping: a write may have been applied, whole or not at all; send it to another, or again."
+    )
+
+
 async def _answer_error(exchange: Exchange, error: SessionStoreError) -> None:
     if error.code not in STATUS or error.code == "internal_error":
         log.error("A request failed: %s", error, exc_info=error, extra=_fields(exchange))
@@ -108,6 +119,8 @@ async def _answer_error(exchange: Exchange, error: SessionStoreError) -> None:
     if isinstance(error, StoreUnavailableError):
         log.warning("%s", with_cause(error), extra=_fields(exchange))
     exchange.error_code = error.code
+    if exchange.status:
+        return  # the answer has begun
     body = error_body(error.code, str(error))
     await exchange.answer(Reply(STATUS[error.code], body, error_headers(error)))
 

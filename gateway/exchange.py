@@ -134,7 +134,7 @@ class Exchange:
         BodyTooLargeError
         ClientGoneError
         """
-        declared = self.headers.get(b"content-length", b"0")
+        declared = self.headers.get(b"content-length", b"").lstrip(b"0") or b"0"
         if len(declared) > 18 or (declared.isdigit() and int(declared) > MAX_BODY_BYTES):
             raise _too_large()
         message = await self.receive()
@@ -152,6 +152,22 @@ class Exchange:
                 return bytes(chunks)
             message = await self.receive()
         raise ClientGoneError
+
+    async def skip_body(self) -> None:
+        """Read a body that means nothing, before anything is done: where it breaks off, nothing was.
+
+        Raises
+        ------
+        ClientGoneError
+        """
+        if b"transfer-encoding" not in self.headers and self.headers.get(b"content-length", b"0") == b"0":
+            return
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                raise ClientGoneError
+            more = message.get("more_body", False)
 
     async def answer(self, reply: Reply) -> None:
         """Send the response, with the headers that each has."""

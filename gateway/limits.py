@@ -120,7 +120,8 @@ class RateLimiter:
         self._limit = limit
         self._item = RateLimitItemPerSecond(limit.requests, limit.window_s, namespace="key")
         self._on_failure = on_failure
-        self._ends: dict[str, float] = {}
+        #: when the window of each key ends, and its count as it was known last
+        self._windows: dict[str, tuple[float, int]] = {}
         self._works = True
 
     async def hit(self, key_id: str) -> Standing | None:
@@ -130,8 +131,11 @@ class RateLimiter:
         try:
             count = await self._connections.execute(call)
             now = time.time()
-            end = now + self._limit.window_s if count == 1 else self._ends.get(name, 0.0)
-            if end <= now:
+            end, last = self._windows.get(name, (0.0, 0))
+            if count == 1:
+                end = now + self._limit.window_s
+            elif count <= last or end - now <= _EXPIRY_ERROR_S:
+                # Nothing is known of this window: another gateway may have begun it.
                 async with asyncio.timeout(_DEADLINE_S):
                     end = await self._storage.get_expiry(name) + _EXPIRY_ERROR_S
         except (SessionStoreError, RedisError, OSError, TimeoutError) as exc:
@@ -140,9 +144,9 @@ class RateLimiter:
         if not self._works:
             self._works = True
             log.info("Requests are counted again.")
-        if len(self._ends) >= _MAX_REMEMBERED:
-            self._ends.clear()
-        self._ends[name] = end
+        if len(self._windows) >= _MAX_REMEMBERED:
+            self._windows.clear()
+        self._windows[name] = (end, count)
         return Standing(
             limit=self._limit,
             exceeded=count > self._limit.requests,

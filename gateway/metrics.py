@@ -22,7 +22,7 @@ from sessionstore.apikeys import Refusal
 from sessionstore.errors import NotEffectiveError, SessionStoreError
 
 from .description import Operation, describe
-from .errors import BadRequestError
+from .errors import STATUS, BadRequestError
 from .exchange import Exchange, Reply
 from .tallies import Tallies, Tally
 
@@ -66,6 +66,9 @@ class Metrics:
         self._errors = Counter(
             "sessionstore_http_errors", "Requests answered with an error.", ("code",), registry=registry
         )
+        for code in STATUS:
+            # From 0 on: a rate misses what it does not see begin.
+            self._errors.labels(code)
         self._refusals = Counter(
             "sessionstore_unauthenticated", "Requests refused for their key.", ("reason",), registry=registry
         )

@@ -268,6 +268,7 @@ class API:
             raise InvalidModeError("mode must be 'reset', which clears the session and keeps it, or 'delete'.")
         environment = await self._environment(exchange)
         key = decode_session_key(exchange.path_segment("sessionKey"))
+        await exchange.skip_body()
         if mode == "delete":
             deletion = await environment.delete(key, if_match=if_match, wait=_waits(exchange))
             return Reply(200, _encode(DeletionDocument(True, "delete")), _effect_headers(exchange, deletion.effect))
@@ -379,7 +380,9 @@ class API:
         _refuse(exchange, b"if-none-match", "If-None-Match")
         environment = await self._environment(exchange)
         key = decode_session_key(exchange.path_segment("sessionKey"))
-        return environment, key, decode_override_id(exchange.path_segment("overrideId"))
+        override = decode_override_id(exchange.path_segment("overrideId"))
+        await exchange.skip_body()
+        return environment, key, override
 
     async def _environment(self, exchange: Exchange) -> AsyncEnvironment:
         """The environment that a call's query is about."""

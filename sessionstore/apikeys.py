@@ -28,7 +28,7 @@ from .commands import Call
 from .errors import ApiKeyNotFoundError, CorruptDataError, InvalidFieldError, SessionStoreError, TooManyApiKeysError
 from .keys import StoreKeys
 from .scripts import load_script
-from .session import validate_slug
+from .session import MAX_TIME_MS, validate_slug
 
 __all__ = [
     # values
@@ -168,8 +168,10 @@ def create(
     name = _validate_name(name)
     if project is not None:
         validate_slug(project, "project")
-    if expires_at is not None and (type(expires_at) is not int or not 0 <= expires_at < 2**53):
-        raise InvalidFieldError("expires_at must be a time in milliseconds since 1970, a whole number.")
+    if expires_at is not None and (type(expires_at) is not int or not 0 <= expires_at <= MAX_TIME_MS):
+        raise InvalidFieldError(
+            "expires_at must be a time in milliseconds since 1970, a whole number, and no later than the year 9999."
+        )
     for _ in range(_ATTEMPTS):
         secret = generate_secret()
         try:

@@ -104,7 +104,7 @@ def parse_catalog_document(data: bytes | str, syntax: Literal["json", "toml"]) -
     try:
         text = data if isinstance(data, str) else data.decode()
         value = tomllib.loads(text) if syntax == "toml" else json.loads(text, object_pairs_hook=_object)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidCatalogError(f"The document is not valid {syntax.upper()}: {exc}.") from exc
     return catalog_document(value)
 
@@ -270,6 +270,8 @@ def _convert(value: Any, kind: type[T], place: str) -> T:
     """Decode plain data strictly; msgspec's own path is continued from `place`."""
     try:
         return msgspec.convert(value, kind)
+    except UnicodeEncodeError as exc:
+        raise InvalidCatalogError(f"{place or 'The document'}: a name is not Unicode text.") from exc
     except msgspec.ValidationError as exc:
         match = _PLACE.match(str(exc))
         assert match is not None, "the pattern matches every text"

@@ -53,9 +53,13 @@ FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError, ValueError)
 #: Keys and values are UTF-8, whatever the caller's client makes of its own.
 _ENCODING = {"encoding": "utf-8", "encoding_errors": "strict"}
 
+#: What a Redis that has fewer databases answers begins with ERR, as much does.
+_NO_DATABASE = "DB index is out of range"
+
 #: What Redis answers when it is there but refuses for now, by the error's first word.
 _REFUSALS = {
     "BUSY": "is busy with a long script",
+    _NO_DATABASE: "has no database of the number in the URL",
     "CLUSTERDOWN": "is down as a cluster",
     "LOADING": "is still loading its data",
     "MASTERDOWN": "has lost its primary",
@@ -69,7 +73,7 @@ _REFUSALS = {
     "WRONGPASS": "refuses the password in the URL",
 }
 #: Those that do not pass by themselves.
-_LASTING = ("NOAUTH", "NOPERM", "WRONGPASS")
+_LASTING = (_NO_DATABASE, "NOAUTH", "NOPERM", "WRONGPASS")
 _REFUSAL_CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis_errors.OutOfMemoryError, "OOM"),
     (redis_errors.BusyLoadingError, "LOADING"),
@@ -274,7 +278,7 @@ def _refusal(error: Exception) -> str | None:
         word = getattr(error, "status_code", None) or ""
         return word if word in _REFUSALS else "WRONGPASS"
     if isinstance(error, redis_errors.ResponseError):
-        word = str(error).split(" ", 1)[0]
+        word = _NO_DATABASE if _NO_DATABASE in str(error) else str(error).split(" ", 1)[0]
         return word if word in _REFUSALS else None
     return None
 

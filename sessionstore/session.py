@@ -44,6 +44,7 @@ __all__ = [
     "MAX_OVERRIDES",
     "MAX_SESSION_KEY_LENGTH",
     "MAX_SLUG_LENGTH",
+    "MAX_TIME_MS",
     "SLUG_PATTERN",
     "validate_delay",
     "validate_label",
@@ -65,6 +66,8 @@ MAX_LABEL_LENGTH = 200
 MAX_OVERRIDES = 200
 #: Milliseconds of either delay.
 MAX_DELAY_MS = 120_000
+#: The last millisecond of the year 9999, since 1970: the last time that can be written.
+MAX_TIME_MS = 253_402_300_799_999
 
 #: A slug: it can't hold ``:``, ``{`` or ``}``, which separate the parts of a Redis key.
 SLUG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -251,7 +254,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 def format_time(ms: int) -> str:
-    """Milliseconds since 1970 as the HTTP API writes a time: ``2026-06-23T12:00:00.000Z``."""
+    """Milliseconds since 1970 as the HTTP API writes a time: ``2026-06-23T12:00:00.000Z``; the year 9999 at most."""
+    ms = min(ms, MAX_TIME_MS)
     return f"{_format_second(ms // 1000)}.{ms % 1000:03d}Z"
 
 

@@ -150,6 +150,7 @@ class TestSessions:
             (("--scenario", "scn_x", "--clear-scenario"), "either --scenario or --clear-scenario"),
             (("--override", "ovr_x", "--no-overrides"), "either --override or --no-overrides"),
             (("--ttl", "0"), "--ttl must be"),
+            (("--lease", "100"), "--lease must be"),
         ],
     )
     def test_bad_input_changes_nothing(self, cli: Cli, options: tuple[str, ...], reason: str) -> None:
@@ -205,6 +206,11 @@ class TestSessions:
 
 
 class TestKeys:
+    @pytest.mark.parametrize("options", [("--expires-in", "999999w"), ("--expires-at", "9999-12-31T23:59:59-14:00")])
+    def test_a_key_that_would_outlast_the_calendar_is_not_made(self, cli: Cli, options: tuple[str, ...]) -> None:
+        assert "year 9999" in cli.error("keys", "create", "ci", *options, code=2)
+        assert cli.json("keys", "list") == {"keys": []}
+
     def test_a_key_is_printed_once_and_alone(self, cli: Cli) -> None:
         # When one is created, then standard output holds it and nothing else
         created = cli("keys", "create", "nightly", "--project", "checkout", "--expires-in", "90d")
@@ -254,6 +260,15 @@ class TestKeys:
 
 
 class TestCatalog:
+    def test_what_an_environment_without_a_catalog_shows_changes_nothing(self, cli: Cli, store: SessionStore) -> None:
+        store.environment("checkout", "staging").put("ci-42", overrides=["ovr_any"])
+        shown = cli("catalog", "show", *STAGING, "--json").stdout
+
+        cli("catalog", "apply", "-", stdin=shown.encode())
+
+        assert store.project("checkout").environments() == ()
+        assert cli.json("get", "ci-42", *STAGING)["overrides"] == ["ovr_any"]
+
     def test_the_documented_example_is_applied_as_documented(self, cli: Cli, tmp_path: Path) -> None:
         # Given the example, when it is compared, applied and compared again
         cli("catalog", "diff", str(CATALOG), code=1)
@@ -477,6 +492,7 @@ def process(server: RedisServer, *arguments: str) -> Iterator[subprocess.Popen[s
         running = subprocess.Popen(
             [sys.executable, "-m", "sessionstore.cli", *arguments],
             env={**os.environ, "SESSIONSTORE_REDIS_URL": server.url, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -561,6 +577,51 @@ class TestProcesses:
             out, err = get.communicate(timeout=20)
         assert (get.returncode, out) == (3, "")
         assert err == "sessionstore: Redis can't be reached; nothing was changed, try again later.\n"
+
+    def test_output_that_nobody_reads_ends_it_at_once(self, own_redis: RedisServer) -> None:
+        with process(own_redis, "watch", *STAGING) as watch, SessionStore.from_url(own_redis.url) as store:
+            assert watch.stdout is not None
+            await_true(lambda: watchers(own_redis) == 1)
+            watch.stdout.close()
+            staging = store.environment("checkout", "staging")
+            staging.put("ci-42")
+            await_true(lambda: watch.poll() is not None)
+            assert watch.stderr is not None
+            assert (watch.returncode, watch.stderr.read()) == (7, "")
+
+    def test_any_encoding_of_the_output_will_do(self, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+        with process(own_redis, "put", "ci-42", *STAGING, "--label", "snow ☃") as put:
+            out, err = put.communicate(timeout=20)
+        assert put.returncode == 0, err
+        assert "snow \\u2603" in out
+
+    def test_a_closed_standard_input_is_said(self, own_redis: RedisServer) -> None:
+        done = subprocess.run(
+            [
+                "bash",
+                "-c",
+                '"$0" -m sessionstore.cli catalog apply - --redis-url "$1" <&-',
+                sys.executable,
+                own_redis.url,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (2, "sessionstore: -: standard input is closed.\n")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+    def test_a_full_disk_is_said(self, own_redis: RedisServer) -> None:
+        command = [sys.executable, "-m", "sessionstore.cli", "keys", "list", "--redis-url", own_redis.url]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        assert done.returncode == 7
+        assert done.stderr == "sessionstore: The output could not be written: No space left on device.\n"
 
     def test_serve_passes_its_options_through(self, shared_redis: RedisServer) -> None:
         with process(shared_redis, "serve", "--help") as serve:

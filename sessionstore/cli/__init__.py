@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 __all__ = ["main"]
@@ -15,4 +16,8 @@ def main() -> None:
         if exc.name != "typer":
             raise
         sys.exit("sessionstore: the command line needs typer; install sessionstore[cli].")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Labels and keys are Unicode; a terminal or file with another encoding must not end a command midway.
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="sessionstore")

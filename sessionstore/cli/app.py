@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -34,9 +35,13 @@ _EXIT_CODES: tuple[tuple[type[SessionStoreError], int], ...] = (
     (SessionStoreError, 6),
 )
 
+#: The command was carried out, but its output could not be written.
+_NOT_WRITTEN = 7
+
 _EPILOG = (
     "Exit codes: 0 done; 1 not found, or catalogs differ; 2 usage or invalid input; 3 Redis unavailable, nothing "
-    "changed; 4 precondition failed; 5 sent, but whether it took effect is not known; 6 Redis holds something else."
+    "changed; 4 precondition failed; 5 sent, but whether it took effect is not known; 6 Redis holds something else; "
+    "7 done, but the output could not be written."
 )
 
 
@@ -52,6 +57,13 @@ class _Group(TyperGroup):
         except SessionStoreError as exc:
             say(f"sessionstore: {exc}")
             raise typer.Exit(exit_code(exc)) from exc
+        except BrokenPipeError as exc:
+            # Nobody reads on, as after `| head`; what is buffered must not fail once more at the exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(_NOT_WRITTEN) from exc
+        except OSError as exc:
+            say(f"sessionstore: The output could not be written: {exc.strerror or exc}.")
+            raise typer.Exit(_NOT_WRITTEN) from exc
 
 
 app = typer.Typer(

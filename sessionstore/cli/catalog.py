@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from ..catalog import Catalog
 from ..catalog_document import MAX_DOCUMENT_BYTES, CatalogDocument, parse_catalog_document
 from ..catalog_operations import CatalogReport
 from ..config import DEFAULT_LEASE_S
@@ -97,7 +96,7 @@ def show(
             document = store.project(project).catalog()
         else:
             catalog = store.environment(project, environment).catalog()
-            document = CatalogDocument(project, {environment: catalog or Catalog()})
+            document = CatalogDocument(project, {} if catalog is None else {environment: catalog})
     if as_json:
         print_json(document)
         return
@@ -117,6 +116,8 @@ def _read(file: str) -> CatalogDocument:
         raise InvalidCatalogError(f"{file}: a document is a .json or .toml file.")
     try:
         if file == "-":
+            if sys.stdin is None:
+                raise InvalidCatalogError("-: standard input is closed.")
             data = sys.stdin.buffer.read(MAX_DOCUMENT_BYTES + 1)
         else:
             with Path(file).open("rb") as stream:

@@ -138,16 +138,10 @@ def _watch(store: SessionStore, redis_url: str, keys: EnvironmentKeys, as_json: 
     chain = Chain()
     pause_s = _FIRST_PAUSE_S
     in_touch = True
+    changes = _follow(store, redis_url, keys, chain)
     while True:
         try:
-            for change, payload, complete in _follow(store, redis_url, keys, chain):
-                if not in_touch:
-                    say("In touch with Redis again.")
-                in_touch, pause_s = True, _FIRST_PAUSE_S
-                if not complete:
-                    _note_gap(as_json)
-                if change is not None:
-                    typer.echo(payload if as_json else describe(change))
+            change, payload, complete = next(changes)
         except (*FOREIGN_ERRORS, StoreUnavailableError) as exc:
             if in_touch:
                 reason = str(exc) if isinstance(exc, StoreUnavailableError) else f"{describe_loss(exc)}."
@@ -155,8 +149,19 @@ def _watch(store: SessionStore, redis_url: str, keys: EnvironmentKeys, as_json: 
             in_touch = False
         except CorruptDataError as exc:
             say(str(exc))
+        else:
+            # Outside of what is tried again: output that can't be written is no fault of Redis.
+            if not in_touch:
+                say("In touch with Redis again.")
+            in_touch, pause_s = True, _FIRST_PAUSE_S
+            if not complete:
+                _note_gap(as_json)
+            if change is not None:
+                typer.echo(payload if as_json else describe(change))
+            continue
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+        changes = _follow(store, redis_url, keys, chain)
 
 
 def _note_gap(as_json: bool) -> None:

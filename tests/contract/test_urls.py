@@ -119,6 +119,12 @@ async def test_a_wrong_password_is_said_and_not_quoted(kind: Any, guarded: Redis
     assert "try again" not in str(caught.value)
 
 
+async def test_a_database_that_there_is_not_is_said(kind: Any, guarded: RedisServer) -> None:
+    async with open_store(kind, f"redis://:{PASSWORD}@127.0.0.1:{guarded.port}/99") as store:
+        with pytest.raises(StoreUnavailableError, match="has no database of the number in the URL; nothing was"):
+            await store.ping()
+
+
 @pytest.mark.parametrize(
     "url",
     [

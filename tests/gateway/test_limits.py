@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -124,6 +125,23 @@ class TestLimit:
         assert "ratelimit" not in wrong.headers
 
         assert left(await one.get()) == 2
+
+    @pytest.mark.parametrize("remembered", [(0.4, 1), (30.0, 100)])
+    async def test_a_window_that_another_gateway_has_begun_is_asked_for(
+        self, pair: tuple[Limited, Limited], remembered: tuple[float, int]
+    ) -> None:
+        one, other = pair
+        for _ in range(3):
+            await one.get()
+        # Given a gateway that remembers the window before
+        left_s, count = remembered
+        [name] = one.limiter._windows
+        other.limiter._windows[name] = (time.time() + left_s, count)
+
+        refused = await other.get()
+
+        assert_error(refused, 429, "rate_limited")
+        assert int(refused.headers["retry-after"]) > 40
 
     async def test_errors_count_and_say_so(self, pair: tuple[Limited, Limited]) -> None:
         one, _ = pair

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -23,9 +25,10 @@ from gateway.__main__ import main
 from gateway.server import server_config
 from sessionstore import SessionStore
 from sessionstore.apikeys import is_secret
+from sessionstore.keys import EnvironmentKeys
 
 from ..redis_server import RedisServer, free_port
-from .conftest import AUTHORIZATION, KEY
+from .conftest import AUTHORIZATION, KEY, assert_error
 from .process import GatewayProcess, run_gateway
 
 
@@ -349,6 +352,28 @@ class TestSocket:
         assert re.findall(rb"HTTP/1.1 (\d+) ", rest) == [b"200", b"400"]
         assert rest.index(b"HTTP/1.1 400 ") < rest.index(b"bad_request")
 
+    def test_a_body_that_breaks_off_changes_nothing_where_it_means_nothing_either(
+        self, gateway: GatewayProcess
+    ) -> None:
+        place = b"?project=checkout&environment=staging"
+        with gateway.client() as client:
+            client.put("/sessions/kept", json={"overrides": ["ovr_a"]}).raise_for_status()
+            for method, target in (
+                ("POST", b"/overrides/ovr_b" + place),
+                ("DELETE", b"/overrides/ovr_a" + place),
+                ("DELETE", place),
+                ("DELETE", place + b"&mode=delete"),
+            ):
+                request = self.request(method, b"/api/v1/sessions/kept" + target, "Transfer-Encoding: chunked")
+                head, _ = self.exchange(gateway, request + b"2\r\n{}\r\nnot a length\r\n")
+                assert head.startswith(b"HTTP/1.1 400 ")
+                assert client.get("/sessions/kept").json()["overrides"] == ["ovr_a"]
+                # and a whole one is no matter
+                if method == "POST":
+                    head, _ = self.exchange(gateway, request + b"2\r\n{}\r\n0\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 200 ")
+                    client.delete("/sessions/kept/overrides/ovr_b").raise_for_status()
+
     @pytest.mark.parametrize("apart", [False, True])
     @pytest.mark.parametrize("before", [0, 2])
     def test_a_body_that_breaks_off_changes_nothing(self, gateway: GatewayProcess, before: int, apart: bool) -> None:
@@ -456,6 +481,47 @@ class TestSignals:
             assert answer.startswith(b"HTTP/1.1 200 ")
             assert b'"label":"x"' in answer
             assert gateway.wait() == 0
+
+    def test_request_that_outlasts_the_grace_is_answered_in_the_envelope(self, shared_redis: RedisServer) -> None:
+        # Given a PUT that waits for a view which never acknowledges
+        options = ("--shutdown-grace", "0.3", "--lease", "20", "--prefix", "grace")
+        lease = EnvironmentKeys("grace", "checkout", "staging")
+        with (
+            shared_redis.client() as redis,
+            GatewayProcess(shared_redis.url, *options) as gateway,
+            gateway.client() as client,
+            concurrent.futures.ThreadPoolExecutor(1) as threads,
+        ):
+            redis.zadd(lease.leases, {"dead": 9e15})
+            redis.zadd(lease.acks, {"dead": 0})
+            put = threads.submit(client.put, "/sessions/ci-42", json={})
+            while not redis.exists(lease.session("ci-42")):
+                time.sleep(0.01)
+
+            gateway.signal(signal.SIGTERM)
+            response = put.result(20)
+
+            assert_error(response, 503, "store_unavailable", "stopping", "may have been applied")
+            assert response.headers["retry-after"]
+            assert gateway.wait() == 0
+            assert "Traceback" not in gateway.log
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_one_that_comes_while_redis_keeps_the_start_waiting(self, number: signal.Signals) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            silent.settimeout(20)
+            url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "--redis-url", url, "--port", "0", "--deadline", "60"],
+                stderr=subprocess.PIPE,
+                env={**os.environ, "SESSIONSTORE_API_KEY": KEY},
+                text=True,
+            )
+            connection, _ = silent.accept()
+            process.send_signal(number)
+            with connection:
+                _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, "")
 
     def test_request_that_takes_too_long_is_cut_off(self, shared_redis: RedisServer) -> None:
         with GatewayProcess(shared_redis.url, "--shutdown-grace", "0.1") as gateway, gateway.connect() as connection:
