@@ -204,9 +204,15 @@ def database_of(pool: Any) -> int:
     return int(pool.connection_kwargs.get("db") or 0)
 
 
-def new_link(pool: Any) -> Any:
-    """Make a connection like the pool's for a subscription. RESP2: there, whatever arrives is a plain reply."""
+def new_link(pool: Any, within_s: float) -> Any:
+    """Make a connection like the pool's for a subscription; it is made `within_s` seconds or not at all.
+
+    RESP2: there, whatever arrives is a plain reply.
+    """
     options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith("maint_")}
+    for name in ("socket_connect_timeout", "socket_timeout"):
+        if options.get(name) is not None:
+            options[name] = min(options[name], within_s)
     return pool.connection_class(**{**options, "protocol": 2, "retry": Retry(NoBackoff(), 0)})
 
 

@@ -242,6 +242,11 @@ class Follower:
         self._refresh(now)
         return requests
 
+    def poll_early(self, now: float) -> FollowerRequest | None:
+        """Take the renewal that will soon be due, to go out with others."""
+        lease = None if self.closed else self.lease.poll_early(now, self._position())
+        return None if lease is None else self._ask(lease.call, now, lease)
+
     def poll_ack(self, now: float) -> FollowerRequest | None:
         """Take the acknowledgement that a writer waits for, if it is all that the lease has to ask now."""
         lease = None if self.closed else self.lease.poll_ack(now, self._position())

@@ -18,6 +18,7 @@ from typing import Any
 from .commands import WriteContext
 from .errors import CorruptDataError, SessionStoreError, StoreClosedError
 from .follower import DEFAULT_TOUCH_INTERVAL_S, Follower, FollowerRequest
+from .lease import LeaseRequest
 from .messages import Applied, decode_applied
 from .operations import AwaitApplied
 
@@ -248,6 +249,12 @@ class Hub:
         requests = [self._parting.popleft() for _ in range(min(_LAST_CALLS, len(self._parting)))]
         for follower in self._followers.values():
             requests += follower.poll(now)
+        if len(self._followers) > 1 and any(map(_renews, requests)):
+            # Each by itself would be a round trip for each environment.
+            for follower in self._followers.values():
+                early = follower.poll_early(now)
+                if early is not None:
+                    requests.append(early)
         self._tell(now)
         return requests
 
@@ -388,6 +395,10 @@ class Hub:
                     follower.touch_error,
                 )
                 self._told_untouched.add(follower)
+
+
+def _renews(request: FollowerRequest) -> bool:
+    return isinstance(request.purpose, LeaseRequest) and request.purpose.kind == "renew"
 
 
 def _text(value: bytes | str) -> str:

@@ -490,6 +490,24 @@ def test_a_view_of_a_closed_store_has_nothing_left_to_do(world: HubWorld) -> Non
     assert follower.parted
 
 
+def test_leases_of_several_environments_come_to_be_renewed_together(world: HubWorld) -> None:
+    # Given views that were opened at different times
+    world.go_live()
+    world.advance(0.5 * LEASE_MS / 3000)
+    world.go_live(OTHER_KEYS)
+
+    polls = []
+    for _ in range(300):
+        world.advance(0.01)
+        ran = world.run()
+        if ran:
+            polls.append(ran)
+
+    # Then each round trip is for both
+    assert polls == [["renew", "renew"]] * len(polls)
+    assert len(polls) == pytest.approx(3 / (LEASE_MS / 3000), abs=1)
+
+
 def test_after_a_crash_everything_is_asked_anew(world: HubWorld) -> None:
     follower = world.go_live()
     world.advance(1.0)

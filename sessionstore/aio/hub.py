@@ -132,7 +132,7 @@ class HubDriver:
             if not self.hub.wanted:
                 await self._wake_link.wait()
                 continue
-            link = new_link(self._pool)
+            link = new_link(self._pool, self._deadline_s)
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await link.connect()

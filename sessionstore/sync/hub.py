@@ -162,7 +162,7 @@ class HubDriver:
             if not self.hub.wanted:
                 _await(self._link_news, math.inf)
                 continue
-            link = new_link(self._pool)
+            link = new_link(self._pool, self._deadline_s)
             try:
                 link.connect()
                 never_reconnect(link)
