@@ -1,5 +1,5 @@
-# Two commands for everybody: `make run` and `make test`. For developers: `make check`, `make format`, `make bench`.
-# Each installs what it needs into .venv first.
+# Two commands for everybody: `make run` and `make test`. For developers: `make check` (luacheck is Debian's lua-check),
+# `make format`, `make bench`, `make soak`, `make clean`. Each installs what it needs into .venv first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ TESTS ?= --numprocesses=2 --dist=loadfile
 .PHONY: run test check format bench soak clean
 
 run: $(RUN_STAMP)  ## the gateway on an embedded store; prints a key and curl lines to try
-	$(BIN)/python -m gateway
+	SESSIONSTORE_REDIS_URL= $(BIN)/python -m gateway
 
 test: $(STAMP)  ## all tests, or TESTS="-k views"; those that need a redis-server start their own
 	$(BIN)/python -m pytest $(TESTS)

@@ -117,7 +117,7 @@ def describe_machine(client: redis.Redis | None = None) -> dict[str, str]:
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": _cpu_model(),
         "cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
     for package in _PACKAGES:

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from .aio.apikeys import AsyncApiKeys
 from .aio.project import AsyncProject
 from .aio.store import AsyncEnvironment, AsyncSessionStore
+from .aio.view import AsyncView
 from .apikeys import ApiKey, KeyRing, KeySnapshot, NewApiKey, Refusal
 from .catalog import Catalog, CatalogDiff, Mock, Scenario, ScenarioPage, diff_catalogs
 from .catalog_document import CatalogDocument, parse_catalog_document
 from .catalog_operations import CatalogReport, EnvironmentReport
+from .commands import IfMatch
+from .config import Observer, StoreOptions
 from .embedded import EmbeddedServer
 from .errors import (
     ApiKeyNotFoundError,
@@ -49,7 +54,8 @@ from .session import (
 from .sync.apikeys import ApiKeys
 from .sync.project import Project
 from .sync.store import Environment, SessionStore
-from .view import View, ViewStats
+from .sync.view import SyncView
+from .view import ChangeCallback, OnStale, View, ViewStats
 
 __version__ = "0.1.0"
 
@@ -71,6 +77,8 @@ __all__ = [
     "Session",
     "SessionPage",
     # views
+    "AsyncView",
+    "SyncView",
     "View",
     "ViewStats",
     # API keys
@@ -93,6 +101,13 @@ __all__ = [
     # session keys
     "normalize_session_key",
     "session_key_from_header",
+    # for annotations, and for what passes arguments on
+    "ChangeCallback",
+    "IfMatch",
+    "Observer",
+    "OnStale",
+    "StoreOptions",
+    "UNSET",
     # errors
     "ApiKeyNotFoundError",
     "CorruptDataError",
