@@ -162,7 +162,7 @@ _OPTIONS = (
         "ttl",
         "SECONDS",
         f"{DEFAULT_TTL_S:.0f}",
-        _seconds(*TTL_RANGE_S),
+        _seconds(1, TTL_RANGE_S[1]),
         "how long a session lives after it was last seen",
     ),
     _Option(

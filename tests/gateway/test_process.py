@@ -135,6 +135,7 @@ class TestOptions:
             ([], {"SESSIONSTORE_PORT": "tcp://10.0.0.1:80"}, ["SESSIONSTORE_PORT", "65535"]),
             (["--log-level", "loud"], {}, ["--log-level", "warning"]),
             (["--ttl", "0"], {}, ["--ttl", "seconds"]),
+            (["--ttl", "0.999"], {}, ["--ttl", "seconds from 1 to"]),
             (["--deadline", "nan"], {}, ["--deadline", "0.05 to 60"]),
             ([], {"SESSIONSTORE_ACCESS_LOG": "maybe"}, ["SESSIONSTORE_ACCESS_LOG", "on or off"]),
             (["--redis-url", "http://user:s3cret@localhost"], {}, ["--redis-url", "redis://"]),
