@@ -24,7 +24,7 @@ check: $(STAMP)  ## lint, format, types, Lua
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python tests/lua.py build/lua
+	$(BIN)/python tests/support/lua.py build/lua
 	luacheck --quiet build/lua
 
 format: $(STAMP)

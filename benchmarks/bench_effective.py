@@ -26,7 +26,7 @@ import redis
 import redis.asyncio
 
 from sessionstore import AsyncSessionStore, SessionStore
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 from .dataset import ENVIRONMENT, PROJECT
 from .followers import BY_HAND, REPLIES, Followers

@@ -31,9 +31,9 @@ from starlette.routing import Route
 
 from gateway.server import listening_socket, server_config
 from sessionstore import SessionStore
-from sessionstore.apikeys import generate_secret
-from sessionstore.scripts import load_script
-from tests.redis_server import RedisServer, free_port
+from sessionstore.api_keys.model import generate_secret
+from sessionstore.protocol.scripts import load_script
+from tests.support.redis_server import RedisServer, free_port
 
 from .load import Outcome, request, run_load
 from .report import Bar, Report, arguments_parser, conclude, describe_machine, percentile

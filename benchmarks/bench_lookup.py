@@ -29,14 +29,15 @@ import redis.asyncio
 from cashews import Cache
 from redis.cache import CacheConfig
 
-from sessionstore import AsyncSessionStore, SessionStore, commands
-from sessionstore.commands import WriteContext
-from sessionstore.connection import evalsha
-from sessionstore.operations import new_id
-from sessionstore.replica import HeldSession
-from sessionstore.scripts import load_script
-from sessionstore.view import View
-from tests.redis_server import RedisServer
+from sessionstore import AsyncSessionStore, SessionStore
+from sessionstore.protocol import calls as commands
+from sessionstore.protocol.calls import WriteContext
+from sessionstore.protocol.operations import new_id
+from sessionstore.protocol.scripts import load_script
+from sessionstore.replica.held_session import HeldSession
+from sessionstore.replica.view import View
+from sessionstore.transport.resp import evalsha
+from tests.support.redis_server import RedisServer
 
 from .dataset import ENVIRONMENT, PROJECT, environment_keys, load_sessions, session_key
 from .peers import Peer

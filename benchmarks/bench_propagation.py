@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sessionstore import SessionStore
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 from .dataset import ENVIRONMENT, PROJECT
 from .followers import BY_HAND, Followers, Seen

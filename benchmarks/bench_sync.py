@@ -29,7 +29,7 @@ import redis
 from msgspec import Struct
 
 from sessionstore import AsyncSessionStore, SessionStore
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 from .dataset import ENVIRONMENT, PROJECT, environment_keys, load_sessions, session_key
 from .peers import Peer

@@ -6,8 +6,8 @@ from typing import Any
 
 import redis
 
-from sessionstore.keys import DEFAULT_PREFIX, EnvironmentKeys
-from sessionstore.scripts import compose
+from sessionstore.protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeys
+from sessionstore.protocol.scripts import compose
 
 __all__ = ["ENVIRONMENT", "PROJECT", "environment_keys", "load_sessions", "session_key"]
 

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Sequence
 
 from sessionstore import AsyncSessionStore, EmbeddedServer
-from sessionstore.apikeys import generate_secret
+from sessionstore.api_keys.model import generate_secret
 from sessionstore.clock import lease_clock
-from sessionstore.config import StoreOptions
 from sessionstore.errors import SessionStoreError
+from sessionstore.options import StoreOptions
 
 from .app import create_app, create_metrics_app
 from .auth import Authenticator

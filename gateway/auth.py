@@ -21,7 +21,8 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import Struct
 
 from sessionstore import AsyncSessionStore
-from sessionstore.apikeys import REFRESH_INTERVAL_S, ApiKey, KeyRing, Refusal
+from sessionstore.api_keys.model import ApiKey
+from sessionstore.api_keys.ring import REFRESH_INTERVAL_S, KeyRing, Refusal
 from sessionstore.clock import lease_clock
 from sessionstore.errors import SessionStoreError, StoreUnavailableError
 

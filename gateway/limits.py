@@ -23,10 +23,10 @@ from redis.exceptions import RedisError
 
 from sessionstore import AsyncSessionStore
 from sessionstore.aio.connections import Connections
-from sessionstore.commands import Call
-from sessionstore.config import StoreConfig
 from sessionstore.errors import SessionStoreError
-from sessionstore.scripts import compose
+from sessionstore.options import StoreConfig
+from sessionstore.protocol.calls import Call
+from sessionstore.protocol.scripts import compose
 
 from .errors import Headers
 

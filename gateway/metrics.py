@@ -18,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.metrics_core import Metric
 
 from sessionstore import AsyncSessionStore, Effect, __version__
-from sessionstore.apikeys import Refusal
+from sessionstore.api_keys.ring import Refusal
 from sessionstore.errors import NotEffectiveError, SessionStoreError
 
 from .description import Operation, describe

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from sessionstore import __version__
-from sessionstore.catalog import MAX_SCENARIO_PAGE, MAX_SEARCH_LENGTH
-from sessionstore.commands import MAX_PAGE
+from sessionstore.catalog.model import MAX_SCENARIO_PAGE, MAX_SEARCH_LENGTH
+from sessionstore.protocol.calls import MAX_PAGE
 from sessionstore.session import MAX_SLUG_LENGTH, SLUG_PATTERN
 
 from .description import Handler, Link, Operation, operation_of

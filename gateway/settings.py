@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
-from sessionstore.apikeys import is_secret
-from sessionstore.config import (
+from sessionstore.api_keys.model import is_secret
+from sessionstore.errors import InvalidInputError
+from sessionstore.options import (
     DEADLINE_RANGE_S,
     DEFAULT_DEADLINE_S,
     DEFAULT_LEASE_S,
@@ -20,9 +21,8 @@ from sessionstore.config import (
     LEASE_RANGE_S,
     TTL_RANGE_S,
 )
-from sessionstore.connection import check_url
-from sessionstore.errors import InvalidInputError
-from sessionstore.keys import DEFAULT_PREFIX, validate_prefix
+from sessionstore.protocol.keyspace import DEFAULT_PREFIX, validate_prefix
+from sessionstore.transport.connect import check_url
 
 from .limits import DEFAULT_LIMIT, Limit, parse_limit_setting
 

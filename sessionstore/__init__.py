@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from .aio.apikeys import AsyncApiKeys
+from .aio.api_keys import AsyncApiKeys
 from .aio.project import AsyncProject
 from .aio.store import AsyncEnvironment, AsyncSessionStore
 from .aio.view import AsyncView
-from .apikeys import ApiKey, KeyRing, KeySnapshot, NewApiKey, Refusal
-from .catalog import Catalog, CatalogDiff, Mock, Scenario, ScenarioPage, diff_catalogs
-from .catalog_document import CatalogDocument, parse_catalog_document
-from .catalog_operations import CatalogReport, EnvironmentReport
-from .commands import IfMatch
-from .config import Observer, StoreOptions
+from .api_keys.model import ApiKey, KeySnapshot, NewApiKey
+from .api_keys.ring import KeyRing, Refusal
+from .catalog.document import CatalogDocument, parse_catalog_document
+from .catalog.model import Catalog, CatalogDiff, Mock, Scenario, ScenarioPage, diff_catalogs
 from .embedded import EmbeddedServer
 from .errors import (
     ApiKeyNotFoundError,
@@ -42,24 +40,19 @@ from .errors import (
     StoreUnavailableError,
     TooManyApiKeysError,
 )
-from .session import (
-    Deletion,
-    Effect,
-    LiveView,
-    Session,
-    SessionPage,
-    normalize_session_key,
-    session_key_from_header,
-)
-from .sync.apikeys import ApiKeys
+from .options import Observer, StoreOptions
+from .protocol.calls import IfMatch
+from .protocol.catalog_operations import CatalogReport, EnvironmentReport
+from .replica.view import ChangeCallback, OnStale, View, ViewStats
+from .session import Deletion, Effect, LiveView, Session, SessionPage, normalize_session_key, session_key_from_header
+from .sync.api_keys import ApiKeys
 from .sync.project import Project
 from .sync.store import Environment, SessionStore
 from .sync.view import SyncView
-from .view import ChangeCallback, OnStale, View, ViewStats
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
+    "__version__",
     # stores
     "ApiKeys",
     "AsyncApiKeys",

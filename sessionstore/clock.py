@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-__all__ = ["lease_clock"]
-
 
 def _choose() -> Callable[[], float]:
     # Linux: CLOCK_MONOTONIC stands still while the host sleeps, CLOCK_BOOTTIME does not. macOS: time.monotonic stands

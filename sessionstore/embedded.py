@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
-__all__ = ["EmbeddedServer"]
-
 
 class EmbeddedServer:
     """What a Redis server is elsewhere: stores made on it share its state.

@@ -35,31 +35,6 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = [
-    "ApiKeyNotFoundError",
-    "CorruptDataError",
-    "EnvironmentNotFoundError",
-    "InvalidCatalogError",
-    "InvalidFieldError",
-    "InvalidInputError",
-    "InvalidOverrideError",
-    "InvalidQueryError",
-    "InvalidScenarioError",
-    "InvalidSessionKeyError",
-    "InvalidSlugError",
-    "NotEffectiveError",
-    "NotFoundError",
-    "OutcomeUnknownError",
-    "OverrideNotFoundError",
-    "PreconditionFailedError",
-    "SessionNotFoundError",
-    "SessionStoreError",
-    "StaleView",
-    "StoreClosedError",
-    "StoreUnavailableError",
-    "TooManyApiKeysError",
-]
-
 
 class SessionStoreError(Exception):
     """The root of this library's errors. The message says what happened and what to do."""

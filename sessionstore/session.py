@@ -25,35 +25,6 @@ from .errors import (
     InvalidSlugError,
 )
 
-__all__ = [
-    # values
-    "Deletion",
-    "Effect",
-    "LiveView",
-    "Session",
-    "SessionDocument",
-    "SessionPage",
-    # session keys
-    "normalize_session_key",
-    "session_key_from_header",
-    "validate_session_key",
-    # bounds
-    "MAX_DELAY_MS",
-    "MAX_ID_LENGTH",
-    "MAX_LABEL_LENGTH",
-    "MAX_OVERRIDES",
-    "MAX_SESSION_KEY_LENGTH",
-    "MAX_SLUG_LENGTH",
-    "MAX_TIME_MS",
-    "SLUG_PATTERN",
-    "validate_delay",
-    "validate_label",
-    "validate_override",
-    "validate_overrides",
-    "validate_scenario",
-    "validate_slug",
-]
-
 #: Code points that a session key is cut at.
 MAX_SESSION_KEY_LENGTH = 200
 #: Characters of a project's or environment's slug.

@@ -10,7 +10,7 @@ import pytest
 
 from sessionstore import EmbeddedServer
 
-from .redis_server import MISSING, RedisServer, find_redis_server
+from .support.redis_server import MISSING, RedisServer, find_redis_server
 
 _prefixes = itertools.count()
 

@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-from ..commands import Call
-from ..config import StoreConfig
-from ..connection import FOREIGN_ERRORS, decode_all, evalsha, evaluate, is_refusal, pack, translate
 from ..errors import CorruptDataError, SessionStoreError, StoreUnavailableError
-from ..trust import IDENTIFY
-
-__all__ = ["Connections"]
+from ..options import StoreConfig
+from ..protocol.calls import Call
+from ..protocol.server_identity import IDENTIFY
+from ..transport.errors import FOREIGN_ERRORS, is_refusal, translate
+from ..transport.resp import decode_all, evalsha, evaluate, pack
 
 T = TypeVar("T")
 

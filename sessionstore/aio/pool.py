@@ -8,10 +8,8 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from ..config import CLOSED
 from ..errors import StoreClosedError
-
-__all__ = ["Pool"]
+from ..options import CLOSED
 
 
 class Pool(redis.asyncio.ConnectionPool):

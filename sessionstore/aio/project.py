@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from .. import catalog_operations, operations
-from ..catalog_document import CatalogDocument, check_project
-from ..catalog_operations import CatalogReport
-from ..commands import WriteContext
-from ..keys import ProjectKeys
+from ..catalog.document import CatalogDocument, check_project
+from ..protocol import catalog_operations, operations
+from ..protocol.calls import WriteContext
+from ..protocol.catalog_operations import CatalogReport
+from ..protocol.keyspace import ProjectKeys
 
 if TYPE_CHECKING:
     from .store import AsyncSessionStore
-
-__all__ = ["AsyncProject"]
 
 
 class AsyncProject:

@@ -11,25 +11,24 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 import redis.asyncio
 from msgspec import UNSET, UnsetType
 
-from .. import catalog_operations, operations
-from ..catalog import Catalog, ScenarioPage
-from ..commands import IfMatch, WriteContext
-from ..config import CLOSED, MAX_CONNECTIONS, StoreConfig, StoreOptions
-from ..connection import client_options, closed_error, database_of, pool_from_url, pool_like
+from ..catalog.model import Catalog, ScenarioPage
 from ..embedded import EmbeddedServer
 from ..errors import SessionStoreError, StoreClosedError
-from ..follower import DEFAULT_TOUCH_INTERVAL_S
-from ..operations import AwaitApplied, Operation, Pause
+from ..options import CLOSED, MAX_CONNECTIONS, StoreConfig, StoreOptions
+from ..protocol import catalog_operations, operations
+from ..protocol.calls import IfMatch, WriteContext
+from ..protocol.operations import AwaitApplied, Operation, Pause
+from ..replica.follower import DEFAULT_TOUCH_INTERVAL_S
+from ..replica.view import DEFAULT_OPEN_TIMEOUT_S, OnStale
 from ..session import Deletion, LiveView, Session, SessionPage
-from ..view import DEFAULT_OPEN_TIMEOUT_S, OnStale
-from .apikeys import AsyncApiKeys
+from ..transport.connect import client_options, database_of, pool_from_url, pool_like
+from ..transport.errors import closed_error
+from .api_keys import AsyncApiKeys
 from .connections import Connections
-from .hub import HubDriver
 from .pool import Pool
 from .project import AsyncProject
+from .subscriptions import HubDriver
 from .view import AsyncView
-
-__all__ = ["AsyncEnvironment", "AsyncSessionStore"]
 
 T = TypeVar("T")
 

@@ -22,8 +22,6 @@ from ..errors import (
 from . import catalog, keys, sessions, watch
 from .output import say
 
-__all__ = ["app", "exit_code"]
-
 #: The first class that an error is an instance of says the code; docs/cli.md has the same table.
 _EXIT_CODES: tuple[tuple[type[SessionStoreError], int], ...] = (
     (NotFoundError, 1),
@@ -104,6 +102,7 @@ def _root(
     help="Run the gateway. All options are those of python -m gateway, --help too.",
 )
 def serve(ctx: typer.Context) -> NoReturn:
+    """Run the gateway."""
     try:
         from gateway.__main__ import main
     except ModuleNotFoundError as exc:

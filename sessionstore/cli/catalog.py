@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from ..catalog_document import MAX_DOCUMENT_BYTES, CatalogDocument, parse_catalog_document
-from ..catalog_operations import CatalogReport
-from ..config import DEFAULT_LEASE_S
+from ..catalog.document import MAX_DOCUMENT_BYTES, CatalogDocument, parse_catalog_document
 from ..errors import InvalidCatalogError
-from ..keys import DEFAULT_PREFIX
+from ..options import DEFAULT_LEASE_S
+from ..protocol.catalog_operations import CatalogReport
+from ..protocol.keyspace import DEFAULT_PREFIX
 from .options import (
     EnvironmentOption,
     JsonOption,
@@ -25,8 +25,6 @@ from .options import (
     opened,
 )
 from .output import effect_document, print_json, print_table, say
-
-__all__ = ["app"]
 
 app = typer.Typer(
     help="What environments offer: published mocks and scenarios.", no_args_is_help=True, rich_markup_mode=None

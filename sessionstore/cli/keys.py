@@ -10,13 +10,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ..apikeys import REVOCATION_BOUND_S, ApiKey
+from ..api_keys.model import ApiKey
+from ..api_keys.ring import REVOCATION_BOUND_S
 from ..errors import InvalidFieldError
-from ..keys import DEFAULT_PREFIX
+from ..protocol.keyspace import DEFAULT_PREFIX
 from .options import JsonOption, PrefixOption, RedisUrlOption, opened
 from .output import print_json, print_table, say, time_of
-
-__all__ = ["app"]
 
 app = typer.Typer(help="API keys of the gateway.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -8,26 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S, StoreOptions, check_seconds
 from ..errors import InvalidInputError, InvalidQueryError
-from ..keys import DEFAULT_PREFIX
+from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S, StoreOptions, check_seconds
+from ..protocol.keyspace import DEFAULT_PREFIX
 from ..sync.store import Environment, SessionStore
-
-__all__ = [
-    "EnvironmentOption",
-    "IfMatchOption",
-    "JsonOption",
-    "LeaseOption",
-    "NoWaitOption",
-    "PrefixOption",
-    "ProjectOption",
-    "RedisUrlOption",
-    "SessionKeyArgument",
-    "TtlOption",
-    "chosen_environment",
-    "if_match_of",
-    "opened",
-]
 
 RedisUrlOption = Annotated[
     str | None,

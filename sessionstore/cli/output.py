@@ -11,8 +11,6 @@ import typer
 
 from ..session import Effect, format_time
 
-__all__ = ["effect_document", "plain", "print_json", "print_table", "say", "shown", "time_of"]
-
 
 def say(text: str) -> None:
     """Print a line for a person that is not the command's output: to standard error."""

@@ -8,9 +8,9 @@ import msgspec
 import typer
 from msgspec import UNSET
 
-from ..config import DEFAULT_LEASE_S, DEFAULT_TTL_S
 from ..errors import InvalidInputError, SessionNotFoundError
-from ..keys import DEFAULT_PREFIX
+from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S
+from ..protocol.keyspace import DEFAULT_PREFIX
 from ..session import Session
 from .options import (
     EnvironmentOption,
@@ -28,8 +28,6 @@ from .options import (
     opened,
 )
 from .output import effect_document, print_json, print_table, say, time_of
-
-__all__ = ["delete", "get", "list_sessions", "put", "reset", "views"]
 
 
 def get(

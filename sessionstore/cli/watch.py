@@ -13,16 +13,17 @@ from typing import Any
 import redis
 import typer
 
-from ..catalog import Catalog
-from ..commands import read_head
-from ..config import DEFAULT_DEADLINE_S
-from ..connection import FOREIGN_ERRORS, client_options, describe_loss
+from ..catalog.model import Catalog
 from ..errors import CorruptDataError, StoreUnavailableError
-from ..keys import DEFAULT_PREFIX, EnvironmentKeys
-from ..messages import CatalogChanged, Change, ExpiryMoved, SessionDeleted, SessionSet, decode_change
+from ..options import DEFAULT_DEADLINE_S
+from ..protocol.calls import read_head
+from ..protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeys
+from ..protocol.messages import CatalogChanged, Change, ExpiryMoved, SessionDeleted, SessionSet, decode_change
 from ..session import format_time
 from ..sync.connections import Connections
 from ..sync.store import SessionStore
+from ..transport.connect import client_options
+from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .options import (
     EnvironmentOption,
     JsonOption,
@@ -33,8 +34,6 @@ from .options import (
     opened,
 )
 from .output import print_json, say, shown
-
-__all__ = ["Chain", "describe", "watch"]
 
 #: Seconds without a message after which a PING is sent, and then without an answer after which the link is given up.
 _HEARTBEAT_S = 5.0

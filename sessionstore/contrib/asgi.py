@@ -15,10 +15,8 @@ import random
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from ..replica.view import View
 from ..session import session_key_from_header
-from ..view import View
-
-__all__ = ["SESSION_HEADER", "STATE_KEY", "SessionMiddleware"]
 
 #: The request header that names a session.
 SESSION_HEADER = "x-flowmock-session"

@@ -18,13 +18,11 @@ from mitmproxy.addonmanager import Loader
 
 from ..aio.store import AsyncEnvironment, AsyncSessionStore
 from ..aio.view import AsyncView
-from ..config import DEFAULT_LEASE_S, DEFAULT_TTL_S
 from ..errors import InvalidInputError
-from ..keys import DEFAULT_PREFIX
+from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S
+from ..protocol.keyspace import DEFAULT_PREFIX
 from ..session import session_key_from_header
 from .asgi import SESSION_HEADER, STATE_KEY
-
-__all__ = ["SessionStoreAddon"]
 
 
 class SessionStoreAddon:

@@ -11,10 +11,8 @@ from typing import Any
 import redis
 from redis.exceptions import MaxConnectionsError, RedisError
 
-from ..config import CLOSED
 from ..errors import StoreClosedError
-
-__all__ = ["Pool"]
+from ..options import CLOSED
 
 
 class Pool(redis.ConnectionPool):

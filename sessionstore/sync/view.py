@@ -6,11 +6,9 @@ from types import TracebackType
 from typing import Self
 
 from ..clock import lease_clock
-from ..commands import WriteContext
-from ..view import OnStale, View
-from .hub import HubDriver
-
-__all__ = ["SyncView"]
+from ..protocol.calls import WriteContext
+from ..replica.view import OnStale, View
+from .subscriptions import HubDriver
 
 
 class SyncView(View):

@@ -8,7 +8,7 @@ import pytest
 
 from sessionstore import AsyncEnvironment, AsyncSessionStore
 
-from .adapter import Backend
+from ..support.adapter import Backend
 
 
 @pytest.fixture(params=["sync-fakeredis", "sync-redis", "asyncio-fakeredis", "asyncio-redis"])

@@ -18,11 +18,11 @@ from sessionstore import (
     Refusal,
     StoreClosedError,
     TooManyApiKeysError,
-    apikeys,
 )
-from sessionstore.apikeys import MAX_ACTIVE_KEYS, MAX_ENDED_KEYS, hash_secret
+from sessionstore.api_keys import model as apikeys
+from sessionstore.api_keys.model import MAX_ACTIVE_KEYS, MAX_ENDED_KEYS, hash_secret
 
-from .adapter import Backend
+from ..support.adapter import Backend
 
 
 def in_ms(ms: int) -> int:

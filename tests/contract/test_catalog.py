@@ -25,9 +25,9 @@ from sessionstore import (
     StoreUnavailableError,
     parse_catalog_document,
 )
-from sessionstore.messages import CatalogChanged, SessionSet, decode_change
+from sessionstore.protocol.messages import CatalogChanged, SessionSet, decode_change
 
-from .adapter import Backend
+from ..support.adapter import Backend
 
 STAGING: dict[str, Any] = {
     "mocks": [{"id": "ovr_a", "name": "A"}, {"id": "ovr_b", "name": "B"}],

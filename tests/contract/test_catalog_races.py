@@ -14,11 +14,11 @@ from sessionstore import (
     InvalidOverrideError,
     InvalidScenarioError,
     OverrideNotFoundError,
-    commands,
 )
-from sessionstore.scripts import Script, compose, load_script
+from sessionstore.protocol import calls as commands
+from sessionstore.protocol.scripts import Script, compose, load_script
 
-from ..redis_server import RedisServer
+from ..support.redis_server import RedisServer
 
 #: Races, and sessions that write in each.
 ROUNDS = 40

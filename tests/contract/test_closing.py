@@ -18,7 +18,7 @@ from sessionstore import (
     StoreClosedError,
 )
 
-from ..redis_server import RedisServer
+from ..support.redis_server import RedisServer
 
 
 def connected(store: Any) -> int:

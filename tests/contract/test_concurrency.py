@@ -20,9 +20,9 @@ import pytest
 from msgspec.structs import replace
 
 from sessionstore import AsyncSessionStore, Environment, Session, SessionStore
-from sessionstore.messages import SessionSet, decode_change
+from sessionstore.protocol.messages import SessionSet, decode_change
 
-from ..redis_server import RedisServer
+from ..support.redis_server import RedisServer
 
 WRITERS = 32
 WRITES_EACH = 40

@@ -20,18 +20,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from sessionstore import (
-    AsyncSessionStore,
-    PreconditionFailedError,
-    Session,
-    SessionNotFoundError,
-    SessionStore,
-)
-from sessionstore import commands as library_commands
-from sessionstore.scripts import Script, compose, load_script
+from sessionstore import AsyncSessionStore, PreconditionFailedError, Session, SessionNotFoundError, SessionStore
+from sessionstore.protocol import calls as library_commands
+from sessionstore.protocol.scripts import Script, compose, load_script
 
-from ..redis_server import RedisServer
-from .adapter import Driver
+from ..support.adapter import Driver
+from ..support.redis_server import RedisServer
 
 TTL_MS = 1_000_000
 STEP_MS = 10_000

@@ -10,8 +10,8 @@ import pytest
 
 from sessionstore import AsyncEnvironment, PreconditionFailedError, SessionStoreError
 
-from ..redis_server import RedisServer
-from .adapter import Backend
+from ..support.adapter import Backend
+from ..support.redis_server import RedisServer
 
 CALLS: dict[str, tuple[Callable[[AsyncEnvironment], Awaitable[Any]], list[str]]] = {
     "get": (lambda staging: staging.get("ci-42"), ["get"]),

@@ -29,7 +29,7 @@ from sessionstore import (
     StoreClosedError,
 )
 
-from .adapter import DAY_MS, Backend
+from ..support.adapter import DAY_MS, Backend
 
 EVERYTHING: dict[str, Any] = {
     "label": "CI run 4821",

@@ -13,8 +13,8 @@ from redis.exceptions import NoPermissionError
 from sessionstore import AsyncSessionStore, InvalidInputError, SessionStore, SessionStoreError, StoreUnavailableError
 
 from ..conftest import require_redis_server
-from ..redis_server import RedisServer
-from .adapter import as_async
+from ..support.adapter import as_async
+from ..support.redis_server import RedisServer
 
 PASSWORD = "s3cret-pa55"
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"

@@ -12,8 +12,8 @@ import pytest
 
 from sessionstore import AsyncSessionStore
 
-from .adapter import Backend
-from .polling import eventually
+from ..support.adapter import Backend
+from ..support.polling import eventually
 
 
 @pytest.fixture

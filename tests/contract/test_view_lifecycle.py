@@ -24,12 +24,12 @@ from sessionstore import (
     SessionStore,
     StoreClosedError,
     StoreUnavailableError,
-    commands,
 )
+from sessionstore.protocol import calls as commands
 
-from ..redis_server import RedisServer
-from .adapter import Backend
-from .polling import PATIENCE_S, eventually
+from ..support.adapter import Backend
+from ..support.polling import PATIENCE_S, eventually
+from ..support.redis_server import RedisServer
 
 LEASE_S = 2.0
 

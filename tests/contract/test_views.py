@@ -21,13 +21,13 @@ from sessionstore import (
     __version__,
     session_key_from_header,
 )
-from sessionstore.commands import TOUCH_BATCH
-from sessionstore.replica import Replica
+from sessionstore.protocol.calls import TOUCH_BATCH
+from sessionstore.replica.replica import Replica
 
 from ..conftest import require_redis_server
-from ..redis_server import RedisServer
-from .adapter import Backend
-from .polling import eventually
+from ..support.adapter import Backend
+from ..support.polling import eventually
+from ..support.redis_server import RedisServer
 
 #: Seconds: long enough that a slow machine keeps a lease.
 LEASE_S = 2.0

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 
 from sessionstore import AsyncSessionStore, EmbeddedServer, SessionStore, StoreClosedError
 from sessionstore.contrib.asgi import SessionMiddleware
-from sessionstore.view import View
+from sessionstore.replica.view import View
 
 
 async def show(request: Request) -> JSONResponse:

@@ -22,7 +22,7 @@ from sessionstore import SessionStore
 
 from ..gateway.conftest import AUTHORIZATION, PLACE
 from ..gateway.process import GatewayProcess
-from ..redis_server import RedisServer, free_port
+from ..support.redis_server import RedisServer, free_port
 
 MISSING = "mitmproxy is not installed beside this Python (pip install 'sessionstore[mitmproxy]')"
 

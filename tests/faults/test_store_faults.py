@@ -31,12 +31,12 @@ from sessionstore import (
     SessionStoreError,
     StoreUnavailableError,
 )
-from sessionstore.scripts import load_script, script_names
+from sessionstore.protocol.scripts import load_script, script_names
 
-from ..contract.adapter import Backend, Driver, as_async
-from ..redis_server import RedisServer
-from ..relay import Relay
-from ..stub_server import StubServer
+from ..support.adapter import Backend, Driver, as_async
+from ..support.redis_server import RedisServer
+from ..support.relay import Relay
+from ..support.stub_server import StubServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -468,7 +468,7 @@ class TestInterrupted:
             await asyncio.gather(*map(use, keys))
 
     def test_an_interrupt_at_any_moment(self, shared_redis: RedisServer, prefix: str) -> None:
-        command = [sys.executable, "-m", "tests.faults.interrupted", shared_redis.url, prefix]
+        command = [sys.executable, "-m", "tests.support.interrupted", shared_redis.url, prefix]
 
         ended = subprocess.run(command, capture_output=True, text=True, timeout=50, cwd=ROOT, check=False)
 

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 from ..conftest import require_redis_server
-from ..contract.adapter import Backend, Driver
-from ..contract.polling import PATIENCE_S, eventually
-from ..redis_server import RedisServer
-from ..relay import Relay
-from .churn import KEYS
+from ..support.adapter import Backend, Driver
+from ..support.churn import KEYS
+from ..support.polling import PATIENCE_S, eventually
+from ..support.redis_server import RedisServer
+from ..support.relay import Relay
 
 LEASE_S = 1.0
 #: Seconds after a fault in which a view has to be right again; and what a busy machine may add to that.
@@ -41,7 +41,7 @@ Held = dict[str, tuple[str | None, tuple[str, ...], int, int]]
 def run_module(name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Run one of the programs beside this file; it has begun when it has printed a line."""
     process = subprocess.Popen(
-        [sys.executable, "-m", f"tests.faults.{name}", *arguments],
+        [sys.executable, "-m", f"tests.support.{name}", *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

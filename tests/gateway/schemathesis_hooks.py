@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from gateway.openapi import ENTITY_TAGS_PATTERN
 from sessionstore import Scenario
-from sessionstore.catalog import Catalog, page_scenarios
-from sessionstore.codec import encode_cursor
+from sessionstore.catalog.model import Catalog, page_scenarios
+from sessionstore.protocol.replies import encode_cursor
 
 __all__ = ["CATALOG", "PLACES"]
 

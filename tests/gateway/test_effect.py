@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from gateway.inputs import prefers
-from sessionstore import AsyncSessionStore, NotEffectiveError, Session, StoreUnavailableError, operations
+from sessionstore import AsyncSessionStore, NotEffectiveError, Session, StoreUnavailableError
 from sessionstore.aio.connections import Connections
-from sessionstore.aio.hub import HubDriver
+from sessionstore.aio.subscriptions import HubDriver
 from sessionstore.aio.view import AsyncView
+from sessionstore.protocol import operations
 
 from .conftest import API, PLACE, assert_error
 

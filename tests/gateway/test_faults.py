@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from ..redis_server import RedisServer
+from ..support.redis_server import RedisServer
 from .conftest import PLACE, assert_error
 from .process import GatewayProcess
 

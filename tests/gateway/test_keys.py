@@ -21,10 +21,11 @@ from gateway.logs import JSONFormatter
 from gateway.metrics import Metrics
 from gateway.routes import Resource
 from sessionstore import AsyncSessionStore, InvalidFieldError
-from sessionstore.apikeys import REVOCATION_BOUND_S, NewApiKey, Refusal, generate_secret
+from sessionstore.api_keys.model import NewApiKey, generate_secret
+from sessionstore.api_keys.ring import REVOCATION_BOUND_S, Refusal
 from sessionstore.clock import lease_clock
 
-from ..redis_server import RedisServer
+from ..support.redis_server import RedisServer
 from .conftest import LEASE_S, assert_error
 
 KINDS = ("org", "project", "wrong", "revoked", "expired", "none")

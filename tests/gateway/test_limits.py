@@ -20,7 +20,7 @@ from gateway.limits import Limit, RateLimiter, parse_limit_setting
 from gateway.metrics import Metrics
 from sessionstore import AsyncSessionStore
 
-from ..redis_server import RedisServer
+from ..support.redis_server import RedisServer
 from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE, assert_error
 from .test_round_trips import Monitor
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.logs import JSONFormatter
-from sessionstore.keys import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeys
 
 from .conftest import API, assert_error
 

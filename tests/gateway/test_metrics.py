@@ -19,7 +19,7 @@ from gateway.limits import Limit, RateLimiter
 from gateway.metrics import Metrics
 from sessionstore import AsyncSessionStore, NotEffectiveError
 
-from ..redis_server import RedisServer, free_port
+from ..support.redis_server import RedisServer, free_port
 from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE
 from .process import GatewayProcess
 

@@ -24,7 +24,7 @@ from gateway.page import PAGE_HEADERS
 from sessionstore import AsyncSessionStore, EmbeddedServer, InvalidSessionKeyError
 from sessionstore.session import validate_session_key
 
-from ..redis_server import free_port
+from ..support.redis_server import free_port
 from .conftest import KEY, LEASE_S, assert_error
 
 METHODS = {"get", "put", "post", "delete"}

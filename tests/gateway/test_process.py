@@ -24,10 +24,10 @@ from uvicorn.server import ServerState
 from gateway.__main__ import main
 from gateway.server import server_config
 from sessionstore import SessionStore
-from sessionstore.apikeys import is_secret
-from sessionstore.keys import EnvironmentKeys
+from sessionstore.api_keys.model import is_secret
+from sessionstore.protocol.keyspace import EnvironmentKeys
 
-from ..redis_server import RedisServer, free_port
+from ..support.redis_server import RedisServer, free_port
 from .conftest import AUTHORIZATION, KEY, assert_error
 from .process import GatewayProcess, run_gateway
 

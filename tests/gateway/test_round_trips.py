@@ -12,7 +12,7 @@ from gateway.app import create_app
 from gateway.auth import Authenticator
 from sessionstore import AsyncSessionStore
 
-from ..redis_server import RedisServer
+from ..support.redis_server import RedisServer
 from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from sessionstore import SessionStore
 
-from ..redis_server import RedisServer
+from ..support.redis_server import RedisServer
 from .conftest import KEY
 from .process import GatewayProcess
 from .schemathesis_hooks import CATALOG

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import fakeredis
 import pytest
 
-from ..redis_server import RedisServer
-from .harness import Scripts
-from .leases import Leases
+from ..support.leases import Leases
+from ..support.redis_server import RedisServer
+from ..support.scripts import Scripts
 
 
 @pytest.fixture(params=["fakeredis", "redis"])

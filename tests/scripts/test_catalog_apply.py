@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .harness import LEASE_MS, Scripts
+from ..support.scripts import LEASE_MS, Scripts
 
 OLD: dict[str, Any] = {
     "mocks": {"ovr_a": "A", "ovr_b": "B"},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def read(scripts: Scripts, environment: str = "staging") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def count(scripts: Scripts, *bases: str) -> list[int]:

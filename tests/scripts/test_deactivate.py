@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def test_removes_one_and_keeps_the_order_of_the_rest(scripts: Scripts) -> None:

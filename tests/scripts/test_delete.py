@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .harness import DAY_MS, Scripts
+from ..support.scripts import DAY_MS, Scripts
 
 
 def test_removes_the_session_and_says_so(scripts: Scripts) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def test_answers_with_the_registered_environments(scripts: Scripts) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def test_before_the_first_write(scripts: Scripts) -> None:

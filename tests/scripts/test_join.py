@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .harness import LEASE_MS, Scripts
-from .leases import OTHER_EPOCH, Leases
+from ..support.leases import OTHER_EPOCH, Leases
+from ..support.scripts import LEASE_MS, Scripts
 
 
 def given(scripts: Scripts) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def hash_of(n: int) -> str:

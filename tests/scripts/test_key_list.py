@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 from .test_key_create import create, hash_of, store, stored
 
 

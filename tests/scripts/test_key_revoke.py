@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 from .test_key_create import create, hash_of, store, stored
 
 

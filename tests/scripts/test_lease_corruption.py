@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from .harness import Scripts
-from .leases import Leases
+from ..support.leases import Leases
+from ..support.scripts import Scripts
 
 CALLS: dict[str, Callable[[Leases], Any]] = {
     "join": lambda leases: leases.join("l2", 1, "g1"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .harness import Scripts
-from .leases import Leases
+from ..support.leases import Leases
+from ..support.scripts import Scripts
 
 
 def test_writers_go_on_without_it(scripts: Scripts, leases: Leases) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def page(scripts: Scripts, limit: int, score: str | int = "+inf", member: str = "") -> list[list[str | int]]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from sessionstore.scripts import load_script, script_names
+from sessionstore.protocol.scripts import load_script, script_names
 
-from ..redis_server import RedisServer
-from .harness import DAY_MS, Scripts
+from ..support.redis_server import RedisServer
+from ..support.scripts import DAY_MS, Scripts
 
 
 @pytest.fixture

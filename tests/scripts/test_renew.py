@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
-from ..redis_server import RedisServer
-from .harness import LEASE_MS, Scripts
-from .leases import OTHER_EPOCH, Leases
+from ..support.leases import OTHER_EPOCH, Leases
+from ..support.redis_server import RedisServer
+from ..support.scripts import LEASE_MS, Scripts
 
 
 def given(scripts: Scripts, leases: Leases) -> None:

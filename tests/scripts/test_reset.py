@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .harness import DAY_MS, Scripts
+from ..support.scripts import DAY_MS, Scripts
 
 PROPERTIES: dict[str, str | int] = {
     "label": "x",

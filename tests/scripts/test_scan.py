@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def test_every_member_is_returned(scripts: Scripts) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .harness import Scripts
+from ..support.scripts import Scripts
 
 
 def test_an_environment_that_was_never_written(scripts: Scripts) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from .harness import LEASE_MS, Scripts
-from .leases import OTHER_EPOCH, Leases
+from ..support.leases import OTHER_EPOCH, Leases
+from ..support.scripts import LEASE_MS, Scripts
 
 
 def standing(scripts: Scripts, rev: int) -> dict[str, Any]:

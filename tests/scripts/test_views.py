@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .harness import LEASE_MS, Scripts
-from .leases import Leases
+from ..support.leases import Leases
+from ..support.scripts import LEASE_MS, Scripts
 
 
 def test_without_any(scripts: Scripts, leases: Leases) -> None:

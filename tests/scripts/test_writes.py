@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from .harness import DAY_MS, Scripts
+from ..support.scripts import DAY_MS, Scripts
 
 Write = Callable[..., dict[str, Any]]
 

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import msgspec
 from msgspec import Struct
 
-from sessionstore.config import StoreOptions
+from sessionstore.options import StoreOptions
 
 from .history import Recorder, Stall
 

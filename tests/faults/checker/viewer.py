@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sessionstore import AsyncSessionStore, Session, SessionStore, StaleView
-from sessionstore.view import View
+from sessionstore.replica.view import View
 
 from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings, obey, read_settings, watch_for_stalls
 from .history import Looks, Recorder, Tally, digest_of

@@ -26,9 +26,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from sessionstore.apikeys import generate_secret
+from sessionstore.api_keys.model import generate_secret
 
-from ...redis_server import RedisServer, free_port
+from ...support.redis_server import RedisServer, free_port
 from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings
 from .history import Contents, Fault, Recorder, Stall, Stored, digest_of
 from .plan import Planned

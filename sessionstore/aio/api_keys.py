@@ -1,0 +1,73 @@
+"""API keys, for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..api_keys import operations
+from ..api_keys.model import ApiKey, KeySnapshot, NewApiKey
+from ..protocol.keyspace import StoreKeys
+
+if TYPE_CHECKING:
+    from .store import AsyncSessionStore
+
+
+class AsyncApiKeys:
+    """The API keys of a store. Made by `AsyncSessionStore.keys`.
+
+    Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
+    """
+
+    __slots__ = ("_keys", "_store")
+
+    def __init__(self, store: AsyncSessionStore) -> None:
+        self._store = store
+        self._keys = StoreKeys(store.config.prefix)
+
+    async def create(self, name: str, *, project: str | None = None, expires_at: int | None = None) -> NewApiKey:
+        """Make a key. The secret that this returns is nowhere else: it can't be shown again.
+
+        Parameters
+        ----------
+        name : str
+            For people, at most 200 characters.
+        project : str, optional
+            The one project that the key may use; without it, every project.
+        expires_at : int, optional
+            Ms since 1970, in Redis time; without it, never.
+
+        Raises
+        ------
+        TooManyApiKeysError
+            25 keys are active; revoked and expired ones do not count.
+        InvalidFieldError, InvalidSlugError
+        """
+        return await self._store._run(operations.create(self._keys, name, project=project, expires_at=expires_at))
+
+    async def list(self) -> tuple[ApiKey, ...]:
+        """Read what is known of every key, oldest first; those that have ended lately are among them."""
+        return await self._store._run(operations.list_keys(self._keys))
+
+    async def revoke(self, key_id: str) -> ApiKey:
+        """Revoke a key for good; every gateway refuses it within a second. Revoking it again changes nothing.
+
+        Raises
+        ------
+        ApiKeyNotFoundError
+        """
+        return await self._store._run(operations.revoke(self._keys, key_id))
+
+    async def snapshot(self) -> KeySnapshot:
+        """Read every record by the hash of its key, for a `KeyRing`."""
+        return await self._store._run(operations.snapshot(self._keys))
+
+    async def mark_used(self, used: Mapping[str, int]) -> int:
+        """Note when keys were last used, each at most once a minute; returns how many records that changed.
+
+        Parameters
+        ----------
+        used : mapping
+            Key id → ms since 1970, in Redis time: what `KeyRing.due_uses` returns.
+        """
+        return await self._store._run(operations.mark_used(self._keys, used))

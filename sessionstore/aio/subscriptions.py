@@ -1,0 +1,249 @@
+"""The asyncio driver of a store's hub: a task that keeps the link, and one that runs the calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..clock import lease_clock
+from ..errors import SessionStoreError, StoreClosedError
+from ..options import CLOSED, StoreConfig
+from ..protocol.messages import Applied
+from ..protocol.operations import AwaitApplied
+from ..replica.follower import Backoff, Follower
+from ..replica.subscriptions import CALL_WITHIN_S, Hub, LinkBroken, log
+from ..transport.connect import never_reconnect, new_link
+from ..transport.errors import FOREIGN_ERRORS, describe_loss
+from .connections import Connections
+
+
+class HubDriver:
+    """Runs from the first view or waiting writer on; belongs to the event loop that it was first used on."""
+
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
+        self.hub = Hub()
+        self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
+        self._pool = pool
+        self._connections = Connections(pool, config, self._deadline_s)
+        self._wake_work = asyncio.Event()
+        self._wake_link = asyncio.Event()
+        #: set whenever something arrived
+        self._progress = asyncio.Event()
+        #: until when the task that runs the calls sleeps, and how many others wait for something to arrive
+        self._asleep_until = -math.inf
+        self._waiting = 0
+        self._link: Any = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = False
+
+    def start(self) -> None:
+        """Begin, if that has not happened yet.
+
+        Raises
+        ------
+        StoreClosedError
+            The store is closed, or belongs to another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            raise StoreClosedError("This store's views belong to another event loop; open a store on this one.")
+        if self._closing:
+            raise StoreClosedError(CLOSED)
+        self._loop = loop
+        if not self._tasks:
+            self._tasks = [
+                loop.create_task(self._keep_link(), name="sessionstore-link"),
+                loop.create_task(self._work(), name="sessionstore-calls"),
+            ]
+
+    def wake(self) -> None:
+        """Look for what is new to do."""
+        self._wake_work.set()
+        self._wake_link.set()
+
+    async def aclose(self) -> None:
+        """Run what is left to do, once, and stop."""
+        self._closing = True
+        self.hub.close(lease_clock())
+        self._progress.set()
+        tasks, self._tasks = self._tasks, []
+        if not tasks or self._loop is not asyncio.get_running_loop():
+            return  # a loop that has ended takes its tasks with it
+        link, work = tasks
+        link.cancel()
+        self.wake()
+        try:
+            # The calls that are under way, and the last ones.
+            await asyncio.wait([work], timeout=3 * self._deadline_s)
+        finally:
+            work.cancel()
+            await asyncio.gather(link, work, return_exceptions=True)
+
+    async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until something that arrives makes the condition true; False where that takes too long."""
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    self._progress.clear()
+                    await self._progress.wait()
+        except TimeoutError:
+            return condition()
+        finally:
+            self._waiting -= 1
+        return True
+
+    async def await_parting(self, follower: Follower) -> None:
+        """Wait until the last calls of a view have run, if it was the last one of its environment."""
+        if self._loop is asyncio.get_running_loop():
+            self.wake()
+            await self.wait_for(lambda: follower.parted or not follower.closed or not self._tasks, 3 * self._deadline_s)
+
+    async def await_applied(self, step: AwaitApplied) -> Applied | None:
+        """Wait for a message that a revision has been applied everywhere, or for the step's time to run out."""
+        self.start()
+        future: asyncio.Future[Applied | None] = asyncio.get_running_loop().create_future()
+
+        def wake(applied: Applied | None) -> None:
+            if not future.done():
+                future.set_result(applied)
+
+        waiter = self.hub.expect(step, wake, lease_clock())
+        if not self.hub.is_subscribed(step.keys.applied):
+            self._wake_link.set()
+        try:
+            async with asyncio.timeout(step.timeout_s):
+                return await future
+        except TimeoutError:
+            return None
+        finally:
+            self.hub.forget(step, waiter)
+
+    async def _keep_link(self) -> None:
+        """Keep a link open for as long as anything is wanted from it."""
+        backoff = Backoff()
+        while not self._closing:
+            self._wake_link.clear()
+            if not self.hub.wanted:
+                await self._wake_link.wait()
+                continue
+            link = new_link(self._pool, self._deadline_s)
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    await link.connect()
+                    never_reconnect(link)
+                self.hub.link_opened(lease_clock())
+                await self._use_link(link, backoff)
+            except (LinkBroken, *FOREIGN_ERRORS) as exc:
+                self._lose_link(describe_loss(exc))
+            except Exception:
+                log.exception("The subscription failed unexpectedly; it is made anew.")
+                self._lose_link("an unexpected error, see the log")
+            finally:
+                with contextlib.suppress(*FOREIGN_ERRORS):
+                    await link.disconnect(nowait=True)
+            await asyncio.sleep(backoff.failed())
+
+    async def _use_link(self, link: Any, backoff: Backoff) -> None:
+        """Read and write until either fails."""
+        self._link = link
+        tasks = [
+            asyncio.create_task(self._read_link(link, backoff), name="sessionstore-link-reader"),
+            asyncio.create_task(self._write_link(link), name="sessionstore-link-writer"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            # This ends the reader also where a cancellation is lost in it, as in Python 3.11's asyncio.wait_for.
+            self._link = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read_link(self, link: Any, backoff: Backoff) -> None:
+        while self._link is link:
+            reply = await link.read_response(timeout=math.inf)
+            now = lease_clock()
+            self.hub.link_received(reply, now)
+            backoff.succeeded()
+            if self.hub.link_wake_at() <= now:
+                self._wake_link.set()
+            # To wake a task for nothing costs more than to apply a change.
+            if self._waiting or self.hub.wake_at(now) < self._asleep_until:
+                self._wake_work.set()
+
+    async def _write_link(self, link: Any) -> None:
+        """Send subscriptions and heartbeats."""
+        while True:
+            self._wake_link.clear()
+            for command in self.hub.link_commands(lease_clock()):
+                await link.send_command(*command, check_health=False)
+            await _wait(self._wake_link, self.hub.link_wake_at() - lease_clock())
+
+    def _lose_link(self, reason: str) -> None:
+        self.hub.link_lost(reason, lease_clock())
+        self._wake_work.set()
+        self._progress.set()
+
+    async def _work(self) -> None:
+        """Run the calls that are due, all together, again and again; and those that are left in the end."""
+        backoff = Backoff()
+        try:
+            while not self._closing or self.hub.parting:
+                try:
+                    await self._run_due()
+                    backoff.succeeded()
+                except Exception:
+                    log.exception("A view's calls failed unexpectedly; all views of this store read everything anew.")
+                    self.hub.crashed(lease_clock())
+                    await asyncio.sleep(backoff.failed())
+        except asyncio.CancelledError:
+            if not self._closing:
+                await self._end_with_loop()
+            raise
+
+    async def _run_due(self) -> None:
+        self._wake_work.clear()
+        now = lease_clock()
+        requests = self.hub.poll(now)
+        self._progress.set()
+        if not requests:
+            if not self._closing:
+                self._asleep_until = self.hub.wake_at(now)
+                try:
+                    await _wait(self._wake_work, self._asleep_until - now)
+                finally:
+                    self._asleep_until = -math.inf
+            return
+        results = await self._connections.execute_all([request.call for request in requests])
+        now = lease_clock()
+        for request, result in zip(requests, results, strict=True):
+            if isinstance(result, SessionStoreError):
+                self.hub.failed(request, result, now)
+            else:
+                self.hub.answered(request, result, now)
+        self._progress.set()
+
+    async def _end_with_loop(self) -> None:
+        """Leave, since the event loop is about to end: ``asyncio.run`` cancels the tasks that are left over."""
+        self._closing = True
+        self._tasks = []
+        self.hub.close(lease_clock())
+        while self.hub.parting:
+            await self._run_due()
+        await self._pool.aclose()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    if timeout_s == math.inf:
+        await event.wait()
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, timeout_s)):
+            await event.wait()

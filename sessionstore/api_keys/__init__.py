@@ -1,0 +1,1 @@
+"""API keys: records, the gateway's copy of them, and the operations on them."""

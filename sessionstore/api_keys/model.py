@@ -1,0 +1,103 @@
+"""API keys: what they look like, how they are stored, and how a gateway checks them without asking Redis.
+
+A key is ``fmk_`` and 32 random bytes in base64url. Redis holds its SHA-256 and a record, never the key itself: with
+that many random bits a plain hash can't be reversed, and a slow one would only slow the gateway. The first twelve
+digits of the hash are the key's public id, which is what lists, logs and `revoke` name it by.
+
+A gateway keeps all records in a `KeyRing` and loads them again every `REFRESH_INTERVAL_S`. So a wrong key costs no
+round trip, and a revoked one is refused on every gateway within `REVOCATION_BOUND_S`: a ring whose records are older
+than that admits nobody, and the gateway answers 503 until Redis is back.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from typing import Literal, TypeVar
+
+from msgspec import Struct
+
+from ..protocol.replies import Reply
+
+#: Keys that may be active at a time.
+MAX_ACTIVE_KEYS = 25
+#: Revoked and expired keys that are kept for a look back.
+MAX_ENDED_KEYS = 100
+#: Code points of a key's name.
+MAX_NAME_LENGTH = 200
+#: Ms between two writes of one key's lastUsedAt.
+USED_INTERVAL_MS = 60_000
+
+_SECRET_BYTES = 32
+_SECRET = re.compile(r"fmk_[A-Za-z0-9_-]{43}\Z")
+
+R = TypeVar("R", bound=Reply)
+
+
+class ApiKey(Struct, frozen=True, rename="camel", kw_only=True):
+    """What is known of a key; times are ms since 1970, in Redis time.
+
+    Attributes
+    ----------
+    id : str
+        Public: twelve hexadecimal digits, for lists, logs and `revoke`.
+    name : str
+        For people.
+    project : str or None
+        The one project that the key may use; None: every project.
+    created_at, expires_at, revoked_at, last_used_at : int or None
+        `last_used_at` is exact to a minute.
+    """
+
+    id: str
+    name: str
+    project: str | None = None
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    last_used_at: int | None = None
+
+    def status(self, now_ms: int) -> Literal["active", "revoked", "expired"]:
+        """Whether the key works at `now_ms`, in Redis time."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at <= now_ms:
+            return "expired"
+        return "active"
+
+
+class NewApiKey(Struct, frozen=True):
+    """A key that was just made. `secret` is the key itself, which nothing can show again; it is not in the repr."""
+
+    key: ApiKey
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"NewApiKey(key={self.key!r}, secret='fmk_…')"
+
+
+class KeySnapshot(Struct, frozen=True):
+    """All records at one Redis time, by the SHA-256 of their key."""
+
+    now: int
+    keys: dict[str, ApiKey]
+
+
+def generate_secret() -> str:
+    """Make a new key."""
+    return "fmk_" + base64.urlsafe_b64encode(os.urandom(_SECRET_BYTES)).decode().rstrip("=")
+
+
+def is_secret(text: str) -> bool:
+    """Whether `text` has the form of a key."""
+    return _SECRET.match(text) is not None
+
+
+def hash_secret(secret: str) -> str:
+    """SHA-256 of a key's text, in hexadecimal: what Redis holds."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+# The operations. Each yields its calls, as those in operations.py do.

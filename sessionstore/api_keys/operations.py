@@ -1,0 +1,158 @@
+"""What a store does with API keys, as generators like those of protocol/operations.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from ..errors import ApiKeyNotFoundError, CorruptDataError, InvalidFieldError, SessionStoreError, TooManyApiKeysError
+from ..protocol.calls import Call
+from ..protocol.keyspace import StoreKeys
+from ..protocol.replies import Payload, Reply, decoder
+from ..protocol.scripts import load_script
+from ..session import MAX_TIME_MS, validate_slug
+from .model import (
+    MAX_ACTIVE_KEYS,
+    MAX_ENDED_KEYS,
+    MAX_NAME_LENGTH,
+    USED_INTERVAL_MS,
+    ApiKey,
+    KeySnapshot,
+    NewApiKey,
+    generate_secret,
+    hash_secret,
+)
+
+_ID = re.compile(r"[0-9a-f]{12}\Z")
+
+#: How many times a new key is made where another has the same id: the second time is already a wonder.
+_ATTEMPTS = 5
+
+T = TypeVar("T")
+
+KeyOperation = Generator[Call[Any], Any, T]
+
+
+class _KeyReply(Reply, frozen=True, kw_only=True):
+    now: int = 0
+    key: ApiKey | None = None
+
+
+class _UsedReply(Struct, frozen=True):
+    now: int
+    written: int
+
+
+def create(
+    keys: StoreKeys, name: str, *, project: str | None = None, expires_at: int | None = None
+) -> KeyOperation[NewApiKey]:
+    """Make a key and store its hash."""
+    name = _validate_name(name)
+    if project is not None:
+        validate_slug(project, "project")
+    if expires_at is not None and (type(expires_at) is not int or not 0 <= expires_at <= MAX_TIME_MS):
+        raise InvalidFieldError(
+            "expires_at must be a time in milliseconds since 1970, a whole number, and no later than the year 9999."
+        )
+    for _ in range(_ATTEMPTS):
+        secret = generate_secret()
+        try:
+            reply = yield Call(
+                load_script("key_create"),
+                (keys.api_keys,),
+                (
+                    hash_secret(secret),
+                    name,
+                    project or "",
+                    "" if expires_at is None else expires_at,
+                    MAX_ACTIVE_KEYS,
+                    MAX_ENDED_KEYS,
+                ),
+                partial(_checked, _key_reply),
+                writes=True,
+            )
+        except _IdTakenError:
+            continue
+        return NewApiKey(reply.key, secret)
+    raise CorruptDataError("Every new key had the id of another one; is the system's random number source broken?")
+
+
+def snapshot(keys: StoreKeys) -> KeyOperation[KeySnapshot]:
+    """Read every record, for a `KeyRing`."""
+    reply: KeySnapshot = yield Call(load_script("key_list"), (keys.api_keys,), (), _snapshot_reply)
+    return reply
+
+
+def list_keys(keys: StoreKeys) -> KeyOperation[tuple[ApiKey, ...]]:
+    """Read every record, oldest first."""
+    reply = yield from snapshot(keys)
+    return tuple(sorted(reply.keys.values(), key=lambda key: (key.created_at, key.id)))
+
+
+def revoke(keys: StoreKeys, key_id: str) -> KeyOperation[ApiKey]:
+    """Revoke one key."""
+    reply = yield Call(
+        load_script("key_revoke"), (keys.api_keys,), (_validate_id(key_id),), partial(_checked, _key_reply), writes=True
+    )
+    key: ApiKey = reply.key
+    return key
+
+
+def mark_used(keys: StoreKeys, used: Mapping[str, int]) -> KeyOperation[int]:
+    """Note when keys were last used; returns how many records that changed."""
+    if not used:
+        return 0
+    pairs: list[str | int] = []
+    for key_id, used_at_ms in used.items():
+        if type(used_at_ms) is not int or not 0 <= used_at_ms < 2**53:
+            raise InvalidFieldError("A key's time of use must be milliseconds since 1970, a whole number.")
+        pairs += (_validate_id(key_id), used_at_ms)
+    reply = yield Call(load_script("key_used"), (keys.api_keys,), (USED_INTERVAL_MS, *pairs), _used_reply, writes=True)
+    written: int = reply.written
+    return written
+
+
+def _validate_name(name: str) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidFieldError("A key needs a name, so that people know what it is for.")
+    if len(name) > MAX_NAME_LENGTH or not name.isprintable():
+        raise InvalidFieldError(f"A key's name must be printable and at most {MAX_NAME_LENGTH} characters long.")
+    return name
+
+
+def _validate_id(key_id: str) -> str:
+    # What is wrong is not quoted: it may be the key itself.
+    if not isinstance(key_id, str) or not _ID.match(key_id):
+        raise InvalidFieldError("A key is named by its id, twelve hexadecimal digits, as the list of keys shows it.")
+    return key_id
+
+
+_key_reply = decoder(_KeyReply)
+
+_snapshot_reply = decoder(KeySnapshot)
+
+_used_reply = decoder(_UsedReply)
+
+
+class _IdTakenError(SessionStoreError):
+    """Another key has the same id."""
+
+
+def _checked(decode: Any, payload: Payload) -> Any:
+    reply = decode(payload)
+    match reply.status:
+        case "ok":
+            return reply
+        case "taken":
+            raise _IdTakenError
+        case "too_many_keys":
+            raise TooManyApiKeysError(f"There are {reply.detail} active API keys, the most there can be; revoke one.")
+        case "expires_in_past":
+            raise InvalidFieldError("expires_at is in the past, by Redis's clock; give a later time.")
+        case "key_not_found":
+            raise ApiKeyNotFoundError(f"There is no API key with the id {reply.detail!r}; the list of keys shows all.")
+    raise CorruptDataError(f"A script answered the status {reply.status!r}, which this version does not know.")

@@ -1,0 +1,142 @@
+"""A gateway's copy of all API keys: it tells whose a key is without asking Redis."""
+
+from __future__ import annotations
+
+import enum
+import hmac
+from collections.abc import Iterable, Mapping
+
+from ..errors import InvalidFieldError
+from .model import USED_INTERVAL_MS, ApiKey, KeySnapshot, hash_secret, is_secret
+
+#: Seconds between two loads of a ring.
+REFRESH_INTERVAL_S = 0.25
+
+#: Seconds within which every gateway refuses a revoked key.
+REVOCATION_BOUND_S = 1.0
+
+#: Digits of the hash that are the public id; scripts/lib/api_key.lua has the same.
+_ID_LENGTH = 12
+
+
+class Refusal(enum.Enum):
+    """Why a `KeyRing` admits nobody. For logs and metrics; outside, all but `UNAVAILABLE` must look the same."""
+
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    UNKNOWN = "unknown"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    #: The records are older than the bound, so whether the key was revoked is not known: 503, not 401.
+    UNAVAILABLE = "unavailable"
+
+
+class KeyRing:
+    """A gateway's copy of all records: it tells who a key belongs to, without I/O.
+
+    Load it with the answer of `snapshot` every `REFRESH_INTERVAL_S`. Nothing here reads a clock: `now` and `sent_at`
+    are seconds of one that never goes back and, so that a host which slept does not trust what it knew before, goes on
+    while the host sleeps (Linux: CLOCK_BOOTTIME).
+
+    A key that was created a moment ago is unknown until the next load. A gateway that wants such a key to work at once
+    lets a request with an unknown key wait for the next load, which costs Redis nothing and slows guessing down.
+
+    Parameters
+    ----------
+    bootstrap : iterable of str
+        Keys for every project that the gateway was started with. They are not in Redis and can't be revoked, so they
+        are admitted whether or not the records are current.
+
+    Raises
+    ------
+    InvalidFieldError
+        A bootstrap key has not the form of a key.
+    """
+
+    def __init__(self, bootstrap: Iterable[str] = ()) -> None:
+        self._bootstrap: dict[str, tuple[str, ApiKey]] = {}
+        for secret in bootstrap:
+            if not is_secret(secret):
+                raise InvalidFieldError("An API key is 'fmk_' and 43 letters, digits, '-' or '_'; this one is not.")
+            digest = hash_secret(secret)
+            self._bootstrap[_id_of(digest)] = digest, ApiKey(id=_id_of(digest), name="bootstrap", created_at=0)
+        self._by_id: dict[str, tuple[str, ApiKey]] = {}
+        self._loaded_at: float | None = None
+        self._redis_ms = 0
+        self._used: dict[str, int] = {}
+
+    def load(self, snapshot: KeySnapshot, sent_at: float) -> None:
+        """Take new records. `sent_at` is when they were asked for: whatever was revoked before then is in them."""
+        if self._loaded_at is not None and sent_at < self._loaded_at:
+            return
+        self._by_id = {key.id: (digest, key) for digest, key in snapshot.keys.items()}
+        self._loaded_at = sent_at
+        self._redis_ms = snapshot.now
+        self._used = {
+            key_id: used_at
+            for key_id, used_at in self._used.items()
+            if key_id in self._by_id and used_at > (self._by_id[key_id][1].last_used_at or 0)
+        }
+
+    def age_s(self, now: float) -> float:
+        """Seconds since the records were asked for; infinite before the first load."""
+        return float("inf") if self._loaded_at is None else now - self._loaded_at
+
+    def is_current(self, now: float) -> bool:
+        """Whether keys can be told apart: the records are no older than `REVOCATION_BOUND_S`."""
+        return self.age_s(now) <= REVOCATION_BOUND_S
+
+    def authenticate(self, secret: str | None, now: float) -> ApiKey | Refusal:
+        """Tell whose key this is, or why nobody is admitted; None: the request had none.
+
+        The time it takes tells nothing of a key that is nearly right: a record is found by the hash, which a guesser
+        can't steer, and compared in constant time.
+        """
+        if secret is None:
+            return Refusal.MISSING
+        well_formed = is_secret(secret)
+        digest = hash_secret(secret) if well_formed else ""
+        known = _find(self._bootstrap, digest)
+        if known is not None:
+            return known
+        if not self.is_current(now):
+            return Refusal.UNAVAILABLE
+        if not well_formed:
+            return Refusal.MALFORMED
+        key = _find(self._by_id, digest)
+        if key is None:
+            return Refusal.UNKNOWN
+        # Redis's clock cannot be further than this: its time was read after the request for it was sent.
+        redis_ms = self._redis_ms + round(self.age_s(now) * 1000)
+        match key.status(redis_ms):
+            case "revoked":
+                return Refusal.REVOKED
+            case "expired":
+                return Refusal.EXPIRED
+        self._used[key.id] = redis_ms
+        return key
+
+    def admits_anybody(self, now: float) -> bool:
+        """Whether any key works."""
+        redis_ms = self._redis_ms + (round(self.age_s(now) * 1000) if self._loaded_at is not None else 0)
+        return bool(self._bootstrap) or any(key.status(redis_ms) == "active" for _, key in self._by_id.values())
+
+    def due_uses(self) -> dict[str, int]:
+        """Uses that `mark_used` should be told of: id → ms; none of a key within `USED_INTERVAL_MS` of its last.
+
+        They stay due until a load shows that they were noted, so one that fails is sent again.
+        """
+        return {
+            key_id: used_at
+            for key_id, used_at in self._used.items()
+            if used_at - (self._by_id[key_id][1].last_used_at or 0) >= USED_INTERVAL_MS
+        }
+
+
+def _find(records: Mapping[str, tuple[str, ApiKey]], digest: str) -> ApiKey | None:
+    stored, key = records.get(_id_of(digest), ("", None))
+    return key if hmac.compare_digest(stored, digest) else None
+
+
+def _id_of(digest: str) -> str:
+    return digest[:_ID_LENGTH]

@@ -1,0 +1,1 @@
+"""What an environment offers: its mocks and scenarios, and the document that declares them."""

@@ -1,0 +1,177 @@
+"""What an environment offers: its published mocks and its scenarios.
+
+A *published* mock may be activated by itself. A *scenario* is a bundle of mocks, some of which may be *scenario-local*:
+they belong to that scenario alone and can't be activated by themselves. Drafts do not appear here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from ..errors import InvalidQueryError
+from ..session import Session
+
+#: Scenarios of one page of a list, at most.
+MAX_SCENARIO_PAGE = 100
+#: Code points of what a list is searched for.
+MAX_SEARCH_LENGTH = 200
+
+
+class Mock(Struct, rename="camel", frozen=True):
+    """A mock by its id, ``ovr_…``, and its name."""
+
+    id: str
+    name: str
+
+
+class Scenario(Struct, rename="camel", frozen=True):
+    """A scenario: the ids of its mocks, published or local, in the order they apply; `local_mocks` are its own."""
+
+    id: str
+    name: str
+    url_id: str
+    mocks: tuple[str, ...] = ()
+    local_mocks: tuple[Mock, ...] = ()
+
+
+class Catalog(Struct, rename="camel", frozen=True, dict=True):
+    """The published mocks and the scenarios of one environment."""
+
+    mocks: tuple[Mock, ...] = ()
+    scenarios: tuple[Scenario, ...] = ()
+
+    @cached_property
+    def mocks_by_id(self) -> Mapping[str, Mock]:
+        """Every mock, scenario-local ones too."""
+        local = (mock for scenario in self.scenarios for mock in scenario.local_mocks)
+        return {mock.id: mock for mock in (*self.mocks, *local)}
+
+    @cached_property
+    def scenarios_by_id(self) -> Mapping[str, Scenario]:
+        """Every scenario."""
+        return {scenario.id: scenario for scenario in self.scenarios}
+
+    def active_mocks(self, session: Session) -> tuple[Mock, ...]:
+        """The mocks that are on for a session, in order of precedence: where two answer the same route, the first wins.
+
+        The session's own overrides stack on top of its scenario's mocks, and within each the later one is on top: the
+        last override comes first, and the scenario's first mock last. A mock that is in both counts once, as the
+        session's own. Ids that the catalog does not have are left out.
+        """
+        scenario = self.scenarios_by_id.get(session.scenario) if session.scenario is not None else None
+        stack = session.overrides if scenario is None else (*scenario.mocks, *session.overrides)
+        known = self.mocks_by_id
+        return tuple(known[id_] for id_ in dict.fromkeys(reversed(stack)) if id_ in known)
+
+
+class CatalogDiff(Struct, frozen=True, rename="camel"):
+    """What differs between two catalogs, by id, sorted; true where anything does.
+
+    `mocks_…` are the published mocks: one that becomes scenario-local is removed from them. A scenario's change may be
+    its name, its `url_id` or its mocks, local ones included.
+    """
+
+    mocks_added: tuple[str, ...] = ()
+    mocks_removed: tuple[str, ...] = ()
+    mocks_changed: tuple[str, ...] = ()
+    scenarios_added: tuple[str, ...] = ()
+    scenarios_removed: tuple[str, ...] = ()
+    scenarios_changed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return any(msgspec.structs.astuple(self))
+
+
+class ScenarioPage(Struct, frozen=True, rename="camel"):
+    """One page of scenarios, by name; `next_before` is None on the last."""
+
+    scenarios: tuple[Scenario, ...]
+    next_before: str | None
+
+
+T = TypeVar("T", Mock, Scenario)
+
+
+def canonical(catalog: Catalog) -> Catalog:
+    """The same catalog in the one order that is stored: mocks and scenarios by id, a scenario's mocks as they were."""
+    return Catalog(
+        tuple(sorted(catalog.mocks, key=lambda mock: mock.id)),
+        tuple(
+            msgspec.structs.replace(scenario, local_mocks=tuple(sorted(scenario.local_mocks, key=lambda mock: mock.id)))
+            for scenario in sorted(catalog.scenarios, key=lambda scenario: scenario.id)
+        ),
+    )
+
+
+def diff_catalogs(old: Catalog | None, new: Catalog | None) -> CatalogDiff:
+    """What changes from `old` to `new`; None is an environment without a catalog."""
+    old, new = canonical(old or Catalog()), canonical(new or Catalog())
+    return CatalogDiff(*_diff(old.mocks, new.mocks), *_diff(old.scenarios, new.scenarios))
+
+
+def page_scenarios(
+    catalog: Catalog | None, limit: int = 50, search: str | None = None, before: str | None = None
+) -> ScenarioPage:
+    """One page of a catalog's scenarios, by name without regard to case, then by id.
+
+    Parameters
+    ----------
+    limit : int
+        1 to 100.
+    search : str, optional
+        Only scenarios whose name holds this, without regard to case; at most 200 characters.
+    before : str, optional
+        `ScenarioPage.next_before` of the page before.
+
+    Raises
+    ------
+    InvalidQueryError
+    """
+    if type(limit) is not int or not 1 <= limit <= MAX_SCENARIO_PAGE:
+        raise InvalidQueryError(f"limit must be a whole number from 1 to {MAX_SCENARIO_PAGE}.")
+    if search is not None and len(search) > MAX_SEARCH_LENGTH:
+        raise InvalidQueryError(f"search must be at most {MAX_SEARCH_LENGTH} characters long.")
+    after = ("", "") if before is None else _decode_place(before)
+    wanted = (search or "").casefold()
+    scenarios = catalog.scenarios if catalog is not None else ()
+    rest = sorted(
+        (scenario for scenario in scenarios if wanted in scenario.name.casefold() and _place(scenario) > after),
+        key=_place,
+    )
+    page = tuple(rest[:limit])
+    return ScenarioPage(page, _encode_place(_place(page[-1])) if len(rest) > limit else None)
+
+
+def _place(scenario: Scenario) -> tuple[str, str]:
+    """Where a scenario stands in a list."""
+    return scenario.name.casefold(), scenario.id
+
+
+def _encode_place(place: tuple[str, str]) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def _decode_place(text: str) -> tuple[str, str]:
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(raw, type=tuple[str, str])
+    except (binascii.Error, ValueError, msgspec.DecodeError, AttributeError, TypeError) as exc:
+        raise InvalidQueryError("before is not what a list of scenarios returned; begin without it.") from exc
+
+
+def _diff(old: Iterable[T], new: Iterable[T]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Ids that were added, removed and changed."""
+    before: dict[str, Any] = {item.id: item for item in old}
+    after: dict[str, Any] = {item.id: item for item in new}
+    return (
+        tuple(sorted(after.keys() - before.keys())),
+        tuple(sorted(before.keys() - after.keys())),
+        tuple(sorted(id_ for id_ in after.keys() & before.keys() if after[id_] != before[id_])),
+    )

@@ -1,0 +1,124 @@
+"""The settings that both stores take, checked once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from .errors import InvalidInputError, SessionStoreError
+from .protocol.calls import WriteContext
+from .protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeys, StoreKeys
+from .protocol.server_identity import ServerTrust
+
+_log = logging.getLogger("sessionstore")
+
+
+#: Seconds that a session lives after it was last seen.
+DEFAULT_TTL_S = 24 * 60 * 60.0
+#: Seconds that a view's lease lasts.
+DEFAULT_LEASE_S = 2.0
+
+#: Seconds that one call may take in all, connecting included.
+DEFAULT_DEADLINE_S = 2.0
+#: The least and the most of each, in seconds.
+TTL_RANGE_S = (0.001, 366 * 24 * 60 * 60.0)
+LEASE_RANGE_S = (0.1, 60.0)
+DEADLINE_RANGE_S = (0.05, 60.0)
+#: Connections of one store, at most; further calls wait for one within their deadline.
+MAX_CONNECTIONS = 64
+
+#: Told of each round trip: the script, the seconds it took, and the error it ended with.
+Observer = Callable[[str, float, SessionStoreError | None], None]
+
+#: Why a closed store can't be used.
+CLOSED = "This store is closed; open another."
+
+#: Environments whose revision a store remembers.
+_MAX_CONTEXTS = 4096
+
+
+class StoreOptions(TypedDict, total=False):
+    """Keyword arguments that every way to open a store takes: the attributes of `StoreConfig`."""
+
+    ttl_s: float
+    lease_s: float
+    deadline_s: float
+    prefix: str
+    observe: Observer | None
+
+
+@dataclass(slots=True)
+class StoreConfig:
+    """Settings of one store, and the environments it has used.
+
+    Attributes
+    ----------
+    ttl_s : float
+        Seconds that a session lives after it was last seen: 0.001 to 366 days.
+    lease_s : float
+        Seconds that a view's lease lasts: 0.1 to 60. All stores on one Redis need the same.
+    deadline_s : float
+        Seconds that one call may take in all: 0.05 to 60.
+    prefix : str
+        In front of every key.
+    observe : callable or None
+        Told of each round trip: the script, the seconds it took, the error it ended with or None. What it raises is
+        logged and has no other effect.
+    """
+
+    ttl_s: float = DEFAULT_TTL_S
+    lease_s: float = DEFAULT_LEASE_S
+    deadline_s: float = DEFAULT_DEADLINE_S
+    prefix: str = DEFAULT_PREFIX
+    observe: Observer | None = None
+    #: the number of its Redis database; channels have it in their names
+    database: int = field(default=0, init=False)
+    #: what the store knows of the server it writes to
+    trust: ServerTrust = field(init=False, repr=False)
+    _contexts: dict[tuple[str, str], WriteContext] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        StoreKeys(self.prefix)
+        if self.observe is not None:
+            self.observe = _guarded(self.observe)
+        check_seconds("ttl_s", self.ttl_s, *TTL_RANGE_S)
+        check_seconds("lease_s", self.lease_s, *LEASE_RANGE_S)
+        self.trust = ServerTrust(self.lease_s)
+        check_seconds("deadline_s", self.deadline_s, *DEADLINE_RANGE_S)
+
+    def context(self, project: str, environment: str) -> WriteContext:
+        """What writes to one environment carry; the same object each time, since it remembers the revision."""
+        try:
+            return self._contexts[project, environment]
+        except (KeyError, TypeError):
+            pass
+        keys = EnvironmentKeys(self.prefix, project, environment, self.database)
+        if len(self._contexts) >= _MAX_CONTEXTS:
+            self._contexts.clear()
+        context = WriteContext(keys, round(self.ttl_s * 1000), round(self.lease_s * 1000), trust=self.trust)
+        return self._contexts.setdefault((project, environment), context)
+
+
+def _guarded(observe: Observer) -> Observer:
+    """Have what an observer raises logged, and nothing else: the call that it was told of is over."""
+
+    def tell(script: str, seconds: float, error: SessionStoreError | None) -> None:
+        try:
+            observe(script, seconds, error)
+        except Exception:
+            _log.exception("The observer of a store failed; the store goes on.")
+
+    return tell
+
+
+def check_seconds(name: str, value: float, low: float, high: float) -> None:
+    """Check a setting that is a number of seconds.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidInputError(f"{name} must be a number of seconds from {low:g} to {high:g}.")

@@ -1,0 +1,489 @@
+"""One operation = one `Call`: a script, its keys and arguments, and how to read the answer.
+
+Everything here is a pure function of its arguments. Input is validated before the call is built, so a call that exists
+is one that may be sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ..catalog.model import Catalog
+from ..errors import InvalidFieldError, InvalidQueryError
+from ..session import (
+    MAX_OVERRIDES,
+    validate_delay,
+    validate_label,
+    validate_override,
+    validate_overrides,
+    validate_scenario,
+    validate_session_key,
+)
+from .keyspace import EnvironmentKeys, ProjectKeys
+from .replies import (
+    CatalogApplied,
+    CatalogReply,
+    CountsReply,
+    EnvironmentsReply,
+    HeadReply,
+    IndexPage,
+    LeaseReply,
+    Payload,
+    PingReply,
+    Reply,
+    ScanReply,
+    SessionReply,
+    SessionsReply,
+    SnapshotReply,
+    StandingReply,
+    TouchReply,
+    ViewsReply,
+    WriteReply,
+    decoder,
+    encode_overrides,
+    failure,
+)
+from .scripts import Script, load_script
+from .server_identity import ServerTrust
+
+#: Sessions of one page of a list, at most.
+MAX_PAGE = 100
+#: Sessions that one script reads: some 10 µs each, during which Redis serves nobody else.
+READ_BATCH = 100
+#: Environments that one script counts the sessions of.
+COUNT_BATCH = 100
+#: Sessions that one script touches.
+TOUCH_BATCH = 200
+
+#: A precondition: revisions any of which will do, or ``"*"`` for any session that exists.
+IfMatch = int | Sequence[int] | Literal["*"]
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Reply)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One run of a script."""
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[str | int, ...]
+    decode: Callable[[Any], T]
+    #: a write whose answer is lost may have been applied
+    writes: bool = False
+
+
+@dataclass(slots=True)
+class WriteContext:
+    """What each write carries besides its own arguments."""
+
+    keys: EnvironmentKeys
+    #: how long a session lives after it was last seen
+    ttl_ms: int
+    #: how long a view's lease lasts
+    lease_ms: int
+    #: the highest revision seen of this environment: a lower one proves that Redis has lost its history
+    known_rev: int = 0
+    #: what the store knows of the server
+    trust: ServerTrust = field(default_factory=ServerTrust)
+
+    def learn(self, rev: int, *, settling: bool) -> None:
+        """Remember the revision that an answer shows."""
+        self.known_rev = rev if settling else max(self.known_rev, rev)
+
+
+_encode_json = msgspec.json.Encoder().encode
+
+_write_reply = decoder(WriteReply)
+_session_reply = decoder(SessionReply)
+_touch_reply = decoder(TouchReply)
+_index_page = decoder(IndexPage)
+_scan_reply = decoder(ScanReply)
+_sessions_reply = decoder(SessionsReply)
+_snapshot_reply = decoder(SnapshotReply)
+_ping_reply = decoder(PingReply)
+_head_reply = decoder(HeadReply)
+_catalog_reply = decoder(CatalogReply)
+_catalog_applied = decoder(CatalogApplied)
+_environments_reply = decoder(EnvironmentsReply)
+_counts_reply = decoder(CountsReply)
+_standing_reply = decoder(StandingReply)
+_lease_reply = decoder(LeaseReply)
+_views_reply = decoder(ViewsReply)
+
+
+def _checked(
+    decode: Callable[[Payload], R], keys: EnvironmentKeys, session_key: str, declarative: bool, payload: Payload
+) -> R:
+    reply = decode(payload)
+    if reply.status != "ok":
+        raise failure(reply, keys, session_key, declarative=declarative)
+    return reply
+
+
+def ping() -> Call[PingReply]:
+    """Ask whether scripts run."""
+    return Call(load_script("ping"), (), (), _ping_reply)
+
+
+def get(keys: EnvironmentKeys, session_key: str) -> Call[SessionReply]:
+    """Read one session."""
+    session_key = validate_session_key(session_key)
+    return Call(
+        load_script("get"),
+        (keys.session(session_key), keys.environments),
+        (keys.environment, session_key),
+        partial(_checked, _session_reply, keys, session_key, False),
+    )
+
+
+def put(
+    context: WriteContext,
+    op_id: str,
+    session_key: str,
+    *,
+    label: str | None | UnsetType = UNSET,
+    scenario: str | None | UnsetType = UNSET,
+    overrides: Iterable[str] | UnsetType = UNSET,
+    global_delay_ms: int | None | UnsetType = UNSET,
+    global_delay_max_ms: int | None | UnsetType = UNSET,
+    if_match: IfMatch | None = None,
+    if_none_match: Literal["*"] | None = None,
+    wait: bool = True,
+) -> Call[WriteReply]:
+    """Set the properties that are given, clear those that are None, and leave the others unchanged."""
+    patch: list[str | int] = []
+    if label is not UNSET:
+        patch += ("-label", "") if label is None else ("+label", validate_label(label))
+    if scenario is not UNSET:
+        patch += ("-scenario", "") if scenario is None else ("+scenario", validate_scenario(scenario))
+    if overrides is not UNSET:
+        patch += ("+overrides", encode_overrides(validate_overrides(overrides)))
+    if global_delay_ms is not UNSET:
+        patch += ("+globalDelayMs", validate_delay(0 if global_delay_ms is None else global_delay_ms, "globalDelayMs"))
+    if global_delay_max_ms is not UNSET:
+        patch += (
+            "+globalDelayMaxMs",
+            validate_delay(0 if global_delay_max_ms is None else global_delay_max_ms, "globalDelayMaxMs"),
+        )
+    if if_none_match not in (None, "*"):
+        raise InvalidQueryError('if_none_match must be None or "*".')
+    keys = context.keys
+    return _write(
+        "put",
+        context,
+        op_id,
+        session_key,
+        wait,
+        keys=(keys.catalog, keys.catalog_mocks, keys.catalog_local, keys.catalog_scenarios),
+        args=(_if_match_argument(if_match), if_none_match or "", *patch),
+        declarative=True,
+    )
+
+
+def activate(
+    context: WriteContext, op_id: str, session_key: str, override: str, *, wait: bool = True
+) -> Call[WriteReply]:
+    """Switch one override on; create the session if it is missing."""
+    return _toggle("activate", context, op_id, session_key, override, wait, (MAX_OVERRIDES,))
+
+
+def deactivate(
+    context: WriteContext, op_id: str, session_key: str, override: str, *, wait: bool = True
+) -> Call[WriteReply]:
+    """Switch one override off."""
+    return _toggle("deactivate", context, op_id, session_key, override, wait, ())
+
+
+def reset(
+    context: WriteContext, op_id: str, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
+) -> Call[WriteReply]:
+    """Clear everything that a PUT can set."""
+    return _write("reset", context, op_id, session_key, wait, args=(_if_match_argument(if_match),))
+
+
+def delete(
+    context: WriteContext, op_id: str, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
+) -> Call[WriteReply]:
+    """Remove a session."""
+    return _write("delete", context, op_id, session_key, wait, args=(_if_match_argument(if_match),))
+
+
+def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[TouchReply]:
+    """Note when sessions were last seen: session key → ms since 1970. At most `TOUCH_BATCH`."""
+    if len(seen) > TOUCH_BATCH:
+        raise InvalidQueryError(f"One touch takes at most {TOUCH_BATCH} sessions; send the rest in another.")
+    times: dict[str, int] = {}
+    for session_key, seen_at_ms in seen.items():
+        if type(seen_at_ms) is not int or not 0 <= seen_at_ms < 2**53:
+            raise InvalidFieldError(f"The time of {session_key!r} must be milliseconds since 1970, a whole number.")
+        session_key = validate_session_key(session_key)
+        times[session_key] = max(seen_at_ms, times.get(session_key, 0))
+    keys = context.keys
+    return Call(
+        load_script("touch"),
+        (keys.index, keys.head, keys.changes, *map(keys.session, times)),
+        (
+            op_id,
+            context.ttl_ms,
+            context.lease_ms,
+            context.known_rev,
+            *(part for pair in times.items() for part in pair),
+        ),
+        partial(_checked, _touch_reply, keys, "", False),
+        writes=True,
+    )
+
+
+def page(keys: EnvironmentKeys, limit: int, after: tuple[int, str] | None) -> Call[IndexPage]:
+    """Read one page of the index, newest seen first, after the member that `after` names."""
+    score, member = ("+inf", "") if after is None else after
+    return Call(
+        load_script("page"),
+        (keys.index, keys.environments),
+        (keys.environment, limit, score, member),
+        partial(_checked, _index_page, keys, "", False),
+    )
+
+
+def read(keys: EnvironmentKeys, session_keys: Sequence[str]) -> Call[SessionsReply]:
+    """Read the sessions that exist of those named, in order; at most `READ_BATCH`. The keys are normalised already."""
+    return Call(load_script("read"), tuple(map(keys.session, session_keys)), tuple(session_keys), _sessions_reply)
+
+
+def scan(keys: EnvironmentKeys, cursor: str, count: int = READ_BATCH) -> Call[ScanReply]:
+    """Read one page of the index in no order, for a snapshot; the cursor is ``"0"`` at first and at the end."""
+    return Call(load_script("scan"), (keys.index,), (cursor, count), _scan_reply)
+
+
+def snapshot(
+    keys: EnvironmentKeys, cursor: str, session_keys: Sequence[str] = (), *, count: int = READ_BATCH
+) -> Call[SnapshotReply]:
+    """Read the sessions named, at most `READ_BATCH`, and find about `count` members of the index after the cursor.
+
+    The cursor is ``"0"`` at first and at the end; with a count of 0 it stays where it is.
+    """
+    return Call(
+        load_script("snapshot"),
+        (keys.head, keys.index, *map(keys.session, session_keys)),
+        (cursor, count, *session_keys),
+        _snapshot_reply,
+    )
+
+
+def read_head(keys: EnvironmentKeys) -> Call[HeadReply]:
+    """Read where the chain of revisions stands."""
+    return Call(load_script("head"), (keys.head,), (), _head_reply)
+
+
+def read_catalog(keys: EnvironmentKeys) -> Call[CatalogReply]:
+    """Read the environment's catalog, and the revision of its last change."""
+    return Call(
+        load_script("catalog_read"),
+        (keys.catalog, keys.head, keys.environments),
+        (keys.environment,),
+        _catalog_reply,
+    )
+
+
+def apply_catalog(
+    context: WriteContext, op_id: str, catalog: Catalog | None, session_keys: Sequence[str] = (), *, wait: bool = True
+) -> Call[CatalogApplied]:
+    """Give the environment this catalog, in its canonical order, and register it; None: take both away.
+
+    The answer may be need_sessions: what the catalog no longer offers has to be deactivated, and `session_keys`, which
+    are normalised already, are not all that the index has.
+    """
+    keys = context.keys
+    text = "" if catalog is None else _encode_json(catalog).decode()
+    catalog = catalog or Catalog()
+    local = [(mock.id, scenario.id) for scenario in catalog.scenarios for mock in scenario.local_mocks]
+    entries = (
+        *(part for mock in catalog.mocks for part in (mock.id, mock.name)),
+        *(part for pair in local for part in pair),
+        *(part for scenario in catalog.scenarios for part in (scenario.id, _encode_json(scenario).decode())),
+    )
+    return Call(
+        load_script("catalog_apply"),
+        (
+            keys.environments,
+            keys.catalog,
+            keys.catalog_mocks,
+            keys.catalog_local,
+            keys.catalog_scenarios,
+            keys.index,
+            keys.head,
+            keys.leases,
+            keys.acks,
+            keys.views,
+            keys.changes,
+            *map(keys.session, session_keys),
+        ),
+        (
+            op_id,
+            context.lease_ms,
+            context.known_rev,
+            "1" if wait else "0",
+            keys.environment,
+            hashlib.sha256(text.encode()).hexdigest(),
+            text,
+            len(catalog.mocks),
+            len(local),
+            len(catalog.scenarios),
+            *entries,
+            *session_keys,
+        ),
+        _catalog_applied,
+        writes=True,
+    )
+
+
+def environments(keys: ProjectKeys) -> Call[EnvironmentsReply]:
+    """Read which environments a project has registered."""
+    return Call(load_script("environments"), (keys.environments,), (), _environments_reply)
+
+
+def count(environments: Sequence[EnvironmentKeys]) -> Call[CountsReply]:
+    """Count the live sessions of environments of one project."""
+    keys = tuple(key for environment in environments for key in (environment.index, environment.head))
+    return Call(load_script("count"), keys, (), _counts_reply)
+
+
+def standing(context: WriteContext, rev: int) -> Call[StandingReply]:
+    """Read which leases have not applied `rev`."""
+    keys = context.keys
+    return Call(
+        load_script("standing"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.changes),
+        (rev, context.lease_ms),
+        _standing_reply,
+    )
+
+
+def join(
+    keys: EnvironmentKeys, lease_id: str, lease_ms: int, info: str, applied_rev: int, applied_id: str
+) -> Call[LeaseReply]:
+    """Take a lease. The id must never have been used before; `info` is JSON, see `codec.ViewInfo`."""
+    return Call(
+        load_script("join"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.changes, keys.applied),
+        (lease_id, lease_ms, info, applied_rev, applied_id),
+        _lease_reply,
+    )
+
+
+def renew(keys: EnvironmentKeys, lease_id: str, lease_ms: int, applied_rev: int, applied_id: str) -> Call[LeaseReply]:
+    """Prolong a lease, and acknowledge what its view has applied."""
+    return Call(
+        load_script("renew"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.changes, keys.applied),
+        (lease_id, lease_ms, applied_rev, applied_id),
+        _lease_reply,
+    )
+
+
+def ack(keys: EnvironmentKeys, lease_id: str, applied_rev: int, applied_id: str) -> Call[LeaseReply]:
+    """Acknowledge what a lease's view has applied."""
+    return Call(
+        load_script("ack"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.applied),
+        (lease_id, applied_rev, applied_id),
+        _lease_reply,
+    )
+
+
+def leave(keys: EnvironmentKeys, lease_id: str) -> Call[LeaseReply]:
+    """Give a lease up; its view must have stopped calling itself fresh."""
+    return Call(
+        load_script("leave"),
+        (keys.head, keys.leases, keys.acks, keys.views, keys.applied),
+        (lease_id,),
+        _lease_reply,
+    )
+
+
+def views(keys: EnvironmentKeys) -> Call[ViewsReply]:
+    """Read which views hold a lease."""
+    return Call(load_script("views"), (keys.head, keys.leases, keys.views), (), _views_reply)
+
+
+def _toggle(
+    script: str,
+    context: WriteContext,
+    op_id: str,
+    session_key: str,
+    override: str,
+    wait: bool,
+    bounds: tuple[int, ...],
+) -> Call[WriteReply]:
+    keys = context.keys
+    return _write(
+        script,
+        context,
+        op_id,
+        session_key,
+        wait,
+        keys=(keys.catalog, keys.catalog_mocks, keys.catalog_local),
+        args=(validate_override(override), *bounds),
+    )
+
+
+def _write(
+    script: str,
+    context: WriteContext,
+    op_id: str,
+    session_key: str,
+    wait: bool,
+    *,
+    keys: tuple[str, ...] = (),
+    args: tuple[str | int, ...] = (),
+    declarative: bool = False,
+) -> Call[WriteReply]:
+    """Put the keys and arguments that all writes share in front (scripts/lib/write.lua)."""
+    session_key = validate_session_key(session_key)
+    names = context.keys
+    return Call(
+        load_script(script),
+        (
+            names.session(session_key),
+            names.index,
+            names.head,
+            names.leases,
+            names.acks,
+            names.views,
+            names.environments,
+            names.changes,
+            *keys,
+        ),
+        (
+            op_id,
+            context.ttl_ms,
+            context.lease_ms,
+            context.known_rev,
+            "1" if wait else "0",
+            names.environment,
+            session_key,
+            *args,
+        ),
+        partial(_checked, _write_reply, names, session_key, declarative),
+        writes=True,
+    )
+
+
+def _if_match_argument(if_match: IfMatch | None) -> str:
+    if if_match is None:
+        return ""
+    if if_match == "*":
+        return "*"
+    revisions = if_match if isinstance(if_match, Sequence) else (if_match,)
+    if isinstance(revisions, str) or not all(type(revision) is int for revision in revisions):
+        raise InvalidQueryError('if_match must be a revision, several of them, or "*".')
+    return "," + ",".join(map(str, revisions)) + ","

@@ -1,0 +1,101 @@
+"""The names of everything in Redis.
+
+The hash tag ``{project}`` puts one project's keys into one cluster slot, so that one script can touch them all. Slugs
+can't hold ``:``, ``{`` or ``}``; a session key may hold anything, so it comes last.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import InvalidSlugError
+from ..session import validate_slug
+
+DEFAULT_PREFIX = "ss"
+
+_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,32}\Z")
+
+
+def validate_prefix(prefix: str) -> str:
+    """Check the prefix of all keys: 1 to 32 letters, digits, ``.``, ``_`` or ``-``."""
+    if not _PREFIX.match(prefix):
+        raise InvalidSlugError("The key prefix must be 1 to 32 letters, digits, '.', '_' or '-'.")
+    return prefix
+
+
+class StoreKeys:
+    """Keys that belong to no project."""
+
+    __slots__ = ("api_keys", "prefix")
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        self.prefix = validate_prefix(prefix)
+        #: hash: SHA-256 of an API key → its record
+        self.api_keys = f"{prefix}:keys"
+
+
+class ProjectKeys:
+    """Keys of one project."""
+
+    __slots__ = ("environments",)
+
+    def __init__(self, prefix: str, project: str) -> None:
+        #: set: the slugs of the project's registered environments
+        self.environments = f"{prefix}:{{{validate_slug(project, 'project')}}}:environments"
+
+
+class EnvironmentKeys:
+    """Keys and channels of one environment."""
+
+    __slots__ = (
+        "_session_prefix",
+        "acks",
+        "applied",
+        "catalog",
+        "catalog_local",
+        "catalog_mocks",
+        "catalog_scenarios",
+        "changes",
+        "environment",
+        "environments",
+        "head",
+        "index",
+        "leases",
+        "project",
+        "views",
+    )
+
+    def __init__(self, prefix: str, project: str, environment: str, database: int = 0) -> None:
+        self.project = validate_slug(project, "project")
+        self.environment = validate_slug(environment, "environment")
+        base = f"{prefix}:{{{project}}}:{environment}"
+        # Channels, unlike keys, are the same in each database of a server.
+        suffix = f":{database}" if database else ""
+        self._session_prefix = f"{base}:s:"
+        #: sorted set: session keys by lastSeenAt, ms
+        self.index = f"{base}:index"
+        #: hash: rev, id, and what scripts/lib/revision.lua adds
+        self.head = f"{base}:head"
+        #: sorted set: lease ids by expiry, ms
+        self.leases = f"{base}:leases"
+        #: sorted set: lease ids by the last revision their view has applied
+        self.acks = f"{base}:acks"
+        #: hash: lease id → what the view says of itself
+        self.views = f"{base}:views"
+        #: channel: every change, in commit order
+        self.changes = f"{base}:changes{suffix}"
+        #: channel: the revision that every live view has applied, each time it rises
+        self.applied = f"{base}:applied{suffix}"
+        #: hash: there is one where the environment has a catalog
+        self.catalog = f"{base}:catalog"
+        #: hash: published mocks by id
+        self.catalog_mocks = f"{base}:catalog:mocks"
+        #: hash: scenario-local mocks by id
+        self.catalog_local = f"{base}:catalog:local"
+        #: hash: scenarios by id
+        self.catalog_scenarios = f"{base}:catalog:scenarios"
+        self.environments = ProjectKeys(prefix, project).environments
+
+    def session(self, session_key: str) -> str:
+        """hash, with a TTL: one session. The key must be normalised."""
+        return self._session_prefix + session_key

@@ -1,0 +1,317 @@
+"""What a store does for each method, as generators: they yield the steps to take and are sent the results.
+
+The sync and asyncio stores only run them; whatever is decided is decided here. An error of a step is thrown into the
+generator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from ..errors import InvalidQueryError, NotEffectiveError, SessionStoreError, StoreUnavailableError
+from ..session import Deletion, Effect, LiveView, Session, SessionPage
+from . import calls as commands
+from .calls import Call, IfMatch, WriteContext
+from .keyspace import EnvironmentKeys, ProjectKeys
+from .messages import Applied
+from .replies import StandingReply, WriteReply, decode_cursor, decode_view_info, encode_cursor, session_from_state
+
+#: Seconds between two looks at the leases while a writer waits, at first and at most: a message says when every view
+#: has applied the revision, and the looks are there in case it is lost.
+_FIRST_LOOK_S = 0.05
+_LAST_LOOK_S = 0.5
+
+#: Looks at the index for one page of a list: some thousand members that may be gone.
+_MAX_LOOKS = 20
+
+#: Leases that a wait lasts at most because of views: each may renew once more, a third of a lease after the write or a
+#: twentieth later, without having applied it (scripts/renew.lua).
+_LONGEST_WAIT_LEASES = 1 + 1 / 3 + 1 / 20
+
+#: Seconds that a wait may take beyond that before it is given up.
+_PATIENCE_S = 1.0
+
+_STOPPED = "Redis then stopped answering; repeat the call, which is safe."
+_OUTLASTED = (
+    "a view's lease outlasted the longest wait, as when Redis's clock is set back or leases differ in length; "
+    "see sessionstore views, and repeat the call."
+)
+_LOST = "Redis was emptied, restarted or replaced meanwhile and may have lost it; repeat the call, which is safe."
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitApplied:
+    """Wait until an `Applied` message names `rev` or a later one, or for `timeout_s`; the result is it, or None.
+
+    The message may have come already, in the last `sent_s` seconds: since the write was sent.
+    """
+
+    keys: EnvironmentKeys
+    rev: int
+    timeout_s: float
+    sent_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let some time pass; the result is None."""
+
+    seconds: float
+
+
+T = TypeVar("T")
+
+#: The steps of an operation, and what it returns in the end.
+Operation = Generator[Call[Any] | AwaitApplied | Pause, Any, T]
+
+#: Seconds, monotonic.
+Clock = Callable[[], float]
+
+
+def new_id() -> str:
+    """The random id of one write: 64 bits, as hexadecimal."""
+    return os.urandom(8).hex()
+
+
+def ping() -> Operation[int]:
+    """Make one round trip; returns Redis's time in ms."""
+    reply = yield commands.ping()
+    now: int = reply.now
+    return now
+
+
+def environments(keys: ProjectKeys) -> Operation[tuple[str, ...]]:
+    """Read the project's registered environments, in alphabetical order."""
+    reply = yield commands.environments(keys)
+    return tuple(sorted(reply.environments))
+
+
+def live_sessions(keys: ProjectKeys, contexts: Callable[[str], WriteContext]) -> Operation[dict[str, int]]:
+    """Count the live sessions of each of the project's registered environments."""
+    names = yield from environments(keys)
+    counts: dict[str, int] = {}
+    for start in range(0, len(names), commands.COUNT_BATCH):
+        batch = names[start : start + commands.COUNT_BATCH]
+        reply = yield commands.count([contexts(name).keys for name in batch])
+        counts.update(zip(batch, reply.counts, strict=True))
+    return counts
+
+
+def get(keys: EnvironmentKeys, session_key: str) -> Operation[Session | None]:
+    """Read one session; None where there is none."""
+    reply = yield commands.get(keys, session_key)
+    if reply.session is None:
+        return None
+    return session_from_state(reply.session, keys.project, keys.environment)
+
+
+def put(
+    context: WriteContext,
+    clock: Clock,
+    session_key: str,
+    *,
+    label: str | None | UnsetType = UNSET,
+    scenario: str | None | UnsetType = UNSET,
+    overrides: Iterable[str] | UnsetType = UNSET,
+    global_delay_ms: int | None | UnsetType = UNSET,
+    global_delay_max_ms: int | None | UnsetType = UNSET,
+    if_match: IfMatch | None = None,
+    if_none_match: Literal["*"] | None = None,
+    wait: bool = True,
+) -> Operation[Session]:
+    """Set a session's state."""
+    call = commands.put(
+        context,
+        new_id(),
+        session_key,
+        label=label,
+        scenario=scenario,
+        overrides=overrides,
+        global_delay_ms=global_delay_ms,
+        global_delay_max_ms=global_delay_max_ms,
+        if_match=if_match,
+        if_none_match=if_none_match,
+        wait=wait,
+    )
+    return (yield from _write_session(context, clock, call, wait))
+
+
+def activate(
+    context: WriteContext, clock: Clock, session_key: str, override: str, *, wait: bool = True
+) -> Operation[Session]:
+    """Switch one override on."""
+    call = commands.activate(context, new_id(), session_key, override, wait=wait)
+    return (yield from _write_session(context, clock, call, wait))
+
+
+def deactivate(
+    context: WriteContext, clock: Clock, session_key: str, override: str, *, wait: bool = True
+) -> Operation[Session]:
+    """Switch one override off."""
+    call = commands.deactivate(context, new_id(), session_key, override, wait=wait)
+    return (yield from _write_session(context, clock, call, wait))
+
+
+def reset(
+    context: WriteContext, clock: Clock, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
+) -> Operation[Session]:
+    """Clear everything that a PUT can set."""
+    call = commands.reset(context, new_id(), session_key, if_match=if_match, wait=wait)
+    return (yield from _write_session(context, clock, call, wait))
+
+
+def delete(
+    context: WriteContext, clock: Clock, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
+) -> Operation[Deletion]:
+    """Remove a session."""
+    started = clock()
+    reply = yield commands.delete(context, new_id(), session_key, if_match=if_match, wait=wait)
+    effect = yield from take_effect(context, clock, started, reply, None, wait)
+    return Deletion(reply.existed, effect)
+
+
+def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
+    """Note when sessions were last seen, in batches; returns how many of them there were."""
+    items = list(seen.items())
+    # All are built, and so checked, before the first is sent.
+    calls = [
+        commands.touch(context, new_id(), dict(items[start : start + commands.TOUCH_BATCH]))
+        for start in range(0, len(items), commands.TOUCH_BATCH)
+    ]
+    touched = 0
+    for call in calls:
+        reply = yield call
+        context.learn(reply.rev, settling=False)
+        touched += reply.touched
+    return touched
+
+
+def list_sessions(keys: EnvironmentKeys, limit: int, cursor: str | None) -> Operation[SessionPage]:
+    """Read one page of the live sessions, newest seen first; it may be short where many others are gone."""
+    if type(limit) is not int or not 1 <= limit <= commands.MAX_PAGE:
+        raise InvalidQueryError(f"limit must be a whole number from 1 to {commands.MAX_PAGE}.")
+    after = None if cursor is None else decode_cursor(cursor)
+    sessions: list[Session] = []
+    # One member more than is looked at tells whether there is a next page. The index may name sessions that are gone,
+    # so a page may take more than one look; past a number of them it is returned short, with where to go on.
+    count = limit
+    for _ in range(_MAX_LOOKS):
+        members = (yield commands.page(keys, count + 1, after)).members
+        looked_at = members[:count]
+        states = {}
+        if looked_at:
+            reply = yield commands.read(keys, [key for key, _ in looked_at])
+            states = {state.session_key: state for state in reply.sessions}
+        for number, (key, last_seen_at) in enumerate(looked_at, 1):
+            after = (last_seen_at, key)
+            if key in states:
+                sessions.append(session_from_state(states[key], keys.project, keys.environment))
+                if len(sessions) == limit and number < len(members):
+                    return SessionPage(tuple(sessions), encode_cursor(*after))
+        if len(members) <= count:
+            return SessionPage(tuple(sessions), None)
+        count = commands.READ_BATCH
+    assert after is not None, "there was a member, since there are more"
+    return SessionPage(tuple(sessions), encode_cursor(*after))
+
+
+def views(keys: EnvironmentKeys) -> Operation[tuple[LiveView, ...]]:
+    """List the views that hold a lease, the one that runs out first first."""
+    reply = yield commands.views(keys)
+    found = []
+    for view in reply.views:
+        info = decode_view_info(view.info)
+        found.append(
+            LiveView(
+                id=view.lease,
+                host=info.host,
+                pid=info.pid,
+                version=info.version,
+                applied_revision=view.applied,
+                lag=max(0, reply.rev - view.applied),
+                lease_left_ms=view.left,
+            )
+        )
+    return tuple(found)
+
+
+def _write_session(context: WriteContext, clock: Clock, call: Call[WriteReply], wait: bool) -> Operation[Session]:
+    started = clock()
+    reply: WriteReply = yield call
+    assert reply.session is not None, "a script that writes a session answers with it"
+    session = session_from_state(reply.session, context.keys.project, context.keys.environment)
+    effect = yield from take_effect(context, clock, started, reply, session, wait)
+    return replace(session, effect=effect)
+
+
+def take_effect(
+    context: WriteContext, clock: Clock, started: float, reply: WriteReply, session: Session | None, wait: bool
+) -> Operation[Effect]:
+    """Wait until every live lease has applied the write, or has run out."""
+    committed = clock()
+    context.learn(reply.rev, settling=reply.settle > 0)
+    live, pending, expired = reply.live, reply.pending, reply.expired
+    # Until then leases may be missing from the count.
+    settled = max(committed + reply.settle / 1000, context.trust.settled_at)
+    longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
+    look_s = next_look_s = _FIRST_LOOK_S
+    since_s = committed - started
+    unreachable: StoreUnavailableError | None = None
+    while wait and (pending or clock() < settled):
+        now = clock()
+        if now > max(settled, longest) + _PATIENCE_S:
+            raise _not_effective(reply, session, _STOPPED if unreachable else _OUTLASTED) from unreachable
+        try:
+            if not pending:
+                # Only time is missing: whoever joins from now on has the write already.
+                yield Pause(max(0.0, settled - now))
+                continue
+            timeout_s = next_look_s
+            look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
+            applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s, since_s)
+            # The driver may have kept a message that came before this wait; it is asked for once.
+            since_s = 0.0
+            if applied is not None and applied.epoch == reply.epoch:
+                live, pending, expired = applied.live, 0, applied.expired
+                continue
+            standing: StandingReply = yield commands.standing(context, reply.wait_rev)
+        except StoreUnavailableError as exc:
+            unreachable = exc
+            continue
+        except SessionStoreError as exc:
+            raise _not_effective(reply, session, str(exc)) from exc
+        unreachable = None
+        if _is_lost(reply, standing):
+            raise _not_effective(reply, session, _LOST)
+        live, pending, expired = standing.live, standing.pending, standing.expired
+        # The newest answer decides; the end of an earlier one may have been put off by a late reply.
+        settled = max(context.trust.settled_at, clock() + standing.settle / 1000 if standing.settle else 0.0)
+        if pending:
+            # Redis drops a lease in the millisecond after its last.
+            next_look_s = min(look_s, (standing.left + 1) / 1000)
+    return Effect(
+        revision=reply.wait_rev,
+        confirmed=live - pending,
+        expired=max(0, expired - reply.expired),
+        waited=wait,
+        commit_s=committed - started,
+        effective_s=clock() - committed if wait else 0.0,
+    )
+
+
+def _is_lost(reply: WriteReply, standing: StandingReply) -> bool:
+    """Whether Redis may hold another history than that of the write: it was emptied, restarted or replaced since."""
+    return standing.rev < reply.wait_rev or reply.epoch not in ("", standing.epoch)
+
+
+def _not_effective(reply: WriteReply, session: Session | None, why: str) -> NotEffectiveError:
+    return NotEffectiveError(
+        f"The write was committed as revision {reply.wait_rev}, but whether every view serves it is not known: {why}",
+        session,
+    )

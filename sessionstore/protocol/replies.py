@@ -1,0 +1,327 @@
+"""Replies of the scripts: JSON in, values of this library or its errors out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from ..catalog.model import Catalog
+from ..errors import (
+    CorruptDataError,
+    EnvironmentNotFoundError,
+    InvalidOverrideError,
+    InvalidQueryError,
+    InvalidScenarioError,
+    OverrideNotFoundError,
+    PreconditionFailedError,
+    SessionNotFoundError,
+    SessionStoreError,
+)
+from ..session import MAX_OVERRIDES, Session
+from .keyspace import EnvironmentKeys
+from .messages import SessionState
+
+#: What redis-py hands over for a bulk string: bytes, or text where the client decodes responses.
+Payload = bytes | str
+
+T = TypeVar("T", bound=Struct)
+
+
+class Reply(Struct, frozen=True, gc=False, kw_only=True):
+    """What every script's answer begins with."""
+
+    status: str
+    #: what a status other than ok is about
+    detail: str = ""
+
+
+class SessionReply(Reply, frozen=True, gc=False, kw_only=True):
+    """Answer of get."""
+
+    now: int = 0
+    session: SessionState | None = None
+
+
+class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
+    """Answer of each script that writes a session (scripts/lib/reply.lua)."""
+
+    #: the environment's revision
+    rev: int = 0
+    #: the revision that the caller has to wait for
+    wait_rev: int = msgspec.field(name="await", default=0)
+    #: leases that live, those of them that have not applied `wait_rev`, and how many ever ran out
+    live: int = 0
+    pending: int = 0
+    expired: int = 0
+    #: ms during which leases that live may be missing from the count
+    settle: int = 0
+    #: that of the leases, see LeaseReply; empty before the first
+    epoch: str = ""
+    changed: bool = False
+    existed: bool = False
+
+
+class CatalogApplied(WriteReply, frozen=True, kw_only=True):
+    """Answer of catalog_apply; `existed` says that the environment had a catalog."""
+
+    #: the catalog before, where this changed it
+    previous: Catalog | None = None
+    #: sessions that used what is no longer offered
+    sessions: int = 0
+    #: with the status need_sessions: session keys of the index that the call did not name, and whether there are more
+    missing: tuple[str, ...] = ()
+    more: bool = False
+
+
+class TouchReply(Reply, frozen=True, gc=False, kw_only=True):
+    """Answer of touch."""
+
+    now: int = 0
+    rev: int = 0
+    touched: int = 0
+
+
+class IndexPage(Reply, frozen=True, kw_only=True):
+    """Answer of page: session keys with their lastSeenAt, newest first."""
+
+    members: tuple[tuple[str, int], ...] = ()
+
+
+class ScanReply(Struct, frozen=True):
+    """Answer of scan."""
+
+    cursor: str
+    members: tuple[str, ...]
+
+
+class SessionsReply(Struct, frozen=True):
+    """Answer of read."""
+
+    now: int
+    sessions: tuple[SessionState, ...]
+
+
+class SnapshotReply(Struct, frozen=True):
+    """Answer of snapshot: the revision it was read at, session keys that were found, and sessions that were read."""
+
+    now: int
+    rev: int
+    id: str
+    cursor: str
+    members: tuple[str, ...]
+    sessions: tuple[SessionState, ...]
+
+
+class PingReply(Struct, frozen=True):
+    """Answer of ping."""
+
+    now: int
+
+
+class HeadReply(Struct, frozen=True):
+    """Answer of head."""
+
+    now: int
+    rev: int
+    id: str
+
+
+class CatalogReply(Struct, frozen=True):
+    """Answer of catalog_read."""
+
+    now: int
+    #: whether the environment is registered, or its project has registered none
+    known: bool
+    #: the revision of the catalog's last change, its removal too; 0 where there never was one
+    rev: int
+    catalog: Catalog | None
+
+
+class CountsReply(Struct, frozen=True):
+    """Answer of count: live sessions of the environments that were asked for, in their order."""
+
+    now: int
+    counts: tuple[int, ...]
+
+
+class EnvironmentsReply(Struct, frozen=True):
+    """Answer of environments: the registered ones, in no order."""
+
+    now: int
+    environments: tuple[str, ...]
+
+
+class StandingReply(Struct, frozen=True, gc=False):
+    """Answer of standing: the leases, seen from a revision that a writer waits for."""
+
+    now: int
+    rev: int
+    live: int
+    pending: int
+    expired: int
+    #: ms until the last of the pending ones runs out
+    left: int
+    settle: int
+    epoch: str
+
+
+class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
+    """Answer of join, renew, ack and leave: the head, and how long the lease lasts.
+
+    The status is ok, expired (there is no such lease any more), refused (the view lags behind the head that it was
+    told before) or forked (the view's position is not on the head's chain).
+    """
+
+    now: int
+    rev: int
+    id: str
+    #: another one where Redis was emptied, restarted or replaced since
+    epoch: str
+    #: from `now` on
+    lease_ms: int = msgspec.field(name="lease")
+
+
+class ViewReply(Struct, frozen=True, gc=False):
+    """One lease in the answer of views."""
+
+    lease: str
+    info: str
+    applied: int
+    left: int
+
+
+class ViewsReply(Struct, frozen=True):
+    """Answer of views."""
+
+    now: int
+    rev: int
+    views: tuple[ViewReply, ...]
+
+
+class ViewInfo(Struct, frozen=True, gc=False):
+    """What a view says of itself when it takes a lease."""
+
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+
+
+def decoder(reply: type[T]) -> Callable[[Payload], T]:
+    """Build the function that decodes one script's answer, strictly."""
+    decode = msgspec.json.Decoder(reply).decode
+
+    def decode_reply(payload: Payload) -> T:
+        try:
+            return decode(payload)
+        except (msgspec.DecodeError, UnicodeError, TypeError) as exc:
+            raise CorruptDataError(f"Redis answered something that is no {reply.__name__}: {exc}.") from exc
+
+    return decode_reply
+
+
+def failure(reply: Reply, keys: EnvironmentKeys, session_key: str, *, declarative: bool) -> SessionStoreError:
+    """The error for a status other than ok.
+
+    An override that the catalog does not have is bad input in a PUT (`declarative`), and not found where the call
+    names it (HTTP API, errors).
+    """
+    where = f"{keys.project}/{keys.environment}"
+    detail = reply.detail
+    match reply.status:
+        case "not_found":
+            return SessionNotFoundError(f"There is no session {session_key!r} on {where}; PUT creates it.")
+        case "unknown_environment":
+            return EnvironmentNotFoundError(
+                f"Project {keys.project!r} has no environment {keys.environment!r}; "
+                "name one that its catalog registers."
+            )
+        case "precondition_failed":
+            state = f"is at revision {detail}" if detail else "does not exist"
+            return PreconditionFailedError(
+                f"The session {session_key!r} {state}, which the precondition rules out; read it and try again."
+            )
+        case "unknown_override" if declarative:
+            return InvalidOverrideError(f"There is no published mock {detail!r} on {where}; name one of its catalog.")
+        case "unknown_override":
+            return OverrideNotFoundError(f"There is no published mock {detail!r} on {where}; name one of its catalog.")
+        case "local_override":
+            return InvalidOverrideError(
+                f"The mock {detail!r} belongs to a scenario and can't be toggled by itself; set that scenario."
+            )
+        case "unknown_scenario":
+            return InvalidScenarioError(f"There is no scenario {detail!r} on {where}; name one of its catalog.")
+        case "too_many_overrides":
+            return InvalidOverrideError(
+                f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most there can be; switch one off."
+            )
+    return CorruptDataError(f"A script answered the status {reply.status!r}, which this version does not know.")
+
+
+def session_from_state(state: SessionState, project: str, environment: str) -> Session:
+    """Make a session of its state in a reply or message."""
+    return Session(
+        project=project,
+        environment=environment,
+        session_key=state.session_key,
+        label=state.label,
+        scenario=state.scenario,
+        overrides=state.overrides,
+        global_delay_ms=state.global_delay_ms,
+        global_delay_max_ms=state.global_delay_max_ms,
+        last_seen_at=state.last_seen_at,
+        revision=state.rev,
+        created_at=state.created_at,
+        expires_at=state.expires_at,
+    )
+
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+def encode_overrides(ids: tuple[str, ...]) -> str:
+    """Override ids as the hash holds them: a JSON array without spaces, which the scripts compare as text."""
+    return _encode_json(ids).decode()
+
+
+def decode_overrides(text: Payload) -> tuple[str, ...]:
+    """The inverse of `encode_overrides`."""
+    return msgspec.json.decode(text, type=tuple[str, ...])
+
+
+def encode_view_info(info: ViewInfo) -> str:
+    """What a view says of itself, as the views hash holds it."""
+    return _encode_json(info).decode()
+
+
+def decode_view_info(text: str) -> ViewInfo:
+    """The inverse of `encode_view_info`; what another program has written there may say nothing."""
+    try:
+        return msgspec.json.decode(text, type=ViewInfo)
+    except msgspec.DecodeError:
+        return ViewInfo()
+
+
+def encode_cursor(last_seen_at: int, session_key: str) -> str:
+    """Where the next page of a list begins, as opaque text that is safe in a URL."""
+    return base64.urlsafe_b64encode(_encode_json((last_seen_at, session_key))).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> tuple[int, str]:
+    """The inverse of `encode_cursor`.
+
+    Raises
+    ------
+    InvalidQueryError
+    """
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        last_seen_at, session_key = msgspec.json.decode(raw, type=tuple[int, str])
+        session_key.encode()
+    except (binascii.Error, ValueError, msgspec.DecodeError, AttributeError, TypeError) as exc:
+        raise InvalidQueryError("The cursor is not one that a list returned; begin without one.") from exc
+    return last_seen_at, session_key

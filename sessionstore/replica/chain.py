@@ -1,0 +1,77 @@
+"""The chain of revisions: whether a message or a position that Redis names belongs to the history followed so far."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..protocol.messages import Change
+
+#: Revisions whose ids are kept, to compare positions that Redis names with the chain.
+KNOWN_REVISIONS = 1024
+
+
+class Doubt(Exception):  # noqa: N818  a replica turns it into a resync
+    """What was received does not fit together."""
+
+
+class Chain:
+    """A position in an environment's history, and the ids that led to it."""
+
+    __slots__ = ("_ids", "_read_at", "_start", "rev")
+
+    def __init__(self, rev: int, head_id: str, read_at: int) -> None:
+        self.rev = rev
+        self._ids = deque((head_id,), maxlen=KNOWN_REVISIONS)
+        self._start = rev
+        self._read_at = read_at
+
+    @property
+    def start(self) -> int:
+        """The revision that Redis was at when the chain began."""
+        return self._start
+
+    @property
+    def id(self) -> str:
+        """The id of the write at the position."""
+        return self._ids[-1]
+
+    def continues(self, change: Change) -> bool:
+        """Whether the change is the next one of this history."""
+        return change.rev == self.rev + 1 and change.prev == self._ids[-1]
+
+    def is_late(self, change: Change) -> bool:
+        """Whether the change was committed before the chain began, and so is contained in what was read."""
+        return (
+            self.rev == self._start
+            and change.at <= self._read_at
+            and (change.rev < self.rev or (change.rev == self.rev and change.id == self._ids[-1]))
+        )
+
+    def accept(self, change: Change) -> bool:
+        """Go on to the change; False where it is late.
+
+        Raises
+        ------
+        Doubt
+            It is not the next one.
+        """
+        if not self.continues(change):
+            if self.is_late(change):
+                return False
+            if change.rev != self.rev + 1:
+                raise Doubt(f"revision {change.rev} was published, after revision {self.rev}")
+            raise Doubt(f"revision {change.rev} does not follow on the one before: Redis has lost part of its history")
+        self.rev = change.rev
+        self._ids.append(change.id)
+        return True
+
+    def id_at(self, rev: int) -> str | None:
+        """The id at a revision; None where it is not known, or not known any more."""
+        index = len(self._ids) - 1 - (self.rev - rev)
+        return self._ids[index] if 0 <= index < len(self._ids) else None
+
+
+def check_id(rev: int, page_id: str, known: str) -> None:
+    """Check that a position which Redis named has the id that was published."""
+    if page_id != known:
+        raise Doubt(f"Redis has another revision {rev} than was published: it has lost part of its history")

@@ -1,0 +1,48 @@
+"""A session as a replica holds it."""
+
+from __future__ import annotations
+
+from msgspec.structs import astuple, force_setattr, replace
+
+from ..session import Session
+
+
+class HeldSession(Session, frozen=True, kw_only=True, gc=False, eq=False):
+    """A session in a replica.
+
+    Attributes
+    ----------
+    noted : bool
+        Whether a look-up has been noted since the last flush. It says nothing about the session: where all else is
+        equal, so are the sessions.
+    """
+
+    noted: bool = False
+
+    def mark(self, *, noted: bool) -> None:
+        """Set `noted`, the one thing that changes on a session."""
+        force_setattr(self, "noted", noted)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Session):
+            return NotImplemented
+        return astuple(self)[:_CONTENT] == astuple(other)[:_CONTENT]
+
+    def __hash__(self) -> int:
+        return hash(astuple(self)[:_CONTENT])
+
+    def __repr__(self) -> str:
+        # As a Session, which is what whoever looks it up takes it for.
+        return repr(Session(**{name: getattr(self, name) for name in Session.__struct_fields__}))
+
+
+#: The fields of a session, without `effect`, which is the last one, and `noted`.
+_CONTENT = len(Session.__struct_fields__) - 1
+
+
+def moved(session: HeldSession, expires_at: int, last_seen_at: int) -> HeldSession:
+    """The session with another expiry; it keeps its revision.
+
+    That it was noted is not taken over: the flush unmarks what is served, and this may come to be served only later.
+    """
+    return replace(session, expires_at=expires_at, last_seen_at=last_seen_at, noted=False)

@@ -1,0 +1,403 @@
+"""Everything a store follows, over one subscription link: its environments, and what its waiting writers wait for.
+
+No I/O, no clock, no thread. A driver keeps one connection subscribed to the channels that are wanted and hands over
+what it receives; in a second flow it runs the calls that `poll` asks for, all that are due together. redis-py's own
+PubSub is not used: it reconnects silently, and what was published in the meantime is lost. Here each connection begins
+with `link_opened`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from ..errors import CorruptDataError, SessionStoreError, StoreClosedError
+from ..protocol.calls import WriteContext
+from ..protocol.messages import Applied, decode_applied
+from ..protocol.operations import AwaitApplied
+from .follower import DEFAULT_TOUCH_INTERVAL_S, Follower, FollowerRequest
+from .lease import LeaseRequest
+
+#: Seconds between two heartbeats on the subscription link.
+HEARTBEAT_S = 0.5
+#: Seconds in which something has to arrive after a heartbeat, else the link is dead.
+PONG_WITHIN_S = 1.0
+#: Seconds that one round trip of a hub may take, and that it may take to connect the link: after a fault that swallows
+#: an answer, a view has to be right again within three seconds.
+CALL_WITHIN_S = 1.0
+
+#: Seconds by which a look at the link may come late before this process is taken to have been stopped or stalled.
+_LATE_S = 0.1
+#: Doubts without a message in between after which the link is not trusted any more, whatever it answers to heartbeats.
+_MOST_UNHEARD = 2
+#: Calls of closed followers that go out together.
+_LAST_CALLS = 16
+_OUT_OF_TOUCH = "is out of touch and serves what it has"
+
+#: Channels of environments with waiting writers that stay subscribed.
+_MAX_APPLIED_CHANNELS = 256
+
+log = logging.getLogger("sessionstore")
+
+
+class LinkBroken(Exception):  # noqa: N818  never leaves the drivers
+    """The link can't be trusted any more: close it and open another."""
+
+
+class Waiter:
+    """A writer that waits for a revision; `wake` is called once, with the message or with None to look for itself."""
+
+    __slots__ = ("rev", "wake")
+
+    def __init__(self, rev: int, wake: Callable[[Applied | None], None]) -> None:
+        self.rev = rev
+        self.wake = wake
+
+
+class Hub:
+    """The followed environments and waiting writers of one store."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng
+        self._followers: dict[str, Follower] = {}
+        self._users: dict[str, int] = {}
+        self._waiters: dict[str, list[Waiter]] = {}
+        #: the last message of each channel that has waiters, and when it was received
+        self._applied: dict[str, tuple[Applied, float]] = {}
+        #: channels of this link: asked for and not confirmed yet, confirmed, and how often left but not confirmed yet
+        self._asked: set[str] = set()
+        self._confirmed: set[str] = set()
+        self._leaving: Counter[str] = Counter()
+        self._closed = False
+        self._open = False
+        self._pinged_at = -inf
+        self._heard_at = -inf
+        #: when the link has to be looked at next, and whether at once: Redis has ended a subscription, or may have
+        self._look_at = inf
+        self._ended = False
+        self._deaf = False
+        #: what is left to run for followers that are closed
+        self._parting: deque[FollowerRequest] = deque()
+        #: what the log says: whether an environment is in touch, and whose look-ups can't be noted
+        self._told_fresh: dict[Follower, bool] = {}
+        self._told_untouched: set[Follower] = set()
+
+    # What is followed
+
+    def follow(
+        self, context: WriteContext, info: str, now: float, touch_interval_s: float = DEFAULT_TOUCH_INTERVAL_S
+    ) -> Follower:
+        """Follow an environment; views of the same one share its follower.
+
+        Raises
+        ------
+        StoreClosedError
+        """
+        if self._closed:
+            raise StoreClosedError("This store is closed; open another.")
+        channel = context.keys.changes
+        follower = self._followers.get(channel)
+        if follower is None:
+            follower = self._followers[channel] = Follower(context, info, touch_interval_s, self._rng)
+            if channel in self._confirmed:
+                follower.subscribed(now)
+        follower.touch_interval_s = min(follower.touch_interval_s, touch_interval_s)
+        self._users[channel] = self._users.get(channel, 0) + 1
+        return follower
+
+    def unfollow(self, follower: Follower, now: float) -> None:
+        """One view less; with the last one the environment is left, which `poll` has the calls for."""
+        channel = follower.keys.changes
+        if self._followers.get(channel) is not follower:
+            return  # the store was closed before its view
+        self._users[channel] -= 1
+        if self._users[channel]:
+            return
+        del self._users[channel], self._followers[channel]
+        self._part(follower, now)
+
+    def expect(self, step: AwaitApplied, wake: Callable[[Applied | None], None], now: float) -> Waiter:
+        """Have `wake` called when every view has applied a revision, as far as messages tell."""
+        channel = step.keys.applied
+        if self._closed:
+            wake(None)
+            return Waiter(step.rev, wake)
+        if channel not in self._waiters and len(self._waiters) >= _MAX_APPLIED_CHANNELS:
+            idle = next((name for name, waiters in self._waiters.items() if not waiters), None)
+            if idle is not None:
+                del self._waiters[idle]
+                self._applied.pop(idle, None)
+        waiter = Waiter(step.rev, wake)
+        applied, at = self._applied.get(channel, (None, 0.0))
+        if applied is not None and applied.rev >= step.rev and now - at <= step.sent_s:
+            # The views were faster than the answer to the write.
+            wake(applied)
+            return waiter
+        self._waiters.setdefault(channel, []).append(waiter)
+        return waiter
+
+    def is_subscribed(self, channel: str) -> bool:
+        """Whether a channel has been subscribed to on this link, confirmed or not."""
+        return channel in self._asked or channel in self._confirmed
+
+    def forget(self, step: AwaitApplied, waiter: Waiter) -> None:
+        """The waiter has been woken or has given up."""
+        waiters = self._waiters.get(step.keys.applied, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+
+    # The link
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to subscribe to."""
+        return bool(self._followers or self._waiters)
+
+    def link_opened(self, now: float) -> None:
+        """A new connection is there, with no subscription."""
+        self._open = True
+        self._forget_link()
+        self._pinged_at = self._heard_at = now
+        self._look_at = self.link_wake_at()
+
+    def link_lost(self, reason: str, now: float) -> None:
+        """The connection is gone, or could not be made."""
+        self._open = False
+        self._forget_link()
+        for follower in self._followers.values():
+            follower.lost(reason, now)
+        self._tell(now)
+
+    def link_commands(self, now: float) -> list[tuple[str, ...]]:
+        """Take what is to be sent on the link now: subscriptions and heartbeats.
+
+        Raises
+        ------
+        LinkBroken
+            A heartbeat was not answered in time, or messages do not come.
+        """
+        if not self._open:
+            return []
+        if self._pinged_at > self._heard_at and now - self._look_at > _LATE_S:
+            # This process was stopped or stalled: the answer may be there, and has not been read yet.
+            self._pinged_at = max(self._pinged_at, now - PONG_WITHIN_S / 2)
+        if self._pinged_at > self._heard_at and now - self._pinged_at > PONG_WITHIN_S:
+            raise LinkBroken(f"nothing was heard from Redis for {now - self._heard_at:.1f} s")
+        if self._deaf:
+            raise LinkBroken("changes that were published did not come")
+        self._ended = False
+        commands: list[tuple[str, ...]] = []
+        here = self._asked | self._confirmed
+        missing = [name for name in (*self._followers, *self._waiters) if name not in here]
+        if missing:
+            self._asked.update(missing)
+            commands.append(("SUBSCRIBE", *missing))
+        surplus = [name for name in self._confirmed if name not in self._followers and name not in self._waiters]
+        if surplus:
+            self._confirmed.difference_update(surplus)
+            self._leaving.update(surplus)
+            commands.append(("UNSUBSCRIBE", *surplus))
+        if now - max(self._pinged_at, self._heard_at) >= HEARTBEAT_S and self._pinged_at <= self._heard_at:
+            self._pinged_at = now
+            commands.append(("PING",))
+        self._look_at = self.link_wake_at()
+        return commands
+
+    def link_wake_at(self) -> float:
+        """Local time at which `link_commands` has to be called again at the latest."""
+        if not self._open:
+            return inf
+        if self._ended or self._deaf:
+            return -inf
+        if self._pinged_at > self._heard_at:
+            return self._pinged_at + PONG_WITHIN_S + 0.001
+        return max(self._pinged_at, self._heard_at) + HEARTBEAT_S
+
+    def link_received(self, reply: Any, now: float) -> None:
+        """Take one reply of the link, as RESP2 has it.
+
+        Raises
+        ------
+        LinkBroken
+            It is an error, or nothing that a subscription receives.
+        """
+        self._heard_at = now
+        if not isinstance(reply, list) or len(reply) < 2:
+            if isinstance(reply, bytes | str):
+                return  # a pong that is no array
+            raise LinkBroken("Redis sent something that is no message")
+        kind, channel = _text(reply[0]), _text(reply[1])
+        if kind == "message":
+            self._message(channel, reply[2], now)
+        elif kind == "subscribe":
+            self._subscribed(channel, now)
+        elif kind in ("unsubscribe", "sunsubscribe"):
+            self._unsubscribed(channel, now)
+        elif kind != "pong":
+            raise LinkBroken("Redis sent something that is no message")
+
+    # The calls
+
+    def poll(self, now: float) -> list[FollowerRequest]:
+        """Take the calls that are due, of all environments together. They have to be run in this order."""
+        requests = [self._parting.popleft() for _ in range(min(_LAST_CALLS, len(self._parting)))]
+        for follower in self._followers.values():
+            requests += follower.poll(now)
+        if len(self._followers) > 1 and any(map(_renews, requests)):
+            # Each by itself would be a round trip for each environment.
+            for follower in self._followers.values():
+                early = follower.poll_early(now)
+                if early is not None:
+                    requests.append(early)
+        self._tell(now)
+        return requests
+
+    def poll_acks(self, now: float) -> list[FollowerRequest]:
+        """Take the acknowledgements that are due. They may run beside what `poll` has returned, and more than once."""
+        return [ack for follower in self._followers.values() if (ack := follower.poll_ack(now)) is not None]
+
+    def answered(self, request: FollowerRequest, reply: Any, now: float) -> None:
+        """Bring an answer."""
+        request.follower.answered(request, reply, now)
+        self._tell(now)
+
+    def failed(self, request: FollowerRequest, error: SessionStoreError, now: float) -> None:
+        """Say that no answer will come."""
+        follower = request.follower
+        follower.failed(request, error, now)
+        if follower.closed:
+            self._abandon(lambda other: other is follower)
+        self._tell(now)
+
+    def crashed(self, now: float) -> None:
+        """Go on after an error that nobody expected: whatever was asked has failed, and all resync."""
+        self._abandon(lambda other: True)
+        for follower in self._followers.values():
+            follower.crashed(now)
+        self._tell(now)
+
+    def wake_at(self, now: float) -> float:
+        """Local time at which `poll` has to be called again at the latest."""
+        if self._parting:
+            return now
+        return min((follower.wake_at(now) for follower in self._followers.values()), default=inf)
+
+    def close(self, now: float) -> None:
+        """Leave everything, for good; `poll` has the calls for that."""
+        self._closed = True
+        for follower in self._followers.values():
+            self._part(follower, now)
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.wake(None)
+        self._followers.clear()
+        self._users.clear()
+        self._waiters.clear()
+        self._applied.clear()
+
+    @property
+    def parting(self) -> bool:
+        """Whether there are calls left to run for what is closed."""
+        return bool(self._parting)
+
+    # Within
+
+    def _part(self, follower: Follower, now: float) -> None:
+        self._parting += follower.close(now)
+        self._told_fresh.pop(follower, None)
+        self._told_untouched.discard(follower)
+
+    def _abandon(self, whose: Callable[[Follower], bool]) -> None:
+        """Don't run what is left to run: a lease that is not left runs out by itself."""
+        for request in self._parting:
+            if whose(request.follower):
+                request.follower.forget(request)
+        self._parting = deque(request for request in self._parting if not whose(request.follower))
+
+    def _message(self, channel: str, payload: bytes | str, now: float) -> None:
+        follower = self._followers.get(channel)
+        if follower is not None:
+            follower.message(payload, now)
+            return
+        waiters = self._waiters.get(channel)
+        if waiters is None:
+            return
+        try:
+            applied: Applied | None = decode_applied(payload)
+        except CorruptDataError:
+            applied = None
+        if applied is not None:
+            self._applied[channel] = (applied, now)
+        for waiter in tuple(waiters):
+            if applied is None or applied.rev >= waiter.rev:
+                waiters.remove(waiter)
+                waiter.wake(applied)
+
+    def _subscribed(self, channel: str, now: float) -> None:
+        asked = channel in self._asked
+        self._asked.discard(channel)
+        self._confirmed.add(channel)
+        if channel in self._followers:
+            if asked:
+                self._followers[channel].subscribed(now)
+            else:
+                self._followers[channel].doubt("Redis confirmed a subscription that nobody asked for", now)
+        elif channel in self._waiters:
+            # What was published before the confirmation is missed: look.
+            for waiter in self._waiters[channel]:
+                waiter.wake(None)
+            self._waiters[channel].clear()
+
+    def _unsubscribed(self, channel: str, now: float) -> None:
+        if self._leaving[channel]:
+            self._leaving[channel] -= 1
+            return
+        self._confirmed.discard(channel)
+        self._ended = True
+        if channel in self._followers:
+            self._followers[channel].lost("Redis ended the subscription", now)
+
+    def _forget_link(self) -> None:
+        self._applied.clear()
+        self._asked.clear()
+        self._confirmed.clear()
+        self._leaving.clear()
+        self._ended = self._deaf = False
+
+    def _tell(self, now: float) -> None:
+        """Say in the log, once, when an environment is lost touch with, and when it is regained."""
+        for follower in self._followers.values():
+            self._deaf = self._deaf or (self._open and follower.unheard >= _MOST_UNHEARD)
+            fresh = follower.fresh_until > now
+            told = self._told_fresh.get(follower)
+            if fresh and not told:
+                log.info("The view of %s is in touch, at revision %d.", follower.name, follower.replica.rev)
+                self._told_fresh[follower] = True
+            elif not fresh and (told or (told is None and follower.trouble is not None)):
+                reason = follower.trouble or "its lease ran out before it could be renewed"
+                serves = "has never been in touch, and serves nothing" if told is None else _OUT_OF_TOUCH
+                log.warning("The view of %s %s: %s.", follower.name, serves, reason)
+                follower.last_error = reason
+                self._told_fresh[follower] = False
+            if follower.touch_error is None:
+                self._told_untouched.discard(follower)
+            elif fresh and follower not in self._told_untouched:
+                # Out of touch, this is no news.
+                log.warning(
+                    "What was looked up in the view of %s can't be noted in Redis: %s. It is tried again.",
+                    follower.name,
+                    follower.touch_error,
+                )
+                self._told_untouched.add(follower)
+
+
+def _renews(request: FollowerRequest) -> bool:
+    return isinstance(request.purpose, LeaseRequest) and request.purpose.kind == "renew"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

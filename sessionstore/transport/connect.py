@@ -1,0 +1,135 @@
+"""What both drivers share of redis-py: how clients are made, and what its errors mean."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis.asyncio
+import redis.exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import (
+    InvalidInputError,
+)
+from ..options import MAX_CONNECTIONS
+
+#: Connections that one store may be asked for, at most.
+_MAX_CONNECTIONS = 10_000
+
+
+#: Keys and values are UTF-8, whatever the caller's client makes of its own.
+_ENCODING = {"encoding": "utf-8", "encoding_errors": "strict"}
+
+
+def client_options(deadline_s: float) -> dict[str, Any]:
+    """Options for a client of our own: short time-outs, and no retries.
+
+    A script whose answer is lost may have run.
+    """
+    return {
+        "socket_connect_timeout": deadline_s / 2,
+        "socket_timeout": deadline_s / 2,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+    }
+
+
+def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str, Any]) -> Any:
+    """Make a pool of class `kind` for a URL, checked whole; a message never quotes the URL, which may hold a password.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if type(max_connections) is not int or not 1 <= max_connections <= _MAX_CONNECTIONS:
+        raise InvalidInputError(f"max_connections must be a whole number from 1 to {_MAX_CONNECTIONS}.")
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            fine = parts.path.strip("/") != ""
+        else:
+            fine = re.fullmatch(r"/?\d*/?", parts.path) is not None
+        if fine:
+            pool = kind.from_url(url, max_connections=max_connections, **settings)
+            pool.connection_kwargs.update(_ENCODING)
+            # Made once and dropped, unconnected: an option that no connection takes shows here, not in the first call.
+            pool.connection_class(**pool.connection_kwargs)
+            return pool
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise InvalidInputError(
+        "A Redis URL is redis://[user:password@]host[:port][/database], the same with rediss://, or unix:///path with "
+        "?db= and &password=; percent-encode what a user or password holds besides letters and digits."
+    )
+
+
+def check_url(url: str) -> str:
+    """Check a Redis URL as a store would, without connecting; returns it.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    pool_from_url(redis.ConnectionPool, url, 1, {})
+    return url
+
+
+def pool_like(kind: Any, client: Any, settings: dict[str, Any]) -> Any:
+    """Make a pool of class `kind` with the address and credentials of a client that the caller owns.
+
+    Its own pool is not used: on the way to a connection redis-py would sleep and retry for longer than a call may take.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    asynchronous = issubclass(kind, redis.asyncio.ConnectionPool)
+    pool: Any = getattr(client, "connection_pool", None)
+    connect = getattr(getattr(pool, "connection_class", None), "connect", None)
+    if pool is None or connect is None or inspect.iscoroutinefunction(connect) is not asynchronous:
+        wanted = "redis.asyncio.Redis" if asynchronous else "redis.Redis"
+        raise InvalidInputError(f"The client must be a {wanted} of one primary, not a {type(client).__name__}.")
+    options = {
+        name: value
+        for name, value in pool.connection_kwargs.items()
+        if not name.startswith(("maint_", "retry", "oss_cluster_"))
+    }
+    return kind(
+        connection_class=pool.connection_class,
+        max_connections=min(pool.max_connections, MAX_CONNECTIONS),
+        **{**options, **settings, **_ENCODING},
+    )
+
+
+def database_of(pool: Any) -> int:
+    """The number of the database that a pool's connections use."""
+    return int(pool.connection_kwargs.get("db") or 0)
+
+
+def new_link(pool: Any, within_s: float) -> Any:
+    """Make a connection like the pool's for a subscription; it is made `within_s` seconds or not at all.
+
+    RESP2: there, whatever arrives is a plain reply.
+    """
+    options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith("maint_")}
+    for name in ("socket_connect_timeout", "socket_timeout"):
+        if options.get(name) is not None:
+            options[name] = min(options[name], within_s)
+    return pool.connection_class(**{**options, "protocol": 2, "retry": Retry(NoBackoff(), 0)})
+
+
+def never_reconnect(link: Any) -> None:
+    """Have a link that is connected stay what it is: once it is down, whatever uses it fails.
+
+    A connection of redis-py's connects again where it is used after it has failed to send, without a word, and without
+    its subscriptions.
+    """
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise redis_errors.ConnectionError("The connection is closed.")
+
+    link.connect = link.connect_check_health = refuse

@@ -1,0 +1,103 @@
+"""Each benchmark runs, tiny, and its results can be drawn and described. What it measures is not asserted."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from benchmarks import dataset, report
+from benchmarks.document import update
+from benchmarks.plots import PLOTS, draw
+from benchmarks.report import Bar
+from sessionstore import SessionStore
+
+from ..conftest import require_redis_server
+from ..support.redis_server import RedisServer
+
+ROOT = Path(report.__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_benchmark_runs_and_its_results_are_drawn_and_described(name: str, tmp_path: Path) -> None:
+    require_redis_server()
+
+    # When it runs
+    command = [sys.executable, "-m", f"benchmarks.bench_{name}", "--quick", "--results", str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+
+    # Then it says of each bar whether it is met, and a missed one is no failure
+    assert ended.returncode == 0, ended.stderr
+    document: dict[str, Any] = msgspec.json.decode((tmp_path / f"{name}.json").read_bytes())
+    bars = msgspec.convert(document["results"]["bars"], list[Bar])
+    assert bars
+    assert all(str(bar) in ended.stdout for bar in bars)
+    assert document["machine"]["redis-server"]
+
+    # And the same results give the same plot
+    first = draw(document, tmp_path / "benchmarks").read_bytes()
+    assert draw(document, tmp_path / "benchmarks").read_bytes() == first
+    assert re.search(rb"<dc:date>|file://", first) is None
+
+    # And the page has a place for them, and changes nowhere else
+    page = tmp_path / "benchmarks.md"
+    before = PAGE.read_text(encoding="utf-8")
+    page.write_text(before, encoding="utf-8")
+    update(page, document, tmp_path / "benchmarks" / f"{name}.svg")
+    after = page.read_text(encoding="utf-8")
+    assert all(" | ".join(row) in after for row in document["results"]["rows"])
+    assert _without(name, after) == _without(name, before)
+
+
+def test_check_fails_where_a_bar_is_missed(tmp_path: Path) -> None:
+    met, missed = Bar("p50", 2.0, 1.9), Bar("rate", 0.9, 0.8, at_least=True)
+    parser = report.arguments_parser(None, rounds=1)
+
+    def conclude(bar: Bar, *arguments: str) -> int:
+        found = report.Report("", ["what"], [["it"]], [bar])
+        return report.conclude("any", {}, found, parser.parse_args([*arguments, "--results", str(tmp_path)]))
+
+    assert [conclude(bar, "--check") for bar in (met, missed)] == [0, 1]
+    assert conclude(missed) == 0
+    assert (str(met), str(missed)) == ("p50 ≤ 2 ×: 1.90 ✔", "rate ≥ 0.9 ×: 0.80 ✘ missed")
+
+
+def test_a_loaded_session_is_one_that_the_library_could_have_written(own_redis: RedisServer) -> None:
+    # Given sessions that the benchmarks' script has written
+    with own_redis.client() as client:
+        dataset.load_sessions(client, dataset.environment_keys(), 3)
+        with SessionStore.from_url(own_redis.url) as store:
+            environment = store.environment(dataset.PROJECT, dataset.ENVIRONMENT)
+            loaded = environment.get("ci-1")
+            assert loaded is not None
+
+            # When the library writes one with the same properties
+            written = environment.put(
+                "by-hand",
+                label=loaded.label,
+                scenario=loaded.scenario,
+                overrides=loaded.overrides,
+                global_delay_ms=loaded.global_delay_ms,
+                wait=False,
+            )
+
+            # Then both hold the same fields, and the revisions go on from those that were loaded
+            keys = dataset.environment_keys()
+            times = {b"rev", b"createdAt", b"lastSeenAt", b"expiresAt"}
+            hashes: list[Any] = [client.hgetall(keys.session(key)) for key in ("ci-1", "by-hand")]
+            assert hashes[0].keys() == hashes[1].keys() > times
+            assert {f: v for f, v in hashes[0].items() if f not in times} == {
+                f: v for f, v in hashes[1].items() if f not in times
+            }
+            assert (loaded.revision, written.revision) == (2, 4)
+            assert [session.session_key for session in environment.list().sessions][:1] == ["by-hand"]
+
+
+def _without(name: str, text: str) -> str:
+    return re.sub(f"(?s)<!-- {name}: begin.*?<!-- {name}: end -->", "", text)

@@ -1,0 +1,634 @@
+"""The command line: what it prints, and the exit codes that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sessionstore import SessionStore
+from sessionstore.cli.app import app, exit_code
+from sessionstore.cli.output import plain, print_table
+from sessionstore.cli.watch import Chain, describe
+from sessionstore.errors import (
+    CorruptDataError,
+    NotEffectiveError,
+    OutcomeUnknownError,
+    PreconditionFailedError,
+    SessionNotFoundError,
+    SessionStoreError,
+    StoreUnavailableError,
+)
+from sessionstore.protocol.messages import Change, decode_change
+
+from ..support.redis_server import RedisServer, free_port
+
+ROOT = Path(__file__).parents[2]
+CATALOG = ROOT / "docs" / "examples" / "catalog.toml"
+
+STAGING = ("-p", "checkout", "-e", "staging")
+
+
+class Cli:
+    """Runs commands in this process."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.url = url
+        self.environment = {
+            "SESSIONSTORE_REDIS_URL": url,
+            "SESSIONSTORE_PREFIX": prefix,
+            # Shorter than the default: the first writer on a server that has only just started waits for one.
+            "SESSIONSTORE_LEASE": "0.1",
+        }
+
+    def __call__(self, *arguments: str, code: int = 0, stdin: bytes | None = None) -> Any:
+        result = CliRunner().invoke(app, list(arguments), env=self.environment, input=stdin, prog_name="sessionstore")
+        if not isinstance(result.exception, SystemExit | None):
+            raise result.exception
+        assert result.exit_code == code, f"{result.stdout}\n{result.stderr}"
+        return result
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", code=code).stdout)
+
+    def error(self, *arguments: str, code: int) -> str:
+        """The one line on standard error, where a command fails."""
+        result = self(*arguments, code=code)
+        assert result.stdout == ""
+        lines: list[str] = result.stderr.splitlines()
+        assert len(lines) == 1, result.stderr
+        return lines[0]
+
+
+@pytest.fixture
+def cli(shared_redis: RedisServer, prefix: str) -> Cli:
+    return Cli(shared_redis.url, prefix)
+
+
+@pytest.fixture
+def store(shared_redis: RedisServer, prefix: str) -> Iterator[SessionStore]:
+    with SessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1) as store:
+        yield store
+
+
+class TestSessions:
+    def test_the_whole_life_of_a_session(self, cli: Cli) -> None:
+        # Given no session, when it is shown, then it is not found
+        assert "There is no session 'ci-42' on checkout/staging" in cli.error("get", "ci-42", *STAGING, code=1)
+
+        # When every field is put
+        put = cli(
+            *("put", "ci-42", *STAGING, "--scenario", "scn_x", "--override", "ovr_b", "--override", "ovr_a"),
+            *("--label", "CI run 4821", "--global-delay-ms", "5", "--global-delay-max-ms", "7"),
+        )
+
+        # Then it is shown as a table, and as the API's JSON with the revision
+        for line in (
+            "Label +CI run 4821",
+            "Scenario +scn_x",
+            "Overrides +ovr_b, ovr_a",
+            "Delay ms +5-7",
+            "Revision +1",
+        ):
+            assert re.search(f"^{line}$", put.stdout, re.MULTILINE), put.stdout
+        shown = cli.json("get", "ci-42", *STAGING)
+        assert list(shown) == [
+            *("project", "environment", "sessionKey", "label", "scenario", "overrides"),
+            *("globalDelayMs", "globalDelayMaxMs", "lastSeenAt", "revision"),
+        ]
+        assert (shown["overrides"], shown["globalDelayMaxMs"], shown["revision"]) == (["ovr_b", "ovr_a"], 7, 1)
+
+        # When one field is put, then the others stay
+        shown = cli.json("put", "ci-42", *STAGING, "--label", "next")
+        assert (shown["label"], shown["scenario"], shown["overrides"]) == ("next", "scn_x", ["ovr_b", "ovr_a"])
+        assert shown["effect"]["waited"] is True
+        # When fields are cleared, then those are
+        shown = cli.json(
+            *("put", "ci-42", *STAGING, "--clear-label", "--clear-scenario", "--no-overrides", "--no-wait"),
+            *("--global-delay-ms", "0", "--global-delay-max-ms", "0"),
+        )
+        assert (shown["label"], shown["scenario"], shown["overrides"]) == (None, None, [])
+        assert (shown["globalDelayMs"], shown["globalDelayMaxMs"], shown["effect"]["waited"]) == (0, 0, False)
+
+        # When it is reset and deleted, then it is gone, and deleting it again is fine
+        cli("put", "ci-42", *STAGING, "--label", "again")
+        assert cli.json("reset", "ci-42", *STAGING)["label"] is None
+        assert cli("delete", "ci-42", *STAGING).stderr == "Deleted 'ci-42'.\n"
+        assert cli("delete", "ci-42", *STAGING).stderr == "There was no session 'ci-42'.\n"
+        assert cli.json("delete", "ci-42", *STAGING)["existed"] is False
+        assert "There is no session" in cli.error("reset", "ci-42", *STAGING, code=1)
+
+    def test_preconditions(self, cli: Cli) -> None:
+        cli("put", "ci-42", *STAGING, "--create")
+        assert "is at revision 1" in cli.error("put", "ci-42", *STAGING, "--create", code=4)
+        cli("put", "ci-42", *STAGING, "--if-match", "1", "--label", "a")
+        assert "is at revision 2" in cli.error("put", "ci-42", *STAGING, "--if-match", '"1"', code=4)
+        cli("reset", "ci-42", *STAGING, "--if-match", '"2"')
+        cli.error("delete", "ci-42", *STAGING, "--if-match", "2", code=4)
+        cli("delete", "ci-42", *STAGING, "--if-match", "*")
+        assert "--if-match takes a revision" in cli.error("delete", "ci-42", *STAGING, "--if-match", "x", code=2)
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            (("--scenario", "x"), "is not a scenario id"),
+            (("--override", "x"), "is not an override id"),
+            (("--label", "x" * 201), "at most 200"),
+            (("--global-delay-ms", "120001"), "between 0 and 120000"),
+            (("--label", "x", "--clear-label"), "either --label or --clear-label"),
+            (("--scenario", "scn_x", "--clear-scenario"), "either --scenario or --clear-scenario"),
+            (("--override", "ovr_x", "--no-overrides"), "either --override or --no-overrides"),
+            (("--ttl", "0"), "--ttl must be"),
+            (("--lease", "100"), "--lease must be"),
+        ],
+    )
+    def test_bad_input_changes_nothing(self, cli: Cli, options: tuple[str, ...], reason: str) -> None:
+        assert reason in cli.error("put", "ci-42", *STAGING, *options, code=2)
+        cli.error("get", "ci-42", *STAGING, code=1)
+
+    def test_lists_sessions_page_by_page(self, cli: Cli) -> None:
+        for n in range(5):
+            cli("put", f"s{n}", *STAGING, "--override", "ovr_a")
+        # One page says how to get the next one
+        page = cli("list", *STAGING, "--limit", "2")
+        assert len(page.stdout.splitlines()) == 3
+        assert "--cursor" in page.stderr
+        first = cli.json("list", *STAGING, "--limit", "3")
+        second = cli.json("list", *STAGING, "--limit", "3", "--cursor", first["nextCursor"])
+        assert second["nextCursor"] is None
+        keys = {session["sessionKey"] for session in first["sessions"] + second["sessions"]}
+        # All pages have the same
+        every = cli.json("list", *STAGING, "--limit", "2", "--all")
+        assert {session["sessionKey"] for session in every["sessions"]} == keys == {f"s{n}" for n in range(5)}
+        assert every["nextCursor"] is None
+        assert "limit must be" in cli.error("list", *STAGING, "--limit", "101", code=2)
+
+    def test_the_only_registered_environment_is_chosen(self, cli: Cli, store: SessionStore) -> None:
+        assert "none is registered" in cli.error("get", "ci-42", "-p", "checkout", code=2)
+        store.project("checkout").apply_catalog({"project": "checkout", "environments": {"staging": {}}})
+        assert cli.json("put", "ci-42", "-p", "checkout")["environment"] == "staging"
+        store.project("checkout").apply_catalog({"project": "checkout", "environments": {"qa": {}}})
+        assert "it has qa, staging" in cli.error("get", "ci-42", "-p", "checkout", code=2)
+        assert "no environment 'prod'" in cli.error("get", "ci-42", "-p", "checkout", "-e", "prod", code=1)
+
+    def test_what_a_terminal_would_obey_is_not_printed(self, cli: Cli) -> None:
+        cli("put", "ci-42", *STAGING, "--label", "a\x1b[31mb\nc\x9b")
+        for command in (("get", "ci-42"), ("list",)):
+            assert "a\\x1b[31mb\\nc\\x9b" in cli(*command, *STAGING).stdout
+
+    def test_views_lists_who_holds_writes_up(self, cli: Cli, shared_redis: RedisServer, prefix: str) -> None:
+        # Given one live view, which has applied a write
+        with (
+            SessionStore.from_url(shared_redis.url, prefix=prefix) as store,
+            store.environment("checkout", "staging").view(),
+        ):
+            cli("put", "ci-42", *STAGING)
+
+            # When views are listed, then it is there, with where it runs and how it stands
+            (view,) = cli.json("views", *STAGING)["views"]
+            assert (view["pid"], view["appliedRevision"], view["lag"]) == (os.getpid(), 1, 0)
+            assert 0 < view["leaseLeftMs"] <= 2000
+            assert re.search(rf"^{view['id']} .* {os.getpid()} ", cli("views", *STAGING).stdout, re.MULTILINE)
+
+        # When it is closed, then it is not there any more
+        assert cli.json("views", *STAGING) == {"views": []}
+
+
+class TestKeys:
+    @pytest.mark.parametrize("options", [("--expires-in", "999999w"), ("--expires-at", "9999-12-31T23:59:59-14:00")])
+    def test_a_key_that_would_outlast_the_calendar_is_not_made(self, cli: Cli, options: tuple[str, ...]) -> None:
+        assert "year 9999" in cli.error("keys", "create", "ci", *options, code=2)
+        assert cli.json("keys", "list") == {"keys": []}
+
+    def test_a_key_is_printed_once_and_alone(self, cli: Cli) -> None:
+        # When one is created, then standard output holds it and nothing else
+        created = cli("keys", "create", "nightly", "--project", "checkout", "--expires-in", "90d")
+        secret = created.stdout.strip()
+        assert re.fullmatch(r"fmk_[A-Za-z0-9_-]{43}", secret)
+        assert secret not in created.stderr
+        assert "opens project checkout until 20" in created.stderr
+        # Then nothing shows it again
+        assert secret not in cli("keys", "list", "--all").stdout
+        assert secret not in json.dumps(cli.json("keys", "list", "--all"))
+
+    def test_keys_are_listed_and_revoked(self, cli: Cli) -> None:
+        first = cli.json("keys", "create", "first")
+        second = cli.json("keys", "create", "second", "--expires-at", "2200-01-31")
+        assert first["key"].startswith("fmk_")
+        assert (first["project"], second["expiresAt"]) == (None, 7_260_710_400_000)
+
+        assert "Revoked" in cli("keys", "revoke", first["id"]).stderr
+        # Revoking again is fine
+        assert cli.json("keys", "revoke", first["id"])["status"] == "revoked"
+        assert [key["name"] for key in cli.json("keys", "list")["keys"]] == ["second"]
+        assert {key["name"]: key["status"] for key in cli.json("keys", "list", "--all")["keys"]} == {
+            "first": "revoked",
+            "second": "active",
+        }
+        table = cli("keys", "list").stdout
+        assert re.search(rf"{second['id']}  second  \(every\)  active  .*  2200-01-31 00:00:00Z  -", table)
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "reason"),
+        [
+            (("create", ""), 2, "needs a name"),
+            (("create", "x", "--project", "a:b"), 2, "not a slug"),
+            (("create", "x", "--expires-in", "soon"), 2, "--expires-in takes"),
+            (("create", "x", "--expires-in", "0s"), 2, "in the past"),
+            (("create", "x", "--expires-at", "2001-01-01"), 2, "in the past"),
+            (("create", "x", "--expires-at", "tomorrow"), 2, "--expires-at takes"),
+            (("create", "x", "--expires-at", "2200-01-01", "--expires-in", "1d"), 2, "either"),
+            (("revoke", "000000000000"), 1, "no API key"),
+            (("revoke", "fmk_hunter2"), 2, "by its id"),
+        ],
+    )
+    def test_errors(self, cli: Cli, arguments: tuple[str, ...], code: int, reason: str) -> None:
+        line = cli.error("keys", *arguments, code=code)
+        assert reason in line
+        assert "hunter2" not in line
+
+
+class TestCatalog:
+    def test_what_an_environment_without_a_catalog_shows_changes_nothing(self, cli: Cli, store: SessionStore) -> None:
+        store.environment("checkout", "staging").put("ci-42", overrides=["ovr_any"])
+        shown = cli("catalog", "show", *STAGING, "--json").stdout
+
+        cli("catalog", "apply", "-", stdin=shown.encode())
+
+        assert store.project("checkout").environments() == ()
+        assert cli.json("get", "ci-42", *STAGING)["overrides"] == ["ovr_any"]
+
+    def test_the_documented_example_is_applied_as_documented(self, cli: Cli, tmp_path: Path) -> None:
+        # Given the example, when it is compared, applied and compared again
+        cli("catalog", "diff", str(CATALOG), code=1)
+        applied = cli("catalog", "apply", str(CATALOG))
+        cli("catalog", "diff", str(CATALOG))
+
+        # Then the page shows what it prints, and the shorter document on the page is one too
+        page = (ROOT / "docs" / "catalog.md").read_text(encoding="utf-8")
+        assert f"$ sessionstore catalog apply docs/examples/catalog.toml\n{applied.stdout}```" in page
+        shorter = tmp_path / "shorter.toml"
+        shorter.write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+        cli("catalog", "diff", str(shorter), code=1)
+
+    def test_what_is_shown_can_be_applied(self, cli: Cli) -> None:
+        cli("catalog", "apply", str(CATALOG))
+        shown = cli("catalog", "show", "-p", "checkout", "--json").stdout
+        assert cli("catalog", "apply", "-", stdin=shown.encode()).stdout.count("unchanged") == 2
+        table = cli("catalog", "show", *STAGING).stdout
+        assert re.search("staging +local mock +ovr_cardDeclined +The card is declined", table)
+        assert "giftCard" not in table
+        assert cli.json("catalog", "show", "-p", "other") == {"project": "other", "environments": {}}
+
+    def test_an_apply_reports_sessions_and_prunes(self, cli: Cli, tmp_path: Path) -> None:
+        # Given a session on the example
+        cli("catalog", "apply", str(CATALOG))
+        cli("put", "ci-42", *STAGING, "--override", "ovr_extraMock")
+        # When the mock goes, with the other environment missing
+        less = tmp_path / "less.JSON"
+        less.write_text('{"project": "checkout", "environments": {"staging": {}}}')
+        planned = cli.json("catalog", "diff", str(less), code=1)
+        done = cli("catalog", "apply", str(less))
+        # Then it says so
+        assert done.stderr == "Deactivated what is gone in 1 session.\n"
+        assert re.search("staging +changed", done.stdout)
+        assert re.search(r"- mock +ovr_extraMock", done.stdout)
+        assert re.search("production-mirror +left alone", done.stdout)
+        assert planned["leftAlone"] == ["production-mirror"]
+        assert planned["environments"][0]["mocksRemoved"] == ["ovr_extraMock", "ovr_slowSearch"]
+        assert cli.json("get", "ci-42", *STAGING)["overrides"] == []
+        # When it prunes, then the other one is gone
+        report = cli.json("catalog", "apply", str(less), "--prune")
+        assert [(entry["environment"], entry["change"]) for entry in report["environments"]] == [
+            ("staging", "unchanged"),
+            ("production-mirror", "removed"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "text", "reason"),
+        [
+            ("a.toml", "project =", "a.toml: The document is not valid TOML"),
+            ("a.json", '{"project": "p", "environments": {"e": {"x": 1}}}', "a.json: environments.e: Object contains"),
+            ("a.yaml", "", "a.yaml: a document is a .json or .toml file"),
+            (None, "", "missing.toml: No such file or directory."),
+        ],
+    )
+    def test_errors(self, cli: Cli, tmp_path: Path, name: str | None, text: str, reason: str) -> None:
+        path = tmp_path / (name or "missing.toml")
+        if name is not None:
+            path.write_text(text)
+        for command in ("apply", "diff"):
+            assert reason in cli.error("catalog", command, str(path), code=2)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (SessionNotFoundError("x"), 1),
+            (ValueError, 2),
+            (StoreUnavailableError("x"), 3),
+            (PreconditionFailedError("x"), 4),
+            (OutcomeUnknownError("x"), 5),
+            (NotEffectiveError("x"), 5),
+            (CorruptDataError("x"), 6),
+        ],
+    )
+    def test_each_kind_has_its_exit_code(self, error: Any, code: int) -> None:
+        if error is ValueError:
+            error = next(kind for kind in _all_errors(SessionStoreError) if issubclass(kind, ValueError))("x")
+        assert exit_code(error) == code
+
+    def test_no_redis_is_named(self, cli: Cli) -> None:
+        assert "give --redis-url or set" in cli.error("get", "ci-42", *STAGING, "--redis-url", "", code=2)
+
+    @pytest.mark.parametrize(
+        ("url", "code"),
+        [
+            ("redis://:hunter2@127.0.0.1:{port}/0", 3),
+            ("redis://:hunter2@127.0.0.1:x/0", 2),
+            ("redis://:hunter2@127.0.0.1:1/x", 2),
+            ("http://:hunter2@127.0.0.1", 2),
+            ("redis://:hunter2@[", 2),
+        ],
+    )
+    def test_a_redis_that_is_not_there_and_a_url_that_is_none(self, cli: Cli, url: str, code: int) -> None:
+        for command in (("get", "ci-42", *STAGING), ("keys", "list"), ("watch", *STAGING)):
+            error = cli.error(*command, "--redis-url", url.format(port=free_port()), code=code)
+            assert "hunter2" not in error
+
+    def test_usage(self, cli: Cli) -> None:
+        assert "--project" in cli("get", "ci-42", code=2).stderr
+        assert "No such option" in cli("get", "ci-42", "--what", code=2).stderr
+        assert "No such command" in cli("what", code=2).stderr
+        for command in ((), ("keys",), ("catalog",), ("keys", "create"), ("put",)):
+            assert "Usage: sessionstore" in cli(*command, "--help").stdout
+        assert re.fullmatch(r"\d+\.\d+\.\d+\n", cli("--version").stdout)
+
+    def test_every_variable_is_in_the_help(self, cli: Cli) -> None:
+        shown = cli("put", "--help").stdout
+        for name in ("REDIS_URL", "PREFIX", "PROJECT", "ENVIRONMENT", "TTL", "LEASE"):
+            assert f"SESSIONSTORE_{name}" in shown
+
+
+def _all_errors(kind: type[SessionStoreError]) -> Iterator[type[SessionStoreError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _all_errors(child)
+
+
+class TestOutput:
+    def test_columns_are_as_wide_as_they_have_to_be(self, capsys: pytest.CaptureFixture[str]) -> None:
+        print_table(("A", "LONG"), [("x", None), ("日本", ("a", "b")), ("e\u0301", "")])
+        assert capsys.readouterr().out == "A     LONG\nx     -\n日本  a, b\ne\u0301     -\n"
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [("Zürich 🔑", "Zürich 🔑"), ("a\tb", "a\\tb"), ("\x1b[0m", "\\x1b[0m"), ("\u202e", "\\u202e")],
+    )
+    def test_text_is_plain(self, text: str, shown: str) -> None:
+        assert plain(text) == shown
+
+
+def change(rev: int, id_: str, prev: str, kind: str = "delete", **fields: Any) -> Change:
+    body = {"type": kind, "rev": rev, "id": id_, "prev": prev, "at": 1_782_216_000_123, "sessionKey": "ci-42", **fields}
+    return decode_change(json.dumps(body))
+
+
+class TestChain:
+    def test_the_very_next_change_is_followed(self) -> None:
+        chain = Chain()
+        assert chain.start(7, "a")
+        assert chain.follow(change(8, "b", "a"))
+        assert chain.follow(change(9, "c", "b"))
+
+    @pytest.mark.parametrize(
+        "next_", [change(9, "c", "a"), change(8, "c", "x"), change(7, "a", "z"), change(1, "a", "")]
+    )
+    def test_anything_else_shows_that_something_is_missing(self, next_: Change) -> None:
+        chain = Chain()
+        chain.start(7, "a")
+        assert not chain.follow(next_)
+        # From there on it is followed again
+        assert chain.follow(change(next_.rev + 1, "n", next_.id))
+
+    def test_what_was_published_before_the_head_was_read_is_part_of_it(self) -> None:
+        chain = Chain()
+        chain.start(7, "a")
+        assert chain.was_counted(change(7, "a", "z"))
+        assert not chain.was_counted(change(8, "b", "a"))
+
+    def test_a_new_link_starts_where_the_last_one_ended_or_says_that_it_does_not(self) -> None:
+        chain = Chain()
+        chain.start(7, "a")
+        chain.follow(change(8, "b", "a"))
+        assert chain.start(8, "b")
+        assert not chain.start(9, "c")
+        assert not chain.start(9, "other")
+
+
+SESSION = {
+    "sessionKey": "ci-42",
+    "rev": 9,
+    "label": None,
+    "scenario": None,
+    "overrides": [],
+    "globalDelayMs": 0,
+    "globalDelayMaxMs": 0,
+    "createdAt": 1,
+    "lastSeenAt": 1,
+    "expiresAt": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "line"),
+    [
+        ("delete", {}, "12:00:00.123  #9  delete   ci-42"),
+        ("set", {"session": SESSION}, "12:00:00.123  #9  set      ci-42"),
+        (
+            "set",
+            {
+                "session": SESSION
+                | {"scenario": "scn_x", "overrides": ["ovr_a", "ovr_b"], "globalDelayMs": 5, "label": "a\x1bb"}
+            },
+            '12:00:00.123  #9  set      ci-42 scenario=scn_x overrides=ovr_a,ovr_b delay=5ms label="a\\x1bb"',
+        ),
+        ("set", {"session": SESSION | {"globalDelayMaxMs": 9}}, "12:00:00.123  #9  set      ci-42 delay=0-9ms"),
+        (
+            "expiry",
+            {"sessions": [["ci-42", 1_782_216_000_000, 1]]},
+            "12:00:00.123  #9  expiry   ci-42 until 2026-06-23T12:00:00Z",
+        ),
+        ("catalog", {"catalog": None}, "12:00:00.123  #9  catalog  taken away"),
+        (
+            "catalog",
+            {"catalog": {"mocks": [{"id": "ovr_a", "name": "A"}], "scenarios": []}},
+            "12:00:00.123  #9  catalog  1 mock, 0 scenarios",
+        ),
+    ],
+)
+def test_a_change_is_one_line(kind: str, fields: dict[str, Any], line: str) -> None:
+    assert describe(change(9, "b", "a", kind, **fields)) == line
+
+
+@contextmanager
+def process(server: RedisServer, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The real command, in a process of its own."""
+    # A process that is started in the background of a shell ignores SIGINT, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "sessionstore.cli", *arguments],
+            env={**os.environ, "SESSIONSTORE_REDIS_URL": server.url, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it becomes true"
+        time.sleep(0.01)
+
+
+def watchers(server: RedisServer) -> int:
+    channel = "ss:{checkout}:staging:changes"
+    with server.client() as client:
+        return int(client.execute_command("PUBSUB", "NUMSUB", channel)[1])
+
+
+class TestProcesses:
+    def test_watch_prints_changes_until_it_is_interrupted(self, own_redis: RedisServer) -> None:
+        # Given a watcher
+        with (
+            process(own_redis, "watch", *STAGING, "--json") as watch,
+            SessionStore.from_url(own_redis.url, lease_s=0.1) as store,
+        ):
+            assert watch.stdout is not None
+            assert watch.stderr is not None
+            await_true(lambda: watchers(own_redis) == 1)
+            staging = store.environment("checkout", "staging")
+
+            # When things change, then they are printed as they happen
+            staging.put("ci-42", overrides=["ovr_a"], wait=False)
+            printed = json.loads(watch.stdout.readline())
+            assert (printed["type"], printed["rev"], printed["session"]["overrides"]) == ("set", 1, ["ovr_a"])
+            staging.delete("ci-42", wait=False)
+            assert json.loads(watch.stdout.readline())["type"] == "delete"
+
+            # When its connection is cut and nothing changes meanwhile, then it goes on
+            with own_redis.client() as client:
+                client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            assert "Lost touch" in watch.stderr.readline()
+            assert watch.stderr.readline() == "In touch with Redis again.\n"
+            store.project("checkout").apply_catalog(
+                {"project": "checkout", "environments": {"staging": {}}}, wait=False
+            )
+            assert json.loads(watch.stdout.readline())["type"] == "catalog"
+
+            # When Redis is emptied, then the revisions begin anew, and it says that something may be missing
+            with own_redis.client() as client:
+                client.flushall()
+            staging.put("ci-42", wait=False)
+            assert json.loads(watch.stdout.readline()) == {"type": "gap"}
+            assert watch.stderr.readline() == "Changes may be missing here.\n"
+            assert json.loads(watch.stdout.readline())["rev"] == 1
+
+            # When Redis is away and comes back empty, then it says that something may be missing
+            own_redis.kill()
+            assert "Lost touch" in watch.stderr.readline()
+            own_redis.start()
+            assert watch.stderr.readline() == "In touch with Redis again.\n"
+            assert json.loads(watch.stdout.readline()) == {"type": "gap"}
+            assert watch.stderr.readline() == "Changes may be missing here.\n"
+            staging.put("ci-43", wait=False)
+            assert json.loads(watch.stdout.readline())["session"]["sessionKey"] == "ci-43"
+
+            # When it is interrupted, then it ends well and without a word
+            watch.send_signal(signal.SIGINT)
+            assert watch.wait(10) == 0
+            assert watch.stderr.read() == ""
+
+    def test_an_error_is_one_line_without_a_traceback(self, own_redis: RedisServer) -> None:
+        own_redis.stop()
+        with process(own_redis, "get", "ci-42", *STAGING) as get:
+            out, err = get.communicate(timeout=20)
+        assert (get.returncode, out) == (3, "")
+        assert err == "sessionstore: Redis can't be reached; nothing was changed, try again later.\n"
+
+    def test_output_that_nobody_reads_ends_it_at_once(self, own_redis: RedisServer) -> None:
+        with process(own_redis, "watch", *STAGING) as watch, SessionStore.from_url(own_redis.url) as store:
+            assert watch.stdout is not None
+            await_true(lambda: watchers(own_redis) == 1)
+            watch.stdout.close()
+            staging = store.environment("checkout", "staging")
+            staging.put("ci-42")
+            await_true(lambda: watch.poll() is not None)
+            assert watch.stderr is not None
+            assert (watch.returncode, watch.stderr.read()) == (7, "")
+
+    def test_any_encoding_of_the_output_will_do(self, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+        with process(own_redis, "put", "ci-42", *STAGING, "--label", "snow ☃") as put:
+            out, err = put.communicate(timeout=20)
+        assert put.returncode == 0, err
+        assert "snow \\u2603" in out
+
+    def test_a_closed_standard_input_is_said(self, own_redis: RedisServer) -> None:
+        done = subprocess.run(
+            [
+                "bash",
+                "-c",
+                '"$0" -m sessionstore.cli catalog apply - --redis-url "$1" <&-',
+                sys.executable,
+                own_redis.url,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (2, "sessionstore: -: standard input is closed.\n")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+    def test_a_full_disk_is_said(self, own_redis: RedisServer) -> None:
+        command = [sys.executable, "-m", "sessionstore.cli", "keys", "list", "--redis-url", own_redis.url]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        assert done.returncode == 7
+        assert done.stderr == "sessionstore: The output could not be written: No space left on device.\n"
+
+    def test_serve_passes_its_options_through(self, shared_redis: RedisServer) -> None:
+        with process(shared_redis, "serve", "--help") as serve:
+            out, err = serve.communicate(timeout=20)
+        assert (serve.returncode, err) == (0, "")
+        assert out.startswith("usage: sessionstore serve")
+        with process(shared_redis, "serve", "--port", "x") as serve:
+            out, err = serve.communicate(timeout=20)
+        assert serve.returncode == 2
+        assert "--port: must be a port" in err

@@ -1,0 +1,124 @@
+"""One test for both drivers: the store for threads behind the asyncio store's methods."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, cast
+
+import fakeredis
+import redis
+import redis.asyncio
+
+from sessionstore import ApiKeys, AsyncSessionStore, EmbeddedServer, SessionStore
+from sessionstore.replica.view import View
+
+from .redis_server import RedisServer
+
+__all__ = ["DAY_MS", "Backend", "Driver", "as_async"]
+
+DAY_MS = 86_400_000
+
+Driver = Literal["sync", "asyncio"]
+
+_ASYNC_NAMES = {"aclose": "close"}
+#: Methods that make something with methods of its own, and a view's that are no coroutines on the asyncio side either.
+_MAKERS = ("environment", "project", "view")
+_PLAIN = ("get", "peek", "subscribe")
+
+
+class _Awaitable:
+    """Calls a store for threads, or something that it made, where a test awaits."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, _ASYNC_NAMES.get(name, name))
+        if isinstance(value, ApiKeys):
+            return _Awaitable(value)
+        if not inspect.ismethod(value):
+            return value
+        if name in _MAKERS:
+            return lambda *args, **kwargs: _Awaitable(value(*args, **kwargs))
+        if isinstance(self._target, View) and name in _PLAIN:
+            return value
+        return _awaitable(value)
+
+    async def open(self) -> _Awaitable:
+        self._target.open()
+        return self
+
+    async def __aenter__(self) -> _Awaitable:
+        self._target.__enter__()
+        return self
+
+    async def __aexit__(self, *details: Any) -> None:
+        self._target.__exit__(*details)
+
+
+def _awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+def as_async(store: SessionStore) -> AsyncSessionStore:
+    """The store for threads with the asyncio store's face. Its calls block the loop."""
+    return cast(AsyncSessionStore, _Awaitable(store))
+
+
+class Backend:
+    """A driver on a server: makes stores, and looks behind their backs with `raw`."""
+
+    def __init__(self, driver: Driver, server: RedisServer | EmbeddedServer, prefix: str) -> None:
+        self.driver = driver
+        self.server = server
+        self.prefix = prefix
+        self.raw: Any = (
+            fakeredis.FakeRedis.from_pool(server.client().connection_pool)
+            if isinstance(server, EmbeddedServer)
+            else server.client(decode_responses=True)
+        )
+
+    @property
+    def real(self) -> bool:
+        return isinstance(self.server, RedisServer)
+
+    def store(self, **options: Any) -> AsyncSessionStore:
+        """A store of the backend's driver; the test closes it."""
+        if isinstance(self.server, RedisServer):
+            return self.store_at(self.server.url, **options)
+        options = {"prefix": self.prefix, **options}
+        if self.driver == "sync":
+            return as_async(SessionStore.embedded(self.server, **options))
+        return AsyncSessionStore.embedded(self.server, **options)
+
+    def store_at(self, url: str, **options: Any) -> AsyncSessionStore:
+        """A store of the backend's driver at another address of the server."""
+        options = {"prefix": self.prefix, **options}
+        if self.driver == "sync":
+            return as_async(SessionStore.from_url(url, **options))
+        return AsyncSessionStore.from_url(url, **options)
+
+    def client(self, **options: Any) -> Any:
+        """A redis-py client of the driver's kind, as a caller would own it."""
+        if isinstance(self.server, EmbeddedServer):
+            options["server"] = self.server.client().connection_pool.connection_kwargs["server"]
+            return fakeredis.FakeRedis(**options) if self.driver == "sync" else fakeredis.FakeAsyncRedis(**options)
+        options = {"host": "127.0.0.1", "port": self.server.port, **options}
+        return redis.Redis(**options) if self.driver == "sync" else redis.asyncio.Redis(**options)
+
+    def on_client(self, client: Any, **options: Any) -> AsyncSessionStore:
+        """A store on a client that the caller owns."""
+        options = {"prefix": self.prefix, **options}
+        if self.driver == "sync":
+            return as_async(SessionStore(client, **options))
+        return AsyncSessionStore(client, **options)
+
+    def close(self) -> None:
+        self.raw.close()
+
+    def key(self, session_key: str) -> str:
+        return f"{self.prefix}:{{checkout}}:staging:s:{session_key}"

@@ -1,0 +1,101 @@
+"""The scripts that a view calls for its lease, run by EVALSHA, and what they publish."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import fakeredis
+
+from .scripts import LEASE_MS, Scripts
+
+__all__ = ["OTHER_EPOCH", "Leases"]
+
+#: An epoch of another run of the server.
+OTHER_EPOCH = "0" * 12 + ":l1"
+
+
+class Leases:
+    """Views of the environment ``checkout/staging``."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self.scripts = scripts
+        self.applied = f"{scripts.base}:applied"
+        self._keys = [scripts.head, scripts.leases, scripts.acks, scripts.views]
+        self._marker = f"{scripts.prefix}:leases-marker"
+        self._pubsub: Any = scripts.redis.pubsub(ignore_subscribe_messages=True)
+        self._pubsub.subscribe(self.applied, self._marker)
+        self.announced()
+
+    def close(self) -> None:
+        self._pubsub.close()
+
+    def join(self, lease_id: str, rev: int = 0, id: str = "", *, lease: int = LEASE_MS, info: str = "{}") -> Any:  # noqa: A002
+        keys = [*self._keys, self.scripts.changes, self.applied]
+        return self.scripts.run("join", keys, [lease_id, lease, info, rev, id])
+
+    def renew(self, lease_id: str, rev: int = 0, id: str = "", *, lease: int = LEASE_MS) -> Any:  # noqa: A002
+        keys = [*self._keys, self.scripts.changes, self.applied]
+        return self.scripts.run("renew", keys, [lease_id, lease, rev, id])
+
+    def ack(self, lease_id: str, rev: int, id: str) -> Any:  # noqa: A002
+        return self.scripts.run("ack", [*self._keys, self.applied], [lease_id, rev, id])
+
+    def leave(self, lease_id: str) -> Any:
+        return self.scripts.run("leave", [*self._keys, self.applied], [lease_id])
+
+    def views(self) -> Any:
+        return self.scripts.run("views", [self.scripts.head, self.scripts.leases, self.scripts.views], [])
+
+    def standing(self, rev: int, *, lease: int = LEASE_MS) -> Any:
+        return self.scripts.run("standing", [*self._keys, self.scripts.changes], [rev, lease])
+
+    def announced(self) -> list[dict[str, Any]]:
+        """What was published on `applied` since the last look: what comes before a marker that is published now."""
+        self.scripts.redis.publish(self._marker, "")
+        messages: list[dict[str, Any]] = []
+        deadline = time.monotonic() + 10
+        while True:
+            message = self._pubsub.get_message(timeout=10)
+            assert time.monotonic() < deadline, "the subscription brings the marker"
+            if message is not None and message["channel"] == self._marker:
+                return messages
+            if message is not None:
+                messages.append(json.loads(message["data"]))
+
+    # What the keys hold
+
+    def expiry(self, lease_id: str) -> float | None:
+        score: float | None = self.scripts.redis.zscore(self.scripts.leases, lease_id)
+        return score
+
+    def acked(self, lease_id: str) -> float | None:
+        score: float | None = self.scripts.redis.zscore(self.scripts.acks, lease_id)
+        return score
+
+    def noted(self, lease_id: str) -> dict[str, str]:
+        """What the views hash says of a lease."""
+        fields: dict[str, str] = self.scripts.redis.hgetall(self.scripts.views)
+        return {name: value for name, value in fields.items() if name.split(":")[0] == lease_id}
+
+    def epoch(self) -> str:
+        """The epoch that the head names."""
+        epoch: str = self.scripts.redis.hget(self.scripts.head, "epoch")
+        return epoch
+
+    def server_run(self) -> str:
+        """What names this run of the server in an epoch: fakeredis has nothing, and never restarts."""
+        if isinstance(self.scripts.redis, fakeredis.FakeRedis):
+            return "-"
+        run: str = self.scripts.redis.info("server")["run_id"]
+        return run[:12]
+
+    # What the tests change behind the scripts' back
+
+    def run_out(self, lease_id: str) -> None:
+        self.scripts.redis.zadd(self.scripts.leases, {lease_id: self.scripts.now()}, xx=True)
+
+    def age(self, lease_id: str, ms: int) -> None:
+        """Take the lease to what it is `ms` later."""
+        self.scripts.redis.zincrby(self.scripts.leases, -ms, lease_id)

@@ -1,0 +1,194 @@
+"""What a write waits for, step by step, by hand-fed answers and a clock that the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from sessionstore.errors import NotEffectiveError, StoreClosedError, StoreUnavailableError
+from sessionstore.protocol import operations
+from sessionstore.protocol.calls import Call, WriteContext
+from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.messages import Applied, SessionState
+from sessionstore.protocol.operations import AwaitApplied, Pause
+from sessionstore.protocol.replies import IndexPage, SessionsReply, StandingReply, WriteReply
+from sessionstore.session import Session
+
+STATE = SessionState("ci-42", 7, "x", None, (), 0, 0, 1, 1, 10**13)
+
+
+class Write:
+    """One put, whose steps are answered by the test."""
+
+    def __init__(self, **reply: Any) -> None:
+        self.now = 100.0
+        self.context = WriteContext(EnvironmentKeys("ss", "checkout", "staging"), 1000, 2000)
+        self.operation: Generator[Any, Any, Session] = operations.put(
+            self.context, lambda: self.now, "ci-42", label="x"
+        )
+        self.session: Session | None = None
+        step = next(self.operation)
+        assert isinstance(step, Call)
+        self.step: Any = step
+        fields = {
+            "status": "ok",
+            "now": 1,
+            "rev": 7,
+            "wait_rev": 7,
+            "live": 0,
+            "pending": 0,
+            "epoch": "e",
+            "session": STATE,
+        }
+        self.answer(WriteReply(**{**fields, **reply}), after=0.001)
+
+    def answer(self, result: Any, after: float = 0.0) -> None:
+        """Answer the step, so many seconds later."""
+        self.now += after
+        self._go(lambda: self.operation.send(result))
+
+    def fail(self, error: Exception) -> None:
+        self._go(lambda: self.operation.throw(error))
+
+    def _go(self, go: Any) -> None:
+        try:
+            self.step = go()
+        except StopIteration as stop:
+            self.step, self.session = None, stop.value
+
+
+def standing(**fields: Any) -> StandingReply:
+    defaults = {
+        "now": 1,
+        "rev": 7,
+        "live": 1,
+        "pending": 0,
+        "expired": 0,
+        "left": 500,
+        "settle": 0,
+        "epoch": "e",
+    }
+    return StandingReply(**{**defaults, **fields})
+
+
+def test_a_store_that_is_closed_while_a_write_lets_time_pass_does_not_deny_the_write() -> None:
+    write = Write(settle=2000)
+    assert isinstance(write.step, Pause)
+
+    with pytest.raises(NotEffectiveError, match="was committed as revision 7"):
+        write.fail(StoreClosedError("closed"))
+
+
+def test_a_write_without_views_is_one_step() -> None:
+    write = Write()
+    assert write.session is not None
+    assert write.session.effect is not None
+    assert (write.session.effect.confirmed, write.session.effect.waited) == (0, True)
+
+
+def test_a_write_waits_until_the_message_says_that_views_have_applied_it() -> None:
+    write = Write(live=2, pending=2)
+    assert isinstance(write.step, AwaitApplied)
+    write.answer(Applied(7, 2, 0, "e"), after=0.002)
+    assert write.session is not None
+    assert write.session.effect is not None
+    assert write.session.effect.confirmed == 2
+
+
+def test_while_leases_may_be_missing_a_write_only_lets_time_pass() -> None:
+    # Given: every view that is seen has applied the write, and a lease's time has to pass after a loss of history.
+    write = Write(live=1, pending=0, settle=2000)
+
+    # Then: it is one pause of that time, not a loop that asks again and again for what it knows already.
+    assert isinstance(write.step, Pause)
+    assert write.step.seconds == pytest.approx(2.0)
+    write.answer(None, after=2.0)
+    assert write.session is not None
+
+
+def test_a_message_that_ends_the_pending_ones_leaves_only_the_pause() -> None:
+    write = Write(live=1, pending=1, settle=2000)
+    assert isinstance(write.step, AwaitApplied)
+    write.answer(Applied(7, 1, 0, "e"), after=0.5)
+    assert isinstance(write.step, Pause)
+    assert write.step.seconds == pytest.approx(1.5)
+
+
+def test_a_message_of_another_epoch_is_asked_for_once_and_then_the_leases_are_looked_at() -> None:
+    # Given: the driver has kept a message that came before the write's answer did.
+    write = Write(live=1, pending=1)
+    assert isinstance(write.step, AwaitApplied)
+    assert write.step.sent_s > 0
+
+    # When: it is of another epoch.
+    write.answer(Applied(7, 1, 0, "other"))
+
+    # Then: the leases are looked at, and the next wait takes only what is new.
+    assert isinstance(write.step, Call)
+    write.answer(standing(pending=1))
+    assert isinstance(write.step, AwaitApplied)
+    assert write.step.sent_s == 0
+
+
+def test_the_newest_answer_says_how_long_leases_may_be_missing() -> None:
+    # Given: the answer came late, so that its end of the settling lies too late.
+    write = Write(live=1, pending=1, settle=2000)
+    write.answer(None, after=0.05)
+    write.answer(standing(pending=1, settle=1900))
+    write.answer(None, after=1.95)
+
+    # When: Redis says that it is over, then: nothing is waited for any more.
+    write.answer(standing(pending=0, settle=0))
+    assert write.session is not None
+
+
+def test_history_that_is_lost_while_waiting_is_said_with_the_session_that_was_committed() -> None:
+    write = Write(live=1, pending=1)
+    write.answer(None, after=0.05)
+    with pytest.raises(NotEffectiveError, match="committed as revision 7") as caught:
+        write.answer(standing(rev=3))
+    assert caught.value.session is not None
+    assert caught.value.session.label == "x"
+
+
+def test_redis_that_stays_away_ends_the_wait_in_the_end_and_says_that_the_write_was_committed() -> None:
+    write = Write(live=1, pending=1)
+
+    def stay_away() -> None:
+        for _ in range(1000):
+            write.answer(None, after=0.5)
+            write.fail(StoreUnavailableError("away"))
+
+    with pytest.raises(NotEffectiveError, match="committed") as caught:
+        stay_away()
+    assert isinstance(caught.value.__cause__, StoreUnavailableError)
+    assert write.now < 100 + 2 * (1 + 1 / 3 + 1 / 20) + 1 + 1.1
+
+
+def test_a_page_of_a_list_is_short_rather_than_look_for_ever_among_sessions_that_are_gone() -> None:
+    # Given: an index whose members are all gone.
+    listing = operations.list_sessions(EnvironmentKeys("ss", "checkout", "staging"), 5, None)
+    step: Any = next(listing)
+    looks = 0
+
+    def look_on() -> None:
+        nonlocal step, looks
+        while True:
+            if step.script.name == "page":
+                looks += 1
+                count = int(step.args[1])
+                step = listing.send(
+                    IndexPage(status="ok", members=tuple((f"k{looks}-{n}", 10**6 - looks) for n in range(count)))
+                )
+            else:
+                step = listing.send(SessionsReply(1, ()))
+
+    # When: a page is read, then: it ends after a bounded number of looks, and says where to go on.
+    with pytest.raises(StopIteration) as stop:
+        look_on()
+    page = stop.value.value
+    assert page.sessions == ()
+    assert page.next_cursor is not None
+    assert looks <= 20

@@ -1,0 +1,664 @@
+"""The follower by hand-fed events: what look-ups may rely on, what is flushed, and when what is tried again."""
+
+from __future__ import annotations
+
+import itertools
+from math import inf
+from typing import Any
+
+import pytest
+
+from sessionstore.protocol import calls as commands
+from sessionstore.replica.follower import Backoff, FollowerRequest
+from sessionstore.replica.lease import MARGIN
+
+from ...support.follower_world import LEASE_MS, FollowerWorld, script_of
+
+LEASE_S = LEASE_MS / 1000
+
+
+@pytest.fixture
+def world() -> FollowerWorld:
+    return FollowerWorld()
+
+
+def live_world(*keys: str, **options: Any) -> FollowerWorld:
+    world = FollowerWorld(**options)
+    for key in keys:
+        world.server.put(key, 86_400_000)
+    world.messages.clear()
+    world.go_live()
+    return world
+
+
+# Freshness
+
+
+def test_it_is_fresh_after_a_sync_and_a_join(world: FollowerWorld) -> None:
+    world.server.put("a")
+    world.follower.subscribed(world.now)
+    assert not world.fresh
+
+    ran = world.run()
+
+    assert ran[-1] == "join"
+    assert list(world.follower.sessions) == ["a"]
+    assert world.follower.fresh_until == pytest.approx(world.now + LEASE_S * (1 - MARGIN))
+
+
+def test_it_stops_being_fresh_by_time_alone() -> None:
+    world = live_world("a")
+
+    world.advance(LEASE_S)
+
+    assert not world.fresh
+
+
+@pytest.mark.parametrize("event", ["lost", "doubt"])
+def test_it_is_not_fresh_once_it_may_miss_a_change(event: str) -> None:
+    world = live_world("a")
+
+    getattr(world.follower, event)("a reason", world.now)
+
+    assert not world.fresh
+    assert world.follower.last_error == "a reason"
+    assert list(world.follower.sessions) == ["a"]
+
+
+def test_a_gap_is_not_fresh_and_then_mends() -> None:
+    # Given one message that is lost
+    world = live_world("a")
+    world.server.put("b", published=False)
+
+    # When the next one comes
+    world.server.put("c")
+    world.deliver()
+
+    # Then it is not fresh, until it has read everything anew
+    assert not world.fresh
+    world.until(lambda: world.fresh, 1.0)
+    assert sorted(world.follower.sessions) == ["a", "b", "c"]
+
+
+def test_a_lease_that_ran_out_is_taken_anew_without_a_resync() -> None:
+    # Given a process that was stopped for longer than its lease, while the revision had moved on since its last renewal
+    world = live_world("a")
+    world.server.put("b")
+    world.deliver()
+    world.advance(2 * LEASE_S)
+
+    # When it goes on
+    ran = world.run()
+
+    # Then Redis says that the lease is gone, and another one does
+    assert ran == ["renew", "join"]
+    assert world.fresh
+    assert world.follower.replica.resyncs == 0
+
+
+def test_a_head_below_what_was_applied_is_a_resync() -> None:
+    # Given a Redis that has lost its last write
+    world = live_world("a")
+    world.server.put("b")
+    world.deliver()
+    world.server.roll_back(1)
+
+    # When the lease is renewed
+    world.until(lambda: world.follower.replica.resyncs == 1, LEASE_S)
+
+    # Then what is held is right again
+    world.until(lambda: world.fresh, 1.0)
+    assert list(world.follower.sessions) == ["a"]
+
+
+def test_a_head_of_another_history_is_a_resync() -> None:
+    # Given a fork at the same height
+    world = live_world("a")
+    world.server.put("b")
+    world.deliver()
+    world.server.roll_back(1)
+    world.server.put("c", published=False)
+
+    world.until(lambda: "c" in world.follower.sessions, LEASE_S + 1)
+
+    assert sorted(world.follower.sessions) == ["a", "c"]
+
+
+def test_a_dead_subscription_is_found_by_the_lease() -> None:
+    # Given commands that work, and messages that don't arrive
+    world = live_world("a")
+    world.server.put("b")
+    world.messages.clear()
+
+    # When two renewals have passed
+    for _ in range(2):
+        world.advance(LEASE_S / 3 + 0.01)
+        world.run()
+
+    # Then it has resynced
+    assert world.follower.replica.resyncs == 1
+    world.until(lambda: world.fresh and "b" in world.follower.sessions, 1.0)
+
+
+# Expiry and bounds
+
+
+def test_the_bound_is_the_first_expiry(world: FollowerWorld) -> None:
+    world.server.put("a", 5_000)
+    world.server.put("b", 1_000_000)
+    world.messages.clear()
+    bound = world.follower.bound(strict=False)
+
+    world.go_live()
+
+    # An upper bound of Redis's time is one ms ahead, at most.
+    assert world.now + 4.998 <= bound.until <= world.now + 5.0
+
+
+def test_a_bound_without_sessions_has_no_end(world: FollowerWorld) -> None:
+    bound = world.follower.bound(strict=False)
+    world.go_live()
+
+    assert bound.until == inf
+
+
+def test_a_strict_bound_ends_with_the_lease() -> None:
+    world = live_world("a")
+    serving, strict = world.follower.bound(strict=False), world.follower.bound(strict=True)
+    world.run()
+    world.server.put("b")
+    world.deliver()
+
+    assert strict.until == world.follower.fresh_until
+    assert serving.until > strict.until
+
+    world.follower.lost("the link broke", world.now)
+
+    assert strict.until <= world.now < serving.until
+
+
+def test_a_new_first_expiry_moves_the_bound() -> None:
+    world = live_world("a")
+    bound = world.follower.bound(strict=False)
+
+    world.server.put("b", 3_000)
+    world.deliver()
+
+    assert bound.until <= world.now + 3.0
+
+
+def test_while_a_change_is_applied_look_ups_check_for_themselves() -> None:
+    # Given a look-up at the moment when the new state is there, and the bound does not know of it yet
+    world = live_world("a")
+    bound = world.follower.bound(strict=False)
+    world.run()
+    assert bound.until > world.now
+    bounds: list[float] = []
+    world.follower.watchers.append(lambda key, session: bounds.append(bound.until))
+
+    world.server.put("b", 3_000)
+    world.deliver()
+
+    assert bounds == [-inf]
+
+
+def test_while_a_sync_is_taken_over_look_ups_check_for_themselves(world: FollowerWorld) -> None:
+    world.server.put("a", 5_000)
+    world.messages.clear()
+    bound = world.follower.bound(strict=False)
+    bounds: list[float] = []
+    world.follower.watchers.append(lambda key, session: bounds.append(bound.until))
+
+    world.go_live()
+    assert bounds == [-inf]
+    # and again
+    world.server.put("b", 3_000)
+    world.messages.clear()
+    world.follower.doubt("a message was lost", world.now)
+    world.until(lambda: "b" in world.follower.sessions, 5.0)
+    assert bounds == [-inf, -inf]
+
+
+def test_a_bound_that_was_dropped_is_over() -> None:
+    world = live_world("a")
+    bound = world.follower.bound(strict=False)
+    world.run()
+
+    world.follower.drop_bound(bound)
+    world.server.put("b")
+    world.deliver()
+
+    assert bound.until == -inf
+
+
+def test_an_expired_session_is_dropped_and_told(world: FollowerWorld) -> None:
+    world.server.put("a", 500)
+    world.messages.clear()
+    world.go_live()
+    told: list[tuple[str, object]] = []
+    world.follower.watchers.append(lambda key, session: told.append((key, session)))
+
+    world.advance(world.follower.wake_at(world.now) - world.now + 0.001)
+    world.poll()
+
+    assert world.follower.sessions == {}
+    assert told == [("a", None)]
+    assert world.now < 100.0 + 0.502
+
+
+def test_redis_time_is_never_too_early(world: FollowerWorld) -> None:
+    # Given answers that take their time, on either way
+    world.follower.subscribed(world.now)
+    for there, back in [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.2, 0.1), (3.0, 0.0)] * 3:
+        requests = world.poll()
+        world.advance(there)
+        replies = [world.server.run(request.call) for request in requests]
+        world.advance(back)
+        for request, reply in zip(requests, replies, strict=True):
+            world.follower.answered(request, reply, world.now)
+        assert not requests or world.follower.redis_ms(world.now) >= world.server.now
+        world.advance(0.7)
+
+
+def test_an_answer_that_comes_late_does_not_blur_the_time() -> None:
+    # Given a clock that is known well
+    world = live_world("a")
+    assert world.follower.redis_ms(world.now) - world.server.now <= 1
+
+    # When an answer takes its time
+    world.advance(LEASE_S / 3 + 0.01)
+    (request,) = world.poll()
+    world.advance(1.5)
+    reply = world.server.run(request.call)
+    world.follower.answered(request, reply, world.now)
+
+    # Then it is known as well as before, but for what the clocks may drift
+    assert 0 <= world.follower.redis_ms(world.now) - world.server.now <= 2
+
+
+@pytest.mark.parametrize("step_ms", [-5_000, 5_000])
+def test_a_redis_clock_that_was_set_is_followed(step_ms: int) -> None:
+    world = live_world("a")
+
+    world.server.now += step_ms
+    world.advance(LEASE_S / 3 + 0.01)
+    world.run()
+
+    assert 0 <= world.follower.redis_ms(world.now) - world.server.now <= 2
+
+
+# What was looked up
+
+
+def test_what_was_looked_up_is_flushed_once_each_interval() -> None:
+    world = live_world("a", "b")
+
+    # When one session is looked up again and again for three seconds and a half
+    begun = world.server.now
+    for _ in range(35):
+        world.look_up("a")
+        world.advance(0.1)
+        world.run()
+        world.deliver()
+
+    # Then it has been touched with each second, and the other one never; the time is that of the first look-up since
+    # the flush before
+    assert [list(touch) for touch in world.server.touches] == [["a"]] * 3
+    times = [touch["a"] - begun for touch in world.server.touches]
+    assert times == pytest.approx([0, 1_100, 2_200], abs=2)
+
+
+def test_a_flush_takes_more_than_one_batch() -> None:
+    keys = [f"k{n}" for n in range(2 * commands.TOUCH_BATCH + 50)]
+    world = live_world(*keys)
+    for key in keys:
+        world.look_up(key)
+
+    world.advance(1.0)
+    world.run()
+
+    assert [len(touch) for touch in world.server.touches] == [commands.TOUCH_BATCH, commands.TOUCH_BATCH, 50]
+    assert {key for touch in world.server.touches for key in touch} == set(keys)
+
+
+def test_a_flush_ends_also_where_everything_is_looked_up_meanwhile() -> None:
+    # Given more sessions than one batch, all of which are looked up all the time
+    keys = [f"k{n}" for n in range(commands.TOUCH_BATCH + 50)]
+    world = live_world(*keys)
+
+    def look_up_all() -> None:
+        for key in keys:
+            world.look_up(key)
+
+    look_up_all()
+    world.advance(1.0)
+
+    # When the flush runs
+    for _ in range(10):
+        for request in world.poll():
+            world.answer(request)
+            look_up_all()
+
+    # Then each has been sent once, and the rest waits for the next one
+    assert sum(map(len, world.server.touches)) == len(keys)
+    world.advance(1.0)
+    world.run()
+    assert sum(map(len, world.server.touches)) == 2 * len(keys)
+
+
+def test_a_flush_that_fails_is_merged_and_tried_again() -> None:
+    world = live_world("a", "b")
+    world.look_up("a")
+    first_seen = world.server.now
+    world.advance(1.0)
+    touch = only(world.poll(), "touch")
+
+    # When it fails, and the other one is looked up
+    world.fail(touch)
+    assert world.follower.touch_error is not None
+    world.look_up("b")
+
+    # Then both are sent, soon; the time of the first one is still that of its look-up
+    world.advance(0.03)
+    world.run()
+    (sent,) = world.server.touches
+    assert sorted(sent) == ["a", "b"]
+    assert 0 <= sent["a"] - first_seen <= 2
+    assert world.follower.touch_error is None
+
+
+def test_a_newer_look_up_wins_over_one_that_failed() -> None:
+    world = live_world("a")
+    world.look_up("a")
+    world.advance(1.0)
+    touch = only(world.poll(), "touch")
+    world.look_up("a")
+    looked_up = world.server.now
+
+    world.fail(touch)
+    world.advance(1.0)
+    world.run()
+
+    (sent,) = world.server.touches
+    assert 0 <= sent["a"] - looked_up <= 2
+
+
+def test_a_flush_that_goes_on_failing_is_tried_less_often() -> None:
+    world = live_world("a")
+    world.look_up("a")
+    tries = 0
+    end = world.now + 20.0
+    while world.now < end:
+        for request in world.poll():
+            if script_of(request) == "touch":
+                tries += 1
+                world.fail(request)
+            else:
+                world.answer(request)
+        world.advance(0.01)
+
+    # 0.02 s and doubling, up to one second
+    assert 20 <= tries <= 60
+
+
+def test_a_session_that_is_gone_is_not_touched() -> None:
+    world = live_world("a", "b")
+    world.look_up("a")
+    world.look_up("b")
+    world.server.delete("a")
+    world.deliver()
+
+    world.advance(1.0)
+    world.run()
+
+    assert [list(touch) for touch in world.server.touches] == [["b"]]
+    assert not world.follower.seen
+
+
+def test_sessions_that_live_shortly_are_flushed_in_time() -> None:
+    world = live_world("a", ttl_ms=400)
+
+    assert world.follower.touch_interval_s == 0.1
+
+
+def test_a_mark_always_has_its_note() -> None:
+    # Given a look-up in another thread, at any step of which a flush may come
+    world = live_world("a")
+    session = world.follower.sessions["a"]
+
+    class Seen(dict[str, float]):
+        def __setitem__(self, key: str, value: float) -> None:
+            assert session.noted, "a flush in between would take the note, and leave the mark for ever"
+            super().__setitem__(key, value)
+
+        def pop(self, key: str, default: Any = None) -> Any:
+            assert session.noted
+            return super().pop(key, default)
+
+    world.follower.seen = Seen()
+    world.look_up("a")
+    world.advance(1.0)
+    only(world.poll(), "touch")
+
+    assert not session.noted
+
+
+def test_a_touch_does_not_claim_a_history_that_is_lost() -> None:
+    # Given a store that knows of a revision which Redis has lost
+    world = live_world("a")
+    world.context.learn(1_000, settling=False)
+    world.look_up("a")
+
+    world.advance(1.0)
+    world.run()
+
+    # Then the touch claims only what this view has applied, so that Redis does not take its leases for lost
+    assert world.server.known == [world.follower.replica.rev]
+
+
+# Trying again
+
+
+def test_a_sync_that_fails_is_tried_again_soon_and_then_less_often(world: FollowerWorld) -> None:
+    world.follower.subscribed(world.now)
+    tries: list[float] = []
+    end = world.now + 10.0
+    while world.now < end:
+        for request in world.poll():
+            assert script_of(request) == "snapshot"
+            tries.append(world.now)
+            world.fail(request)
+        world.advance(0.005)
+
+    waits = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert waits[0] <= 0.03
+    assert max(waits) <= 1.01
+    assert all(wait >= 0.45 for wait in waits[7:])
+
+
+def test_a_failed_touch_does_not_hold_up_a_sync() -> None:
+    # Given touches that fail, for long enough that they wait for a second
+    world = live_world("a")
+    world.look_up("a")
+    for _ in range(3000):
+        for request in world.poll():
+            if script_of(request) == "touch":
+                world.fail(request)
+            else:
+                world.answer(request)
+        world.advance(0.01)
+
+    # When it has to resync
+    world.follower.doubt("a reason", world.now)
+
+    # Then it does at once
+    assert [script_of(request) for request in world.poll() if script_of(request) != "touch"][-1] == "snapshot"
+
+
+def test_doubts_in_a_row_do_not_postpone_the_sync() -> None:
+    # Given a burst of messages that do not decode
+    world = live_world("a")
+    for _ in range(200):
+        world.follower.message(b"garbage", world.now)
+
+    # Then one sync comes soon
+    world.until(lambda: world.fresh, 1.0)
+    assert world.follower.replica.resyncs == 200
+
+
+def test_one_resync_follows_on_another_with_a_pause() -> None:
+    world = live_world("a")
+    syncs = 0
+    end = world.now + 5.0
+    while world.now < end:
+        world.follower.doubt("a reason", world.now)
+        syncs += sum(script_of(request) == "snapshot" for request in world.poll())
+        world.advance(0.01)
+
+    assert 15 <= syncs <= 21
+
+
+def test_a_sync_that_waits_for_a_message_that_was_lost_begins_anew(world: FollowerWorld) -> None:
+    # Given a page that is ahead of the messages, one of which was lost
+    world.server.put("a")
+    world.messages.clear()
+    world.follower.subscribed(world.now)
+    world.answer(only(world.poll(), "snapshot"))
+    world.server.put("b", published=False)
+    world.run()
+    assert world.follower.replica.awaited is not None
+
+    # Then it waits a second, and no longer
+    begun = world.now
+    world.until(lambda: world.fresh, 3.0)
+    assert 1.0 <= world.now - begun <= 1.5
+    assert sorted(world.follower.sessions) == ["a", "b"]
+
+
+def test_after_a_crash_everything_is_asked_anew() -> None:
+    # Given calls under way whose answers will never be known
+    world = live_world("a")
+    world.look_up("a")
+    world.advance(1.0)
+    world.poll()
+
+    world.follower.crashed(world.now)
+
+    assert not world.fresh
+    world.until(lambda: world.fresh, 2.0)
+    world.until(lambda: world.server.touches, 2.0)
+    assert [list(touch) for touch in world.server.touches] == [["a"]]
+
+
+def test_a_back_off_doubles_up_to_a_second_and_begins_anew() -> None:
+    backoff = Backoff()
+    waits = [backoff.failed() for _ in range(20)]
+
+    assert waits[0] <= 0.02
+    assert all(0.5 <= wait <= 1.0 for wait in waits[8:])
+    backoff.succeeded()
+    assert backoff.failed() <= 0.02
+
+
+# Being woken
+
+
+def test_an_idle_follower_sleeps() -> None:
+    # Given a driver that polls when it is told to
+    world = live_world("a")
+    polls = 0
+    end = world.now + 10.0
+    while world.now < end:
+        polls += 1
+        for request in world.poll():
+            world.answer(request)
+        wake = world.follower.wake_at(world.now)
+        world.advance(max(0.0, wake - world.now))
+
+    # Then that is for the renewals, the flushes, and no more: twice for a call, once for none
+    assert polls <= 15 * 2 + 10 + 2
+
+
+@pytest.mark.parametrize("fails", ["join", "renew", "snapshot", "touch"])
+def test_a_follower_whose_calls_fail_sleeps_as_well(fails: str) -> None:
+    world = FollowerWorld()
+    world.server.put("a")
+    world.messages.clear()
+    if fails not in ("snapshot", "join"):
+        world.go_live()
+        world.look_up("a")
+    else:
+        world.follower.subscribed(world.now)
+    polls = 0
+    end = world.now + 10.0
+    while world.now < end:
+        polls += 1
+        for request in world.poll():
+            if script_of(request) == fails:
+                world.fail(request)
+            else:
+                world.answer(request)
+        world.advance(max(0.0, world.follower.wake_at(world.now) - world.now))
+
+    assert polls <= 250
+
+
+def test_it_wakes_for_an_expiry(world: FollowerWorld) -> None:
+    world.server.put("a", 123)
+    world.messages.clear()
+    world.go_live()
+
+    assert world.now + 0.120 <= world.follower.wake_at(world.now) <= world.now + 0.123
+
+
+# Closing
+
+
+def test_closing_leaves_first_and_then_flushes_everything() -> None:
+    keys = [f"k{n}" for n in range(2 * commands.TOUCH_BATCH + 50)]
+    world = live_world(*keys)
+    for key in keys:
+        world.look_up(key)
+    bound = world.follower.bound(strict=False)
+
+    requests = world.follower.close(world.now)
+
+    assert [script_of(request) for request in requests] == ["leave", "touch", "touch", "touch"]
+    assert not world.fresh
+    assert bound.until == -inf
+    assert not world.follower.parted
+    for request in requests:
+        world.answer(request)
+    assert world.follower.parted
+    assert world.server.leases == {}
+    assert sum(map(len, world.server.touches)) == len(keys)
+
+
+def test_a_closed_follower_asks_for_nothing() -> None:
+    world = live_world("a")
+    world.follower.close(world.now)
+
+    world.advance(5.0)
+
+    assert world.poll() == []
+
+
+def test_an_answer_after_closing_changes_nothing() -> None:
+    # Given a renewal under way
+    world = live_world("a")
+    world.advance(LEASE_S / 3 + 0.01)
+    renewal = only(world.poll(), "renew")
+
+    last = world.follower.close(world.now)
+    world.answer(renewal)
+
+    assert not world.fresh
+    assert not world.follower.parted
+    for request in last:
+        world.fail(request)
+    assert world.follower.parted
+
+
+def only(requests: list[FollowerRequest], script: str) -> FollowerRequest:
+    (request,) = [request for request in requests if script_of(request) == script]
+    return request

@@ -1,0 +1,669 @@
+"""The lease protocol, explored exhaustively: whatever is lost, delayed or late, no write has returned while a view
+calls itself fresh and has not applied it.
+
+One view with the library's own `Lease`, a model of Redis that is held against the scripts (test_lease_model.py), a
+writer with two writes, and a network that delivers each request, answer and message late or never. Every state that
+can be reached is visited once, breadth first, so that a counterexample is as short as can be. Time passes in ticks of a
+third of a lease. A state is told from others by what matters for its future: times count from now, and leases go by
+their age, so that the states are finitely many without a bound on time.
+
+The same exploration finds each of the planted flaws below: a test that can't fail proves nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import pytest
+
+from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.replies import LeaseReply
+from sessionstore.replica.lease import Lease, LeaseRequest, Position
+
+from ...support.lease_model import Rules, ServerModel
+
+TICK_MS = 1000
+LEASE_MS = 3 * TICK_MS
+#: A lease and a third, and the twentieth by which a renewal may be late.
+LONGEST_WAIT_MS = LEASE_MS * (1 + 1 / 3 + 1 / 20)
+KEYS = EnvironmentKeys("ss", "checkout", "staging")
+
+
+_fields_of = attrgetter(*Lease.__slots__)
+
+
+class Ids:
+    """Where leases take their ids from: the world that takes a step puts in what comes next."""
+
+    next = 0
+
+    def __call__(self) -> str:
+        Ids.next += 1
+        return f"{Ids.next:06}"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is explored: the rules, the view, and how much may go wrong."""
+
+    lease: type[Lease] = Lease
+    rules: type[Rules] = Rules
+    new_id: Callable[[], str] = field(default_factory=Ids)
+    margin_s: float = 0.0
+    writes: int = 2
+    #: requests that may be under way although the view has given up on them
+    delayed: int = 1
+    #: subscriptions that may be lost, ticks by which the view's clock may fall behind, and so on
+    cuts: int = 1
+    drift: int = 0
+    timeouts: int = 99
+    flushes: int = 0
+    failovers: int = 0
+    #: the replica lags from the beginning on
+    lags: bool = False
+    #: look at how long writes wait, instead
+    bounded: bool = False
+    #: a view that says it has applied what it has only received
+    hasty: bool = False
+
+
+class World:
+    """One state of everything."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.server = ServerModel(now=1_000_000, server_run="run1", rules=setup.rules)
+        self.server.listeners = 1
+        #: the writes that Redis holds, in order
+        self.chain: tuple[str, ...] = ()
+        #: Redis as a replica has it that lags behind, and its writes
+        self.replica: tuple[ServerModel, tuple[str, ...]] | None = None
+        if setup.failovers:
+            # Some lease was taken before the replica fell behind: the very first one is not known to it.
+            self.server.rev, self.server.epoch = 0, "run1:000000"
+        if setup.lags:
+            self.lag()
+        self.lease = setup.lease(KEYS, LEASE_MS, "{}", setup.new_id, setup.margin_s)
+        self.next_id = 0
+        #: how far the view's clock is behind Redis's
+        self.skew_ms = 0
+        #: how much may still go wrong, in this order
+        self.budget: tuple[int, ...] = (setup.cuts, setup.drift, setup.flushes, setup.failovers, setup.timeouts)
+        # The view's subscription and what it has applied
+        self.connected = True
+        self.live = True
+        self.applied = Position(0, "")
+        self.path: tuple[str, ...] = ()
+        self.inbox: tuple[tuple[int, str, str, str], ...] = ()
+        # Requests that have not run yet, and the answer to the one that the view waits for
+        self.network: tuple[LeaseRequest, ...] = ()
+        self.answer: LeaseReply | None = None
+        # Writes: (revision, id, until when leases may be missing), whether every lease was seen to have applied it
+        self.waiting: tuple[tuple[int, str, int], ...] = ()
+        self.latched: frozenset[str] = frozenset()
+        self.returned: tuple[tuple[int, str], ...] = ()
+        self.committed = 0
+
+    def copy(self) -> World:
+        other = World.__new__(World)
+        other.__dict__.update(self.__dict__)
+        other.server = self.server.copy()
+        other.lease = lease = self.setup.lease.__new__(self.setup.lease)
+        for name, value in zip(Lease.__slots__, _fields_of(self.lease), strict=True):
+            setattr(lease, name, value)
+        lease._passed = dict(lease._passed)
+        lease._epochs = dict(lease._epochs)
+        return other
+
+    @property
+    def local(self) -> float:
+        """The view's clock, in seconds."""
+        return (self.server.now - self.skew_ms) / 1000
+
+    # Time, and faults
+
+    def tick(self) -> None:
+        self.server.now += TICK_MS
+
+    def fall_behind(self) -> None:
+        """Time passes, and the view's clock stands still."""
+        self.server.now += TICK_MS
+        self.skew_ms += TICK_MS
+
+    def cut(self) -> None:
+        """The subscription brings nothing any more; neither the view nor Redis knows."""
+        self.connected = False
+
+    def flush(self) -> None:
+        self.server.flush()
+        self.chain = ()
+        self.forget_writes()
+
+    def lag(self) -> None:
+        """From here on the replica gets nothing."""
+        self.replica = self.server.copy(), self.chain
+
+    def fail_over(self) -> None:
+        """The replica takes over. Nobody listens to it yet; what the old primary has published may still come."""
+        assert self.replica is not None
+        now = self.server.now
+        replica, self.chain = self.replica
+        self.server, self.replica = replica.copy(), None
+        self.server.now = now
+        self.server.server_run = "run2"
+        self.server.listeners = 0
+        self.connected = False
+        self.network = ()
+        self.forget_writes()
+
+    def forget_writes(self) -> None:
+        """What Redis has lost can't be served; the writers that still wait are told."""
+        self.waiting = ()
+        self.returned = tuple(item for item in self.returned if item[1] in self.chain)
+
+    # The writer
+
+    def write(self, write_id: str) -> None:
+        self.committed += 1
+        reply = self.server.write(write_id, LEASE_MS, known=0)
+        self.chain = (*self.chain, write_id)
+        self.waiting = (*self.waiting, (reply.rev, write_id, self.server.now + reply.settle))
+        if not reply.pending:
+            self.latched |= {write_id}
+        if self.connected and self.live:
+            self.inbox += tuple(self.server.published)
+
+    def look(self) -> None:
+        """The writers look at the leases all the time: a write that may return does."""
+        server = self.server
+        server._purge()
+        floor = server._floor() if server.leases else None
+        for rev, write_id, settled in self.waiting:
+            if floor is None or floor >= rev:
+                self.latched |= {write_id}
+            if write_id in self.latched and settled <= server.now:
+                self.waiting = tuple(item for item in self.waiting if item[1] != write_id)
+                self.returned = (*self.returned, (rev, write_id))
+
+    # The view
+
+    def deliver(self) -> None:
+        """The next message is applied, or shows that something is missing."""
+        (rev, write_id, prev, epoch), *rest = self.inbox
+        self.inbox = tuple(rest)
+        if (rev, prev) != (self.applied.rev + 1, self.applied.id):
+            self.doubt()
+            return
+        self.applied = Position(rev, write_id)
+        self.path = (*self.path, write_id)
+        self.lease.applied(rev, epoch)
+        self.lease.want_ack()
+        self.lease.at(self.applied)
+        self.take_verdict()
+
+    def doubt(self) -> None:
+        self.live = False
+        self.inbox = ()
+        self.lease.at(None)
+
+    def resync(self) -> None:
+        """A new subscription, and a snapshot."""
+        self.live = self.connected = True
+        self.server.listeners = 1
+        self.applied = Position(self.server.rev or 0, self.server.id)
+        self.path = self.chain
+        self.lease.at(self.applied)
+
+    def position(self) -> Position | None:
+        if not self.live:
+            return None
+        if self.setup.hasty and self.inbox:
+            return Position(*self.inbox[-1][:2])
+        return self.applied
+
+    def poll(self) -> bool:
+        request = self.lease.poll(self.local, self.position())
+        if request is None:
+            return False
+        self.network = (*self.network, request)
+        self.answer = None
+        return True
+
+    def receive(self) -> None:
+        assert self.answer is not None
+        request = self.lease._in_flight
+        assert request is not None
+        reply, self.answer = self.answer, None
+        self.lease.answered(request, reply, self.local)
+        self.take_verdict()
+
+    def give_up_waiting(self) -> None:
+        """The answer does not come in time. The request may still be on its way."""
+        request = self.lease._in_flight
+        assert request is not None
+        self.answer = None
+        self.lease.failed(request, self.local)
+        self.take_verdict()
+        late = [item for item in self.network if item is not request]
+        if request in self.network:
+            late.append(request)
+        # What does not fit is lost.
+        self.network = tuple(late[len(late) - self.setup.delayed :]) if self.setup.delayed else ()
+
+    def take_verdict(self) -> None:
+        if self.lease.take_verdict() is not None:
+            self.doubt()
+
+    # The network
+
+    def run(self, index: int) -> None:
+        """Redis runs a request."""
+        request = self.network[index]
+        self.network = self.network[:index] + self.network[index + 1 :]
+        server, position = self.server, request.position
+        if request.kind == "leave":
+            reply = server.leave(request.lease_id)
+        else:
+            assert position is not None
+            if request.kind == "ack":
+                reply = server.ack(request.lease_id, *position)
+            else:
+                run = server.join if request.kind == "join" else server.renew
+                reply = run(request.lease_id, LEASE_MS, *position)
+        if request is self.lease._in_flight:
+            self.answer = reply
+
+    # The exploration
+
+    def steps(self) -> Iterator[tuple[str, Callable[[World], Any]]]:
+        cuts, drift, flushes, failovers, timeouts = self.budget
+
+        def spend(index: int, step: Callable[[World], None]) -> Callable[[World], None]:
+            def run(world: World) -> None:
+                step(world)
+                if world.budget[index] < 99:
+                    world.budget = (*world.budget[:index], world.budget[index] - 1, *world.budget[index + 1 :])
+
+            return run
+
+        yield "a tick", World.tick
+        if self.inbox and self.live:
+            yield "the view gets a message", World.deliver
+        if self.lease._in_flight is None:
+            yield "the view sends", World.poll
+        elif self.answer is not None:
+            yield "the view gets an answer", World.receive
+        if self.lease._in_flight is not None and timeouts:
+            yield "the view's request times out", spend(4, World.give_up_waiting)
+        for index, request in enumerate(self.network):
+            yield f"Redis runs {request.kind} {request.lease_id}", partial(World.run, index=index)
+        if self.committed < self.setup.writes:
+            write_id = f"w{self.committed + 1}"
+            yield f"{write_id} is committed", partial(World.write, write_id=write_id)
+        if not self.live:
+            yield "the view is in touch again", World.resync
+        if self.live and not self.connected:
+            yield "the view sees that its link is dead", World.doubt
+        if cuts and self.connected and self.live:
+            yield "the link dies", spend(0, World.cut)
+        if drift:
+            yield "the view's clock loses a tick", spend(1, World.fall_behind)
+        if flushes:
+            yield "FLUSHALL", spend(2, World.flush)
+        if failovers and self.replica is None:
+            yield "the replica lags", World.lag
+        if failovers and self.replica is not None:
+            yield "the replica takes over", spend(3, World.fail_over)
+
+    def is_fresh(self) -> bool:
+        return self.lease.fresh_until() > self.local
+
+    def violation(self) -> str | None:
+        """A write that has returned, and that a view which calls itself fresh has not applied; or one that waits."""
+        if self.setup.bounded:
+            for rev, write_id, committed_at in self.waiting:
+                for lease_id, expiry in self.server.leases.items():
+                    waits_ms = expiry - committed_at
+                    if self.server.acks[lease_id] < rev and waits_ms > LONGEST_WAIT_MS:
+                        return f"{write_id} waits for up to {waits_ms / LEASE_MS:.2f} leases"
+            return None
+        if not self.is_fresh():
+            return None
+        for _, write_id in self.returned:
+            if write_id not in self.path:
+                return f"{write_id} has returned; the view is fresh and has applied {self.path}"
+        return None
+
+    @property
+    def may_lose(self) -> bool:
+        """Redis may lose what was written."""
+        _, _, flushes, failovers, _ = self.budget
+        return flushes > 0 or failovers > 0
+
+    def may_matter(self, write_id: str) -> bool:
+        """Whether the view can still miss a write: it has not applied it, and is not about to read everything anew."""
+        return self.may_lose or self.setup.bounded or (self.live and write_id not in self.path)
+
+    def is_over(self) -> bool:
+        """Nothing can go wrong any more."""
+        if self.committed < self.setup.writes or self.may_lose:
+            return False
+        return not self.waiting if self.setup.bounded else self.live and self.path == self.chain
+
+    def drop_dead_letters(self) -> None:
+        """A request for a lease that is gone does nothing, whenever it runs."""
+        lost = [
+            request
+            for request in self.network
+            if request is not self.lease._in_flight
+            and request.kind != "join"
+            and request.lease_id not in self.server.leases
+            and not any(other.kind == "join" and other.lease_id == request.lease_id for other in self.network)
+        ]
+        if lost and not self.may_lose:
+            self.network = tuple(request for request in self.network if request not in lost)
+
+    def key(self) -> Any:
+        """What matters for the future."""
+        server, lease, now, local = self.server, self.lease, self.server.now, self.local
+        sent = lease._in_flight
+        ids = sorted({*(r.lease_id for r in self.network), lease._id or "", lease._leaving or ""})
+        name = {lease_id: n for n, lease_id in enumerate(ids)}
+
+        epochs: dict[str, int] = {"": 0}
+
+        def epoch_key(epoch: str) -> int:
+            return epochs.setdefault(epoch, len(epochs))
+
+        def request_key(request: LeaseRequest) -> Any:
+            return request.kind, name[request.lease_id], request.position
+
+        def reply_key(reply: LeaseReply | None) -> Any:
+            if reply is None:
+                return None
+            read_at = self.setup.drift and max(reply.now - now, -LEASE_MS)
+            return reply.status, reply.rev, reply.id, epoch_key(reply.epoch), reply.lease_ms, read_at
+
+        def server_key(server: ServerModel) -> Any:
+            leases = sorted(
+                (name[i], expiry - now, server.acks[i], server.notes[i][0], epoch_key(server.notes[i][2]))
+                for i, expiry in server.leases.items()
+                if i in name and expiry > now
+            )
+            # Of leases that nobody names any more, the last to run out counts among those that acknowledged as much.
+            ghosts: dict[int, int] = {}
+            for i, expiry in server.leases.items():
+                if i not in name and expiry > now:
+                    ghosts[server.acks[i]] = max(ghosts.get(server.acks[i], 0), expiry - now)
+            settle = max(0, server.settle - now)
+            run = server.epoch[:4], epoch_key(server.epoch), server.server_run
+            return server.rev, server.id, server.lost, settle, run, *leases, *sorted(ghosts.items())
+
+        sent_key: Any = sent
+        if sent is not None:
+            # An answer to what the lease did not last for is void; one that is late enough proves no lease any more.
+            void = sent.lease_id != lease._id
+            on_its_way = sent in self.network
+            sent_key = void, on_its_way
+            if not void:
+                age = None if sent.kind == "ack" else min(local - sent.sent_at, LEASE_MS / 1000)
+                sent_key = sent.kind, sent.position, on_its_way, age, reply_key(self.answer)
+        held: Any = None
+        if lease._id is not None:
+            reading = lease._reading if self.setup.drift else None
+            held = (
+                name[lease._id],
+                lease._held,
+                max(0.0, lease._until - local),
+                max(0.0, lease._renew_at - local),
+                lease._goal,
+                lease._reached,
+                tuple(lease._passed.items()),
+                epoch_key(lease._epoch),
+                tuple((rev, epoch_key(epoch)) for rev, epoch in lease._epochs.items()),
+                lease._held and lease._acked_rev,
+                # Only how the clocks differed is compared.
+                reading
+                and tuple(
+                    max(min(now - reading.redis_ms - (local - at) * 1000, LEASE_MS), -LEASE_MS) for at in reading[1:]
+                ),
+            )
+        return (
+            server_key(server),
+            server.listeners,
+            self.replica and (server_key(self.replica[0]), self.replica[1]),
+            (self.chain, self.live and self.path),
+            held,
+            lease._leaving and name[lease._leaving],
+            max(0, math.ceil(lease._retry_at - local)),
+            lease._ack_wanted,
+            sent_key,
+            tuple(request_key(request) for request in self.network),
+            self.budget,
+            self.live and (self.connected, self.applied, tuple((*item[:3], epoch_key(item[3])) for item in self.inbox)),
+            self.committed,
+            tuple(
+                (
+                    rev,
+                    write_id,
+                    max(-LEASE_MS * 2 if self.setup.bounded else 0, settled - now),
+                    write_id in self.latched,
+                )
+                for rev, write_id, settled in self.waiting
+                if self.may_matter(write_id)
+            ),
+            tuple(item for item in self.returned if self.may_matter(item[1])),
+        )
+
+
+@dataclass
+class Outcome:
+    states: int
+    seconds: float
+    #: states in which the view calls itself fresh, and in which a write has returned
+    fresh: int
+    returned: int
+    violation: str | None
+    trace: list[str]
+
+
+def explore(setup: Setup, limit: int = 2_000_000) -> Outcome:
+    """Visit every state, or stop at the first that must not be."""
+    gc.disable()  # nothing here is circular, and looking for it takes most of the time
+    try:
+        return _explore(setup, limit)
+    finally:
+        gc.enable()
+
+
+def _explore(setup: Setup, limit: int) -> Outcome:
+    started = time.perf_counter()
+    first = World(setup)
+    #: state → the state before it, and the step between
+    seen: dict[Any, tuple[Any, str] | None] = {first.key(): None}
+    queue = deque([(first, first.key())])
+    fresh = returned = 0
+
+    def outcome(violation: str | None, trace: list[str]) -> Outcome:
+        return Outcome(len(seen), time.perf_counter() - started, fresh, returned, violation, trace)
+
+    while queue:
+        world, key = queue.popleft()
+        for label, step in world.steps():
+            after = world.copy()
+            Ids.next = world.next_id
+            if step(after) is False:
+                continue
+            after.next_id = Ids.next
+            after.look()
+            after.drop_dead_letters()
+            after_key = after.key()
+            if after_key in seen:
+                continue
+            seen[after_key] = (key, label)
+            fresh += after.is_fresh()
+            returned += len(after.returned) > 0
+            violation = after.violation()
+            if violation is not None:
+                return outcome(violation, _trace(seen, after_key))
+            assert len(seen) < limit, "the exploration is as small as it is meant to be"
+            if not after.is_over():
+                queue.append((after, after_key))
+    return outcome(None, [])
+
+
+def _trace(seen: dict[Any, tuple[Any, str] | None], key: Any) -> list[str]:
+    trace = []
+    before = seen[key]
+    while before is not None:
+        key, label = before
+        trace.append(label)
+        before = seen[key]
+    return trace[::-1]
+
+
+# What must hold
+
+SOUND = {
+    "requests that are delayed past the next join": Setup(delayed=1, cuts=0),
+    "a link that is lost without notice": Setup(delayed=0, cuts=1),
+    "both, with one write": Setup(delayed=1, cuts=1, writes=1),
+    "a clock that falls behind within the margin": Setup(delayed=0, cuts=0, drift=1, margin_s=1.0, writes=1),
+    "FLUSHALL": Setup(delayed=0, cuts=0, flushes=1, timeouts=0),
+    "a lagging replica that takes over": Setup(delayed=0, cuts=0, failovers=1, timeouts=0, writes=1),
+    "and the old primary's messages": Setup(delayed=0, cuts=0, failovers=1, lags=True, writes=3, timeouts=0),
+}
+
+#: What takes minutes: ``python -m tests.unit.replica.test_lease_protocol``.
+MORE = {
+    "requests delayed, and a link lost": Setup(delayed=1, cuts=1),
+    "two requests delayed": Setup(delayed=2, cuts=0, writes=1),
+    "a clock that falls behind, and a link lost": Setup(delayed=0, cuts=1, drift=1, margin_s=1.0),
+    "FLUSHALL, with three writes and a lost answer": Setup(delayed=0, cuts=0, flushes=1, writes=3, timeouts=1),
+    "a failover, with three writes": Setup(delayed=0, cuts=0, failovers=1, writes=3, timeouts=0),
+    "long waits": Setup(bounded=True, writes=1),
+}
+
+
+@pytest.mark.parametrize("faults", SOUND)
+def test_no_write_has_returned_that_a_fresh_view_has_not_applied(faults: str) -> None:
+    outcome = explore(SOUND[faults])
+
+    print(f"{faults}: {outcome.states} states in {outcome.seconds:.1f} s")
+    assert outcome.violation is None, "\n".join([*outcome.trace, outcome.violation])
+    # It has gone everywhere: the view was fresh, and writes have returned.
+    assert outcome.fresh > 500
+    assert outcome.returned > 500
+
+
+def test_no_write_waits_longer_than_a_lease_and_a_third() -> None:
+    outcome = explore(Setup(bounded=True, writes=1, cuts=0))
+
+    print(f"{outcome.states} states in {outcome.seconds:.1f} s")
+    assert outcome.violation is None, "\n".join([*outcome.trace, outcome.violation])
+    assert outcome.returned > 500
+
+
+# Planted flaws
+
+
+class ServesAfterJoin(Lease):
+    """Fresh as soon as it has a lease."""
+
+    __slots__ = ()
+
+    def _prolong(self, *args: Any) -> None:
+        super()._prolong(*args)
+        self._reached = True
+
+
+class CountsFromReply(Lease):
+    """A lease that begins when its answer comes."""
+
+    __slots__ = ()
+
+    def answered(self, request: LeaseRequest, reply: LeaseReply, now: float) -> None:
+        if request is self._in_flight:
+            request = self._in_flight = msgspec.structs.replace(request, sent_at=now)
+        super().answered(request, reply, now)
+
+
+class LeavesFirst(Lease):
+    """Stops calling itself fresh when Redis has confirmed that it left, rather than before it is told."""
+
+    __slots__ = ()
+
+    def _give_up(self) -> None:
+        until, reached = self._until, self._reached
+        super()._give_up()
+        self._until, self._reached = until, reached
+
+
+class IgnoresEpochs(Lease):
+    """Takes what the Redis before has published for what this one holds."""
+
+    __slots__ = ()
+
+    def _check_epoch(self, rev: int, epoch: str) -> None:
+        pass
+
+
+class NoPreviousHead(Rules):
+    previous_head = False
+
+
+class GivenLate(Rules):
+    late = False
+
+
+class NoSettling(Rules):
+    settle = False
+
+
+class NoRun(Rules):
+    run = False
+
+
+FLAWS = {
+    "a renewal does not need the head before": Setup(rules=NoPreviousHead, delayed=0, bounded=True),
+    "a late renewal is given a whole lease": Setup(rules=GivenLate, bounded=True),
+    "leases are named by view": Setup(new_id=lambda: "view", cuts=0),
+    "it serves right after the join": Setup(lease=ServesAfterJoin, delayed=0),
+    "a lease counts from the reply": Setup(lease=CountsFromReply, delayed=0, cuts=0),
+    "it acknowledges before applying": Setup(hasty=True, delayed=0, cuts=0),
+    "it leaves before it stops": Setup(lease=LeavesFirst, delayed=0),
+    "no margin, and a clock that falls behind": Setup(drift=1, margin_s=0.0, delayed=0, cuts=0),
+    "no settling after FLUSHALL": Setup(rules=NoSettling, flushes=1, delayed=0, cuts=0),
+    "leases outlive the run of the server": Setup(rules=NoRun, failovers=1, delayed=0, cuts=0),
+    "it ignores epochs": Setup(lease=IgnoresEpochs, delayed=0, cuts=0, failovers=1, lags=True, writes=3, timeouts=0),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_finds_the_planted_flaw(flaw: str) -> None:
+    outcome = explore(FLAWS[flaw])
+
+    steps = "".join(f"\n  {step}" for step in outcome.trace)
+    print(f"{flaw}: {len(outcome.trace)} steps, {outcome.states} states in {outcome.seconds:.1f} s{steps}")
+    assert outcome.violation is not None
+
+
+def main() -> None:
+    for faults, setup in MORE.items():
+        outcome = explore(setup, limit=20_000_000)
+        print(f"{faults}: {outcome.states} states in {outcome.seconds:.1f} s", *outcome.trace, sep="\n  ")
+        if outcome.violation is not None:
+            raise SystemExit(outcome.violation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,853 @@
+"""The replica, event by event. What holds over any run of events is in test_replica_properties.py."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from sessionstore import Session, SessionStore
+from sessionstore.catalog.model import Catalog, Mock
+from sessionstore.protocol import calls as commands
+from sessionstore.protocol.calls import READ_BATCH
+from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.messages import CatalogChanged, ExpiryMoved, SessionDeleted, SessionSet, SessionState
+from sessionstore.protocol.replies import CatalogReply, SnapshotReply
+from sessionstore.replica.chain import KNOWN_REVISIONS
+from sessionstore.replica.held_session import HeldSession
+from sessionstore.replica.replica import TRANSITIONS, Event, Replica, Request, State
+from sessionstore.replica.snapshot import EARLY_MESSAGES
+
+from ...support.redis_server import RedisServer
+
+KEYS = EnvironmentKeys("ss", "checkout", "staging")
+NOW = 1_000
+LATER = 10_000
+
+CATALOG = Catalog(mocks=(Mock("ovr_a", "a"),))
+OTHER_CATALOG = Catalog(mocks=(Mock("ovr_b", "b"),))
+
+encode = msgspec.json.encode
+
+
+def state(key: str, rev: int, *, label: str = "", expires_at: int = LATER, last_seen_at: int = NOW) -> SessionState:
+    return SessionState(key, rev, label or f"r{rev}", None, ("ovr_a", "ovr_b"), 0, 0, NOW, last_seen_at, expires_at)
+
+
+def identify(rev: int) -> str:
+    return f"id{rev}" if rev else ""
+
+
+def header(rev: int, **changes: Any) -> dict[str, Any]:
+    return {"rev": rev, "id": identify(rev), "prev": identify(rev - 1), "at": NOW + 1, **changes}
+
+
+def set_message(key: str, rev: int, *, expires_at: int = LATER, **changes: Any) -> bytes:
+    return encode(SessionSet(**header(rev, **changes), session=state(key, rev, expires_at=expires_at)))
+
+
+def delete_message(key: str, rev: int) -> bytes:
+    return encode(SessionDeleted(**header(rev), session_key=key))
+
+
+def expiry_message(key: str, rev: int, expires_at: int) -> bytes:
+    return encode(ExpiryMoved(**header(rev), sessions=((key, expires_at, NOW + 5),)))
+
+
+def catalog_message(catalog: Catalog | None, rev: int) -> bytes:
+    return encode(CatalogChanged(**header(rev), catalog=catalog))
+
+
+def page(
+    rev: int,
+    *sessions: SessionState,
+    members: tuple[str, ...] = (),
+    cursor: str = "0",
+    now: int = NOW,
+    id: str | None = None,  # noqa: A002  the field's name
+) -> SnapshotReply:
+    return SnapshotReply(now, rev, identify(rev) if id is None else id, cursor, members, sessions)
+
+
+def catalog_reply(rev: int = 0, catalog: Catalog | None = None) -> CatalogReply:
+    return CatalogReply(NOW, True, rev, catalog)
+
+
+class Recorder(list[tuple[str, Session | None]]):
+    """What `on_change` was told."""
+
+    def take(self) -> list[tuple[str, Session | None]]:
+        taken = list(self)
+        self.clear()
+        return taken
+
+
+@pytest.fixture
+def replica() -> Replica:
+    return Replica("checkout", "staging", KEYS)
+
+
+@pytest.fixture
+def told(replica: Replica) -> Recorder:
+    recorder = Recorder()
+    replica.on_change = lambda key, session: recorder.append((key, session))
+    return recorder
+
+
+def due(replica: Replica) -> Request:
+    request = replica.poll()
+    assert request is not None, "a request is due"
+    return request
+
+
+def answer(replica: Replica, reply: Any) -> Request:
+    request = due(replica)
+    replica.answered(request, reply)
+    return request
+
+
+def make_live(replica: Replica, rev: int = 0, *sessions: SessionState) -> None:
+    """Sync to `rev` with these sessions."""
+    replica.subscribed()
+    members = tuple(session.session_key for session in sessions)
+    answer(replica, page(rev, members=members))
+    if sessions:
+        answer(replica, page(rev, *sessions))
+    assert replica.state is State.LIVE
+
+
+def where(replica: Replica) -> State:
+    """Its state, which a type checker must not take for what it was a line before."""
+    return replica.state
+
+
+def labels(replica: Replica) -> dict[str, str | None]:
+    return {key: session.label for key, session in replica.sessions.items()}
+
+
+# From state to state
+
+
+def test_the_table_has_a_row_for_each_state() -> None:
+    assert set(TRANSITIONS) == set(State)
+    assert [Event.COMPLETED in row for row in TRANSITIONS.values()] == [False, True, False]
+
+
+def test_a_new_replica_is_empty_and_asks_for_nothing(replica: Replica) -> None:
+    replica.message(set_message("a", 1))
+    replica.doubt("no reason")
+    replica.lost("no link")
+
+    assert where(replica) is State.EMPTY
+    assert replica.poll() is None
+    assert replica.sessions == {}
+    assert replica.next_expiry_ms is None
+    assert (replica.resyncs, replica.last_doubt, replica.awaited) == (0, None, None)
+    assert not replica.reached(0, "")
+
+
+def test_a_confirmed_subscription_begins_a_sync(replica: Replica) -> None:
+    # When the subscription is confirmed
+    replica.subscribed()
+
+    # Then the first step of a snapshot is due, once
+    request = due(replica)
+    assert request.call == commands.snapshot(KEYS, "0")
+    assert replica.poll() is None
+    assert where(replica) is State.SYNCING
+    assert replica.resyncs == 0
+
+
+def test_an_environment_that_was_never_written_is_live_after_one_step(replica: Replica) -> None:
+    make_live(replica)
+
+    assert (replica.rev, replica.id) == (0, "")
+    assert replica.reached(0, "")
+    assert replica.message(set_message("a", 1)) is not None
+    assert labels(replica) == {"a": "r1"}
+
+
+def test_a_lost_link_leaves_what_was_held(replica: Replica) -> None:
+    # Given a live replica
+    make_live(replica, 3, state("a", 2))
+
+    # When the link is lost
+    replica.lost("the connection broke")
+
+    # Then it serves on, takes nothing, and knows where it was
+    assert where(replica) is State.EMPTY
+    assert labels(replica) == {"a": "r2"}
+    assert replica.message(set_message("b", 4)) is None
+    assert not replica.reached(3, "id3")
+    assert (replica.rev, replica.id, replica.last_doubt) == (3, "id3", "the connection broke")
+    assert replica.poll() is None
+
+    # And when the link is there again, it syncs
+    make_live(replica, 5, state("b", 4))
+    assert labels(replica) == {"b": "r4"}
+    assert replica.resyncs == 1
+
+
+def test_a_subscription_that_is_confirmed_again_begins_a_sync_anew(replica: Replica) -> None:
+    make_live(replica, 3)
+    replica.subscribed()
+    assert where(replica) is State.SYNCING
+    first = due(replica)
+
+    replica.subscribed()
+
+    assert due(replica).generation != first.generation
+    assert replica.resyncs == 2
+
+
+def test_a_doubt_begins_a_sync_and_what_was_held_is_served_on(replica: Replica) -> None:
+    make_live(replica, 3, state("a", 2))
+
+    replica.doubt("a lease was refused")
+
+    assert where(replica) is State.SYNCING
+    assert labels(replica) == {"a": "r2"}
+    assert (replica.rev, replica.resyncs, replica.last_doubt) == (3, 1, "a lease was refused")
+
+
+def test_an_answer_of_an_earlier_sync_is_ignored(replica: Replica) -> None:
+    # Given a request in flight, and a doubt since
+    replica.subscribed()
+    request = due(replica)
+    replica.doubt("a lease was refused")
+
+    following = due(replica)
+    assert following.generation == request.generation + 1
+
+    # When its answer comes, or its failure
+    replica.answered(request, page(7))
+    replica.failed(request)
+
+    # Then nothing has changed, and the next one is still in flight
+    assert where(replica) is State.SYNCING
+    assert replica.poll() is None
+    replica.answered(following, page(8))
+    assert (where(replica), replica.rev) == (State.LIVE, 8)
+
+
+def test_an_answer_counts_once(replica: Replica) -> None:
+    replica.subscribed()
+    request = answer(replica, page(1, members=("a",), cursor="5"))
+    replica.answered(request, page(2, members=("b",)))
+
+    assert due(replica).call == commands.snapshot(KEYS, "5", ["a"])
+
+
+# A sync
+
+
+def test_nothing_is_served_before_a_sync_is_complete(replica: Replica, told: Recorder) -> None:
+    # Given a session that is held
+    make_live(replica, 1, state("a", 1))
+    sessions = replica.sessions
+    told.take()
+    replica.doubt("no reason")
+
+    # When pages and messages bring others
+    answer(replica, page(3, members=("b",), cursor="9"))
+    replica.message(set_message("c", 4))
+    assert due(replica).call == commands.snapshot(KEYS, "9", ["b"])
+    assert labels(replica) == {"a": "r1"}
+
+    # Then they are served with the last one, in the same dict, and whoever listens is told
+    replica.failed(due_in_flight(replica))
+    answer(replica, page(4, members=("b",)))
+    answer(replica, page(4, state("b", 2)))
+    assert where(replica) is State.LIVE
+    assert replica.sessions is sessions
+    assert labels(replica) == {"b": "r2", "c": "r4"}
+    assert {key: session and session.label for key, session in told.take()} == {"a": None, "b": "r2", "c": "r4"}
+
+
+def due_in_flight(replica: Replica) -> Request:
+    assert replica._in_flight is not None
+    return replica._in_flight
+
+
+def test_a_step_reads_no_more_sessions_than_a_batch(replica: Replica) -> None:
+    # Given an index that Redis returns at once, since it is small
+    keys = [f"s{number}" for number in range(2 * READ_BATCH + 1)]
+    replica.subscribed()
+    answer(replica, page(1, members=tuple(keys), cursor="7"))
+
+    # Then they are read in batches, and the index is looked through further with the last but one
+    calls = [answer(replica, page(1)).call for _ in range(3)]
+    assert [len(call.keys) - 2 for call in calls] == [READ_BATCH, READ_BATCH, 1]
+    assert [call.args[1] for call in calls] == [0, 0, READ_BATCH]
+    assert [key for call in calls for key in call.args[2:]] == keys
+
+
+def test_messages_before_the_first_page_are_applied_after_it(replica: Replica) -> None:
+    replica.subscribed()
+    for rev in (1, 2, 3, 4):
+        replica.message(set_message("a", rev, at=NOW if rev < 3 else NOW + 1))
+
+    answer(replica, page(2))
+
+    assert (replica.rev, labels(replica)) == (4, {"a": "r4"})
+    assert where(replica) is State.LIVE
+
+
+def test_messages_before_the_first_page_are_kept_up_to_a_bound(replica: Replica) -> None:
+    for needed, expected in ((False, State.LIVE), (True, State.SYNCING)):
+        # Given one message more than are kept
+        replica.subscribed()
+        for rev in range(1, EARLY_MESSAGES + 2):
+            replica.message(set_message("a", rev, at=NOW))
+
+        # When the first page has the one that made room, or has not
+        answer(replica, page(0 if needed else 1))
+
+        # Then that is a gap, or nothing is missing
+        assert where(replica) is expected
+    assert replica.last_doubt == "revision 2 was published, after revision 0"
+
+
+def test_a_message_that_is_later_than_the_page_it_is_in_changes_nothing(replica: Replica) -> None:
+    # Given a replica that has read revision 3 while the messages up to it were on their way
+    make_live(replica, 3, state("a", 3))
+
+    # When they come
+    assert replica.message(set_message("a", 2, at=NOW)) is None
+    assert replica.message(set_message("a", 3, at=NOW)) is None
+
+    # Then it goes on with the next one
+    assert where(replica) is State.LIVE
+    assert replica.message(set_message("a", 4)) is not None
+
+    # And once there was a next one, an old one is a doubt
+    replica.message(set_message("a", 3, at=NOW))
+    assert where(replica) is State.SYNCING
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(set_message("a", 2, at=NOW + 1), id="committed after the page was read"),
+        pytest.param(set_message("a", 3, at=NOW, id="another"), id="another one of the page's revision"),
+    ],
+)
+@pytest.mark.parametrize("live", [True, False])
+def test_a_message_at_or_before_the_first_page_that_is_not_in_it_is_a_doubt(
+    replica: Replica, message: bytes, live: bool
+) -> None:
+    replica.subscribed()
+    answer(replica, page(3, cursor="0" if live else "1"))
+
+    replica.message(message)
+
+    assert replica.resyncs == 1
+
+
+def test_a_session_that_was_deleted_before_its_page_came_stays_deleted(replica: Replica) -> None:
+    replica.subscribed()
+    answer(replica, page(1, members=("a", "b")))
+    request = due(replica)
+    replica.message(delete_message("a", 2))
+    replica.answered(request, page(1, state("a", 1), state("b", 1)))
+
+    assert where(replica) is State.LIVE
+    assert labels(replica) == {"b": "r1"}
+
+
+def test_a_session_that_was_set_before_its_page_came_is_as_it_was_set(replica: Replica) -> None:
+    replica.subscribed()
+    answer(replica, page(1, members=("a",)))
+    request = due(replica)
+    replica.message(delete_message("a", 2))
+    replica.message(set_message("a", 3))
+    replica.answered(request, page(1, state("a", 1)))
+
+    assert labels(replica) == {"a": "r3"}
+
+
+def test_an_expiry_that_moved_before_the_page_came_is_not_lost(replica: Replica) -> None:
+    replica.subscribed()
+    answer(replica, page(1, members=("a",)))
+    request = due(replica)
+    replica.message(expiry_message("a", 2, LATER + 1))
+    replica.answered(request, page(1, state("a", 1)))
+
+    session = replica.sessions["a"]
+    assert (session.revision, session.expires_at, session.last_seen_at) == (1, LATER + 1, NOW + 5)
+    assert replica.next_expiry_ms == LATER + 1
+
+
+@pytest.mark.parametrize("message", [delete_message("a", 3), set_message("a", 3)])
+def test_an_expiry_that_moved_is_forgotten_with_the_next_change(replica: Replica, message: bytes) -> None:
+    replica.subscribed()
+    answer(replica, page(1, members=("a",)))
+    replica.message(expiry_message("a", 2, LATER + 1))
+    replica.message(message)
+    answer(replica, page(1, state("a", 1)))
+
+    assert where(replica) is State.LIVE
+    assert replica.next_expiry_ms in (None, LATER)
+
+
+def test_a_session_that_lives_longer_has_to_be_found(replica: Replica) -> None:
+    for expires_at, expected in ((NOW, State.LIVE), (LATER, State.SYNCING)):
+        # Given a message that the expiry of a session moved
+        replica.subscribed()
+        answer(replica, page(1, members=("a",)))
+        replica.message(expiry_message("a", 2, expires_at))
+
+        # When no page has it: it may have expired since
+        answer(replica, page(2))
+        assert where(replica) is expected
+
+
+def test_a_sync_waits_for_the_messages_that_its_pages_are_ahead_of(replica: Replica) -> None:
+    # Given pages that were read at revisions whose messages have not come yet
+    replica.subscribed()
+    answer(replica, page(1, members=("a",)))
+    assert replica.awaited is None
+    answer(replica, page(3, state("a", 3)))
+
+    # Then the replica waits
+    assert replica.poll() is None
+    assert where(replica) is State.SYNCING
+    assert replica.awaited == 3
+    replica.message(set_message("a", 2))
+    assert where(replica) is State.SYNCING
+
+    # And is live with the last of them, which counts as part of the sync
+    assert replica.message(set_message("a", 3)) is None
+    assert (where(replica), replica.rev) == (State.LIVE, 3)
+    assert not replica.awaited
+
+
+def test_pages_of_another_history_than_the_messages_are_a_doubt(replica: Replica) -> None:
+    # The message is there before the page
+    replica.subscribed()
+    answer(replica, page(1, members=("a",)))
+    replica.message(set_message("b", 2))
+    answer(replica, page(2, state("a", 2), id="another"))
+    assert replica.resyncs == 1
+
+    # The page is there before the message
+    answer(replica, page(1, members=("a",)))
+    answer(replica, page(2, state("a", 2), id="another"))
+    replica.message(set_message("b", 2))
+    assert replica.resyncs == 2
+
+    # A page is older than the one before
+    answer(replica, page(5, members=("a",)))
+    answer(replica, page(4))
+    assert replica.resyncs == 3
+    assert replica.last_doubt == "Redis went back from revision 5 to 4: it has lost part of its history"
+
+
+def test_a_page_that_is_too_old_to_compare_is_read_again(replica: Replica) -> None:
+    # Given a page that more messages have overtaken than ids are kept
+    replica.subscribed()
+    answer(replica, page(1, members=("a", "b")))
+    request = due(replica)
+    for rev in range(2, KNOWN_REVISIONS + 3):
+        replica.message(set_message("a", rev))
+
+    # When it comes
+    replica.answered(request, page(1, state("b", 1)))
+
+    # Then the index is looked through again, and what messages brought is not read again
+    assert replica.resyncs == 0
+    answer(replica, page(KNOWN_REVISIONS + 2, members=("a", "b")))
+    assert due(replica).call.args[2:] == ("b",)
+
+
+def test_a_failed_call_is_due_again_from_the_start_of_the_index(replica: Replica) -> None:
+    # Given a sync that has come half way through the index
+    replica.subscribed()
+    answer(replica, page(1, members=("a",), cursor="5"))
+    answer(replica, page(1, state("a", 1), members=("b",), cursor="6"))
+
+    # When a call fails
+    replica.failed(due(replica))
+
+    # Then the cursor begins anew, and what was read is not read again
+    assert due(replica).call == commands.snapshot(KEYS, "0")
+    replica.answered(due_in_flight(replica), page(1, members=("a", "b")))
+    assert due(replica).call.args[2:] == ("b",)
+    replica.answered(due_in_flight(replica), page(1, state("b", 1)))
+    assert labels(replica) == {"a": "r1", "b": "r1"}
+
+
+def test_a_resync_that_finds_the_same_keeps_the_same_objects(replica: Replica, told: Recorder) -> None:
+    # Given three sessions
+    make_live(replica, 3, state("a", 1), state("b", 2), state("c", 3))
+    held = dict(replica.sessions)
+    told.take()
+
+    # When a resync finds one as it was, one that was only seen, and one that was extended
+    replica.doubt("no reason")
+    answer(replica, page(4, members=("a", "b", "c")))
+    answer(replica, page(4, state("a", 1), state("b", 2, last_seen_at=NOW + 1), state("c", 3, expires_at=LATER + 1)))
+
+    # Then the first is the same object, and only the extension is a change
+    assert replica.sessions["a"] is held["a"]
+    assert replica.sessions["b"].last_seen_at == NOW + 1
+    assert told.take() == [("c", replica.sessions["c"])]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rev": 2},
+        {"label": "other"},
+        {"scenario": "scn_b"},
+        {"overrides": ("ovr_b",)},
+        {"global_delay_ms": 7},
+        {"global_delay_max_ms": 7},
+        {"created_at": NOW - 1},
+        {"expires_at": LATER + 1},
+    ],
+)
+def test_a_resync_tells_of_whatever_differs(replica: Replica, told: Recorder, changed: dict[str, Any]) -> None:
+    # As after a restart with another history, where the revision alone does not tell
+    before = state("a", 1)
+    make_live(replica, 1, before)
+    told.take()
+
+    replica.doubt("no reason")
+    answer(replica, page(2, members=("a",)))
+    answer(replica, page(2, structs.replace(before, **changed)))
+
+    assert told.take() == [("a", replica.sessions["a"])]
+
+
+def test_what_was_noted_before_an_expiry_moved_is_noted_anew(replica: Replica) -> None:
+    # Given a resync that has taken over a session which was looked up
+    make_live(replica, 1, state("a", 1), state("b", 1))
+    held = replica.sessions["a"]
+    held.mark(noted=True)
+    replica.doubt("no reason")
+    answer(replica, page(1, members=("a",), cursor="7"))
+    answer(replica, page(1, state("a", 1), members=("b",)))
+
+    # When its expiry moves, the notes are flushed, and the resync comes to its end
+    replica.message(expiry_message("a", 2, LATER + 1))
+    held.mark(noted=False)
+    answer(replica, page(2, state("b", 1)))
+
+    # Then a look-up is noted again
+    assert (where(replica), replica.sessions["a"].expires_at) == (State.LIVE, LATER + 1)
+    assert not replica.sessions["a"].noted
+
+
+# The catalog
+
+
+@pytest.fixture
+def with_catalog() -> Replica:
+    replica = Replica("checkout", "staging", KEYS, commands.read_catalog(KEYS))
+    replica.subscribed()
+    answer(replica, page(2))
+    return replica
+
+
+def test_the_catalog_is_read_after_the_first_page(with_catalog: Replica) -> None:
+    assert where(with_catalog) is State.SYNCING
+    request = answer(with_catalog, catalog_reply(2, CATALOG))
+
+    assert request.call == commands.read_catalog(KEYS)
+    assert where(with_catalog) is State.LIVE
+    assert with_catalog.catalog == CATALOG
+
+
+def test_a_catalog_that_a_message_brought_is_newer_than_one_that_was_read(with_catalog: Replica) -> None:
+    for reply in (catalog_reply(2, CATALOG), catalog_reply(3, OTHER_CATALOG)):
+        with_catalog.message(catalog_message(OTHER_CATALOG, 3))
+        answer(with_catalog, reply)
+
+        assert with_catalog.catalog == OTHER_CATALOG
+        assert where(with_catalog) is State.LIVE
+        with_catalog.doubt("the next round")
+        answer(with_catalog, page(2))
+
+
+def test_a_catalog_ahead_of_the_messages_waits_for_its_own(with_catalog: Replica) -> None:
+    answer(with_catalog, catalog_reply(4, CATALOG))
+    assert (where(with_catalog), with_catalog.awaited) == (State.SYNCING, 4)
+    with_catalog.message(set_message("a", 3))
+    assert where(with_catalog) is State.SYNCING
+    with_catalog.message(catalog_message(CATALOG, 4))
+    assert where(with_catalog) is State.LIVE
+
+    with_catalog.doubt("the next round")
+    answer(with_catalog, page(4))
+    answer(with_catalog, catalog_reply(5, OTHER_CATALOG))
+    with_catalog.message(set_message("a", 5))
+    assert with_catalog.last_doubt == "no message brought the catalog of revision 5"
+
+
+def test_a_catalog_changes_and_goes(with_catalog: Replica) -> None:
+    answer(with_catalog, catalog_reply(2, CATALOG))
+
+    catalogs = []
+    for rev, catalog in ((3, OTHER_CATALOG), (4, None)):
+        assert isinstance(with_catalog.message(catalog_message(catalog, rev)), CatalogChanged)
+        catalogs.append(with_catalog.catalog)
+
+    assert catalogs == [OTHER_CATALOG, None]
+    assert with_catalog.rev == 4
+
+
+# Live
+
+
+def test_changes_are_applied_in_turn_and_told(replica: Replica, told: Recorder) -> None:
+    make_live(replica, 1, state("a", 1))
+    told.take()
+
+    # A session is set
+    change = replica.message(set_message("b", 2))
+    assert isinstance(change, SessionSet)
+    assert labels(replica) == {"a": "r1", "b": "r2"}
+    assert told.take() == [("b", replica.sessions["b"])]
+
+    # Its expiry moves, and its revision stays
+    replica.message(expiry_message("b", 3, LATER + 7))
+    session = replica.sessions["b"]
+    assert (session.revision, session.expires_at, session.last_seen_at) == (2, LATER + 7, NOW + 5)
+    assert told.take() == [("b", session)]
+
+    # It is deleted
+    replica.message(delete_message("b", 4))
+    assert labels(replica) == {"a": "r1"}
+    assert told.take() == [("b", None)]
+
+    # One is deleted that had expired here already
+    replica.expire(LATER)
+    told.take()
+    assert replica.message(delete_message("a", 5)) is not None
+    assert told.take() == []
+    assert (replica.rev, replica.id, replica.state) == (5, "id5", State.LIVE)
+
+
+def test_a_change_can_be_read_before_its_position(replica: Replica) -> None:
+    # A view that acknowledged a revision before it served it would break the promise of a lease.
+    make_live(replica, 1, state("a", 1))
+    seen = []
+
+    class Sessions(dict[str, HeldSession]):
+        def __setitem__(self, key: str, session: HeldSession) -> None:
+            super().__setitem__(key, session)
+            seen.append((replica.rev, replica.id))
+
+    replica.sessions = Sessions(replica.sessions)
+    replica.message(set_message("a", 2))
+    replica.message(expiry_message("a", 3, LATER + 1))
+
+    assert seen == [(1, "id1"), (2, "id2")]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        pytest.param(set_message("b", 4), "revision 4 was published, after revision 2", id="a gap"),
+        pytest.param(set_message("b", 2), "revision 2 was published, after revision 2", id="a step back"),
+        pytest.param(
+            set_message("b", 3, prev="another"),
+            "revision 3 does not follow on the one before: Redis has lost part of its history",
+            id="another history",
+        ),
+        pytest.param(expiry_message("b", 3, LATER), "a session that is not held lives longer", id="unknown session"),
+        pytest.param(b"", "a message did not decode", id="empty"),
+        pytest.param(set_message("b", 3)[:-1], "a message did not decode", id="cut"),
+        pytest.param("\ud800", "a message did not decode", id="not text"),
+        pytest.param(b'{"type":"set","x":' + b"[" * 100_000, "a message did not decode", id="deeply nested"),
+        pytest.param(b'{"type":"other","rev":3,"id":"id3","prev":"id2","at":1}', "a message did not decode", id="type"),
+    ],
+)
+def test_a_message_that_does_not_fit_is_a_doubt(replica: Replica, message: bytes | str, reason: str) -> None:
+    make_live(replica, 2, state("a", 1))
+
+    assert replica.message(message) is None
+
+    assert where(replica) is State.SYNCING
+    assert replica.last_doubt == reason
+    assert (labels(replica), replica.rev, replica.id) == ({"a": "r1"}, 2, "id2")
+
+
+def test_an_expiry_of_an_unknown_session_leaves_the_known_ones(replica: Replica) -> None:
+    make_live(replica, 2, state("a", 1))
+    replica.message(encode(ExpiryMoved(**header(3), sessions=(("a", LATER + 1, NOW), ("b", LATER + 1, NOW)))))
+
+    assert replica.sessions["a"].expires_at == LATER
+
+
+# Positions that Redis names
+
+
+def test_a_head_is_reached_when_it_is_applied(replica: Replica) -> None:
+    make_live(replica, 2)
+
+    assert not replica.reached(3, "id3")
+    replica.message(set_message("a", 3))
+    assert replica.reached(3, "id3")
+    # messages have overtaken the answer
+    replica.message(set_message("a", 4))
+    assert replica.reached(3, "id3", since=3)
+    assert where(replica) is State.LIVE
+
+
+@pytest.mark.parametrize(("rev", "head_id", "since"), [(3, "another", 0), (2, "another", 0), (2, "id2", 3)])
+def test_a_head_that_contradicts_the_chain_is_a_doubt(replica: Replica, rev: int, head_id: str, since: int) -> None:
+    make_live(replica, 2)
+    replica.message(set_message("a", 3))
+
+    assert not replica.reached(rev, head_id, since=since)
+
+    assert where(replica) is State.SYNCING
+    assert "it has lost part of its history" in str(replica.last_doubt)
+
+
+def test_a_head_that_is_too_old_to_compare_proves_nothing(replica: Replica) -> None:
+    make_live(replica)
+    for rev in range(1, KNOWN_REVISIONS + 1):
+        replica.message(set_message("a", rev))
+
+    assert replica.reached(1, "id1")
+    assert not replica.reached(0, "")
+    assert where(replica) is State.LIVE
+
+
+# Expiry
+
+
+def test_sessions_leave_when_they_expire(replica: Replica, told: Recorder) -> None:
+    # Given sessions with different expiries, one of which moves
+    make_live(replica, 3, state("a", 1, expires_at=100), state("b", 2, expires_at=200), state("c", 3, expires_at=300))
+    replica.message(expiry_message("a", 4, 250))
+    told.take()
+
+    # Then each is dropped in its time, in Redis time, the end not included
+    assert replica.next_expiry_ms == 200
+    replica.expire(199)
+    assert set(replica.sessions) == {"a", "b", "c"}
+    replica.expire(200)
+    assert told.take() == [("b", None)]
+    assert replica.next_expiry_ms == 250
+    replica.expire(1000)
+    assert told.take() == [("a", None), ("c", None)]
+    assert not replica.sessions
+    assert not replica.next_expiry_ms
+
+
+def test_sessions_expire_while_there_is_no_link(replica: Replica) -> None:
+    make_live(replica, 1, state("a", 1, expires_at=100))
+    replica.lost("the connection broke")
+    replica.expire(100)
+
+    assert replica.sessions == {}
+
+
+# Memory
+
+
+def test_equal_values_are_held_once(replica: Replica) -> None:
+    make_live(replica, 2, *msgspec.convert([msgspec.to_builtins(state(key, 1)) for key in "ab"], list[SessionState]))
+    replica.message(set_message("c", 3))
+    a, b, c = (replica.sessions[key] for key in "abc")
+
+    assert a.overrides is b.overrides is c.overrides
+    assert a.project is c.project
+    [key] = [key for key in replica.sessions if key == "c"]
+    assert key is c.session_key
+
+
+def test_the_helping_tables_do_not_grow_with_the_number_of_changes(replica: Replica) -> None:
+    make_live(replica)
+    for rev in range(1, 10_001):
+        session = msgspec.structs.replace(state("a", rev, expires_at=LATER + rev), scenario=f"scn_{rev}")
+        if rev % 2:
+            session = msgspec.structs.replace(session, scenario=None, overrides=(f"ovr_{rev}",))
+        replica.message(encode(SessionSet(**header(rev), session=session)))
+
+    assert where(replica) is State.LIVE
+    assert len(replica._shared) < 1100
+    assert len(replica._expiries) < 1100
+    assert replica.next_expiry_ms == LATER + 10_000
+
+
+# Held sessions
+
+
+def test_a_held_session_equals_a_session_whatever_is_noted(replica: Replica) -> None:
+    make_live(replica, 1, state("a", 1))
+    held = replica.sessions["a"]
+    session = Session(
+        **{name: getattr(held, name) for name in Session.__struct_fields__ if name != "effect"}, effect=None
+    )
+
+    held.mark(noted=True)
+
+    assert held.noted
+    assert held == session
+    assert session == held
+    # A Struct's own comparison for != goes by identity.
+    assert not operator.ne(held, session)
+    assert not operator.ne(session, held)
+    assert not operator.ne(session, msgspec.structs.replace(session))
+    assert hash(held) == hash(session)
+    assert held != msgspec.structs.replace(session, label="other")
+    assert held != "a"
+    with pytest.raises(AttributeError):
+        held.label = "other"  # type: ignore[misc]
+
+
+# With the scripts
+
+
+@pytest.fixture
+def store(shared_redis: RedisServer, prefix: str) -> Iterator[SessionStore]:
+    with SessionStore.from_url(shared_redis.url, prefix=prefix) as store:
+        yield store
+
+
+def test_it_follows_a_real_redis(store: SessionStore, shared_redis: RedisServer, prefix: str) -> None:
+    # Given more sessions than one step returns, some gone
+    staging = store.environment("checkout", "staging")
+    for number in range(300):
+        staging.put(f"ci-{number}", label=f"run {number}", overrides=["ovr_a"], wait=False)
+    staging.delete("ci-7", wait=False)
+    keys = EnvironmentKeys(prefix, "checkout", "staging")
+    replica = Replica("checkout", "staging", keys, commands.read_catalog(keys))
+
+    with shared_redis.client() as client, client.pubsub() as pubsub:
+        pubsub.subscribe(keys.changes)
+        assert pubsub.get_message(timeout=10) is not None
+        replica.subscribed()
+
+        # When others write between the steps of its sync, and after it
+        steps = 0
+        while (request := replica.poll()) is not None:
+            call = request.call
+            reply: Any = client.eval(call.script.text, len(call.keys), *call.keys, *call.args)
+            replica.answered(request, call.decode(reply))
+            staging.put(f"new-{steps}", wait=False)
+            staging.delete(f"ci-{100 + steps}", wait=False)
+            steps += 1
+        staging.activate("ci-1", "ovr_b", wait=False)
+        while not replica.reached(600, ""):
+            message = pubsub.get_message(timeout=0.1)
+            if message is None:
+                break
+            replica.message(message["data"])
+
+        # Then it holds what Redis holds
+        assert where(replica) is State.LIVE
+        assert steps > 3
+        assert set(replica.sessions) == {
+            key for number in range(300) for key in [f"ci-{number}"] if number != 7 and not 100 <= number < 100 + steps
+        } | {f"new-{number}" for number in range(steps)}
+        assert all(staging.get(key) == replica.sessions[key] for key in ("ci-1", "ci-299", "new-0"))

@@ -1,0 +1,153 @@
+"""The public names, and two drivers with the same methods."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sessionstore
+from sessionstore import (
+    ApiKeys,
+    AsyncApiKeys,
+    AsyncEnvironment,
+    AsyncProject,
+    AsyncSessionStore,
+    Environment,
+    Project,
+    SessionStore,
+)
+
+PACKAGE = Path(sessionstore.__file__).parent
+
+
+def public(kind: type) -> dict[str, Any]:
+    return {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("sync", "aio"),
+    [
+        (SessionStore, AsyncSessionStore),
+        (Environment, AsyncEnvironment),
+        (Project, AsyncProject),
+        (ApiKeys, AsyncApiKeys),
+    ],
+)
+def test_both_drivers_have_the_same_public_face(sync: type, aio: type) -> None:
+    ours = public(sync)
+    theirs = {_RENAMED.get(name, name): member for name, member in public(aio).items()}
+    assert set(ours) == set(theirs)
+    for name, member in ours.items():
+        other = theirs[name]
+        assert isinstance(member, property) == isinstance(other, property), name
+        pair: tuple[Any, Any] = (member.fget, other.fget) if isinstance(member, property) else (member, other)
+        mine, its = (plain(inspect.signature(getattr(function, "__func__", function))) for function in pair)
+        assert mine == its, name
+
+
+_RENAMED = {"aclose": "close"}
+
+#: How the drivers' own names differ.
+_DRIVER_NAME = re.compile(r"\b(Async|Sync)(?=[A-Z])|\bredis\.(asyncio\.)?")
+
+
+def plain(signature: inspect.Signature) -> tuple[list[tuple[str, Any, Any, str]], str]:
+    """A signature without the driver's own names."""
+    parameters = [
+        (parameter.name, parameter.kind, parameter.default, _DRIVER_NAME.sub("", str(parameter.annotation)))
+        for parameter in signature.parameters.values()
+    ]
+    return parameters, _DRIVER_NAME.sub("", str(signature.return_annotation))
+
+
+#: What other code may rely on. A name that leaves this list breaks somebody's proxy.
+PROMISED = {
+    "ApiKey",
+    "ApiKeyNotFoundError",
+    "ApiKeys",
+    "AsyncApiKeys",
+    "AsyncEnvironment",
+    "AsyncProject",
+    "AsyncSessionStore",
+    "AsyncView",
+    "Catalog",
+    "CatalogDiff",
+    "CatalogDocument",
+    "CatalogReport",
+    "ChangeCallback",
+    "CorruptDataError",
+    "Deletion",
+    "Effect",
+    "EmbeddedServer",
+    "Environment",
+    "EnvironmentNotFoundError",
+    "EnvironmentReport",
+    "IfMatch",
+    "InvalidCatalogError",
+    "InvalidFieldError",
+    "InvalidInputError",
+    "InvalidOverrideError",
+    "InvalidQueryError",
+    "InvalidScenarioError",
+    "InvalidSessionKeyError",
+    "InvalidSlugError",
+    "KeyRing",
+    "KeySnapshot",
+    "LiveView",
+    "Mock",
+    "NewApiKey",
+    "NotEffectiveError",
+    "NotFoundError",
+    "Observer",
+    "OnStale",
+    "OutcomeUnknownError",
+    "OverrideNotFoundError",
+    "PreconditionFailedError",
+    "Project",
+    "Refusal",
+    "Scenario",
+    "ScenarioPage",
+    "Session",
+    "SessionNotFoundError",
+    "SessionPage",
+    "SessionStore",
+    "SessionStoreError",
+    "StaleView",
+    "StoreClosedError",
+    "StoreOptions",
+    "StoreUnavailableError",
+    "SyncView",
+    "TooManyApiKeysError",
+    "UNSET",
+    "View",
+    "ViewStats",
+    "diff_catalogs",
+    "normalize_session_key",
+    "parse_catalog_document",
+    "session_key_from_header",
+}
+
+
+def test_exports() -> None:
+    assert set(sessionstore.__all__) >= PROMISED
+    assert len(set(sessionstore.__all__)) == len(sessionstore.__all__)
+    for name in sessionstore.__all__:
+        value = getattr(sessionstore, name)
+        assert not isinstance(value, type) or value.__doc__, name
+    star: dict[str, Any] = {}
+    exec("from sessionstore import *", star)
+    assert set(star) - {"__builtins__"} == set(sessionstore.__all__)
+
+
+def test_every_error_is_exported_and_has_the_one_root() -> None:
+    from sessionstore import errors
+
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            assert issubclass(kind, sessionstore.SessionStoreError), name
+            assert name in sessionstore.__all__, name
+            assert kind.code, name
