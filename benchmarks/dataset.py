@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from sessionstore.protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeys
+from sessionstore.protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeyspace
 from sessionstore.protocol.scripts import compose
 
 __all__ = ["ENVIRONMENT", "PROJECT", "environment_keys", "load_sessions", "session_key"]
@@ -45,9 +45,9 @@ return #KEYS - 3
 """
 
 
-def environment_keys(environment: str = ENVIRONMENT) -> EnvironmentKeys:
+def environment_keys(environment: str = ENVIRONMENT) -> EnvironmentKeyspace:
     """The names in Redis of an environment that a benchmark uses."""
-    return EnvironmentKeys(DEFAULT_PREFIX, PROJECT, environment)
+    return EnvironmentKeyspace(DEFAULT_PREFIX, PROJECT, environment)
 
 
 def session_key(number: int) -> str:
@@ -55,7 +55,7 @@ def session_key(number: int) -> str:
     return f"ci-{number}"
 
 
-def load_sessions(client: redis.Redis, keys: EnvironmentKeys, count: int) -> None:
+def load_sessions(client: redis.Redis, keys: EnvironmentKeyspace, count: int) -> None:
     """Write `count` sessions, numbered from 0."""
     run: Any = client.register_script(compose("load", _LOADER).text)
     for start in range(0, count, _BATCH):

@@ -9,8 +9,8 @@ from typing import TypedDict
 
 from .errors import InvalidInputError, SessionStoreError
 from .protocol.calls import WriteContext
-from .protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeys, StoreKeys
-from .protocol.server_identity import ServerTrust
+from .protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeyspace, StoreKeyspace
+from .protocol.server_identity import ServerIdentity
 
 _log = logging.getLogger("sessionstore")
 
@@ -76,16 +76,16 @@ class StoreConfig:
     #: the number of its Redis database; channels have it in their names
     database: int = field(default=0, init=False)
     #: what the store knows of the server it writes to
-    trust: ServerTrust = field(init=False, repr=False)
+    server: ServerIdentity = field(init=False, repr=False)
     _contexts: dict[tuple[str, str], WriteContext] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        StoreKeys(self.prefix)
+        StoreKeyspace(self.prefix)
         if self.observe is not None:
             self.observe = _guarded(self.observe)
         check_seconds("ttl_s", self.ttl_s, *TTL_RANGE_S)
         check_seconds("lease_s", self.lease_s, *LEASE_RANGE_S)
-        self.trust = ServerTrust(self.lease_s)
+        self.server = ServerIdentity(self.lease_s)
         check_seconds("deadline_s", self.deadline_s, *DEADLINE_RANGE_S)
 
     def context(self, project: str, environment: str) -> WriteContext:
@@ -94,10 +94,10 @@ class StoreConfig:
             return self._contexts[project, environment]
         except (KeyError, TypeError):
             pass
-        keys = EnvironmentKeys(self.prefix, project, environment, self.database)
+        keyspace = EnvironmentKeyspace(self.prefix, project, environment, self.database)
         if len(self._contexts) >= _MAX_CONTEXTS:
             self._contexts.clear()
-        context = WriteContext(keys, round(self.ttl_s * 1000), round(self.lease_s * 1000), trust=self.trust)
+        context = WriteContext(keyspace, round(self.ttl_s * 1000), round(self.lease_s * 1000), server=self.server)
         return self._contexts.setdefault((project, environment), context)
 
 

@@ -197,16 +197,16 @@ class AsyncEnvironment:
     @property
     def project(self) -> str:
         """The project's slug."""
-        return self._context.keys.project
+        return self._context.keyspace.project
 
     @property
     def name(self) -> str:
         """The environment's slug."""
-        return self._context.keys.environment
+        return self._context.keyspace.environment
 
     async def get(self, session_key: str) -> Session | None:
         """Read one session, or None. It does not count as seen."""
-        return await self._store._run(operations.get(self._context.keys, session_key))
+        return await self._store._run(operations.get(self._context.keyspace, session_key))
 
     async def put(
         self,
@@ -323,11 +323,11 @@ class AsyncEnvironment:
         ------
         InvalidQueryError
         """
-        return await self._store._run(operations.list_sessions(self._context.keys, limit, cursor))
+        return await self._store._run(operations.list_sessions(self._context.keyspace, limit, cursor))
 
     async def catalog(self) -> Catalog | None:
         """Read what the environment offers; None: it has no catalog, and takes any well-formed id."""
-        return await self._store._run(catalog_operations.read(self._context.keys))
+        return await self._store._run(catalog_operations.read(self._context.keyspace))
 
     async def scenarios(self, limit: int = 50, search: str | None = None, before: str | None = None) -> ScenarioPage:
         """Read one page of the scenarios, by name without regard to case.
@@ -345,7 +345,7 @@ class AsyncEnvironment:
         ------
         InvalidQueryError
         """
-        return await self._store._run(catalog_operations.list_scenarios(self._context.keys, limit, search, before))
+        return await self._store._run(catalog_operations.list_scenarios(self._context.keyspace, limit, search, before))
 
     async def touch(self, seen: Mapping[str, int]) -> int:
         """Note when sessions were last seen, and keep them alive; returns how many of them there were.
@@ -361,7 +361,7 @@ class AsyncEnvironment:
 
     async def views(self) -> tuple[LiveView, ...]:
         """List the views of this environment that hold a lease, in every process; the one that runs out first first."""
-        return await self._store._run(operations.views(self._context.keys))
+        return await self._store._run(operations.views(self._context.keyspace))
 
     def view(
         self,

@@ -113,7 +113,7 @@ class HubDriver:
                 future.set_result(applied)
 
         waiter = self.hub.expect(step, wake, lease_clock())
-        if not self.hub.is_subscribed(step.keys.applied):
+        if not self.hub.is_subscribed(step.keyspace.applied):
             self._wake_link.set()
         try:
             async with asyncio.timeout(step.timeout_s):

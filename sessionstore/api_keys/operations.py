@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ..errors import ApiKeyNotFoundError, CorruptDataError, InvalidFieldError, SessionStoreError, TooManyApiKeysError
 from ..protocol.calls import Call
-from ..protocol.keyspace import StoreKeys
+from ..protocol.keyspace import StoreKeyspace
 from ..protocol.replies import Payload, Reply, decoder
 from ..protocol.scripts import load_script
 from ..session import MAX_TIME_MS, validate_slug
@@ -48,7 +48,7 @@ class _UsedReply(Struct, frozen=True):
 
 
 def create(
-    keys: StoreKeys, name: str, *, project: str | None = None, expires_at: int | None = None
+    keyspace: StoreKeyspace, name: str, *, project: str | None = None, expires_at: int | None = None
 ) -> KeyOperation[NewApiKey]:
     """Make a key and store its hash."""
     name = _validate_name(name)
@@ -63,7 +63,7 @@ def create(
         try:
             reply = yield Call(
                 load_script("key_create"),
-                (keys.api_keys,),
+                (keyspace.api_keys,),
                 (
                     hash_secret(secret),
                     name,
@@ -81,28 +81,32 @@ def create(
     raise CorruptDataError("Every new key had the id of another one; is the system's random number source broken?")
 
 
-def snapshot(keys: StoreKeys) -> KeyOperation[KeySnapshot]:
+def snapshot(keyspace: StoreKeyspace) -> KeyOperation[KeySnapshot]:
     """Read every record, for a `KeyRing`."""
-    reply: KeySnapshot = yield Call(load_script("key_list"), (keys.api_keys,), (), _snapshot_reply)
+    reply: KeySnapshot = yield Call(load_script("key_list"), (keyspace.api_keys,), (), _snapshot_reply)
     return reply
 
 
-def list_keys(keys: StoreKeys) -> KeyOperation[tuple[ApiKey, ...]]:
+def list_keys(keyspace: StoreKeyspace) -> KeyOperation[tuple[ApiKey, ...]]:
     """Read every record, oldest first."""
-    reply = yield from snapshot(keys)
+    reply = yield from snapshot(keyspace)
     return tuple(sorted(reply.keys.values(), key=lambda key: (key.created_at, key.id)))
 
 
-def revoke(keys: StoreKeys, key_id: str) -> KeyOperation[ApiKey]:
+def revoke(keyspace: StoreKeyspace, key_id: str) -> KeyOperation[ApiKey]:
     """Revoke one key."""
     reply = yield Call(
-        load_script("key_revoke"), (keys.api_keys,), (_validate_id(key_id),), partial(_checked, _key_reply), writes=True
+        load_script("key_revoke"),
+        (keyspace.api_keys,),
+        (_validate_id(key_id),),
+        partial(_checked, _key_reply),
+        writes=True,
     )
     key: ApiKey = reply.key
     return key
 
 
-def mark_used(keys: StoreKeys, used: Mapping[str, int]) -> KeyOperation[int]:
+def mark_used(keyspace: StoreKeyspace, used: Mapping[str, int]) -> KeyOperation[int]:
     """Note when keys were last used; returns how many records that changed."""
     if not used:
         return 0
@@ -111,7 +115,9 @@ def mark_used(keys: StoreKeys, used: Mapping[str, int]) -> KeyOperation[int]:
         if type(used_at_ms) is not int or not 0 <= used_at_ms < 2**53:
             raise InvalidFieldError("A key's time of use must be milliseconds since 1970, a whole number.")
         pairs += (_validate_id(key_id), used_at_ms)
-    reply = yield Call(load_script("key_used"), (keys.api_keys,), (USED_INTERVAL_MS, *pairs), _used_reply, writes=True)
+    reply = yield Call(
+        load_script("key_used"), (keyspace.api_keys,), (USED_INTERVAL_MS, *pairs), _used_reply, writes=True
+    )
     written: int = reply.written
     return written
 

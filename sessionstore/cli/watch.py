@@ -17,7 +17,7 @@ from ..catalog.model import Catalog
 from ..errors import CorruptDataError, StoreUnavailableError
 from ..options import DEFAULT_DEADLINE_S
 from ..protocol.calls import read_head
-from ..protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeys
+from ..protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeyspace
 from ..protocol.messages import CatalogChanged, Change, ExpiryMoved, SessionDeleted, SessionSet, decode_change
 from ..session import format_time
 from ..sync.connections import Connections
@@ -84,9 +84,9 @@ def watch(
         assert redis_url is not None, "opened refuses that"
         chosen = chosen_environment(store, project, environment)
         chosen.catalog()  # an environment that is not registered would never change
-        keys = store.config.context(project, chosen.name).keys
+        keyspace = store.config.context(project, chosen.name).keyspace
         try:
-            _watch(store, redis_url, keys, as_json)
+            _watch(store, redis_url, keyspace, as_json)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
@@ -132,12 +132,12 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _watch(store: SessionStore, redis_url: str, keys: EnvironmentKeys, as_json: bool) -> None:
+def _watch(store: SessionStore, redis_url: str, keyspace: EnvironmentKeyspace, as_json: bool) -> None:
     """Follow the channel for ever, over as many links as it takes."""
     chain = Chain()
     pause_s = _FIRST_PAUSE_S
     in_touch = True
-    changes = _follow(store, redis_url, keys, chain)
+    changes = _follow(store, redis_url, keyspace, chain)
     while True:
         try:
             change, payload, complete = next(changes)
@@ -160,7 +160,7 @@ def _watch(store: SessionStore, redis_url: str, keys: EnvironmentKeys, as_json: 
             continue
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LAST_PAUSE_S)
-        changes = _follow(store, redis_url, keys, chain)
+        changes = _follow(store, redis_url, keyspace, chain)
 
 
 def _note_gap(as_json: bool) -> None:
@@ -170,14 +170,14 @@ def _note_gap(as_json: bool) -> None:
 
 
 def _follow(
-    store: SessionStore, redis_url: str, keys: EnvironmentKeys, chain: Chain
+    store: SessionStore, redis_url: str, keyspace: EnvironmentKeyspace, chain: Chain
 ) -> Iterator[tuple[Change | None, str, bool]]:
     """Each change of one link, with its text and whether nothing is missing before it; first None, once it listens."""
     client: Any = redis.Redis.from_url(redis_url, **client_options(DEFAULT_DEADLINE_S))
     with client, client.pubsub() as pubsub:
-        pubsub.subscribe(keys.changes)
+        pubsub.subscribe(keyspace.changes)
         _next(pubsub)
-        head = Connections(store.connection_pool, store.config).execute(read_head(keys))
+        head = Connections(store.connection_pool, store.config).execute(read_head(keyspace))
         complete = chain.start(head.rev, head.id)
         yield None, "", complete
         # What was published before the head was read comes before the answer to this.

@@ -26,7 +26,7 @@ from ..session import (
     validate_scenario,
     validate_session_key,
 )
-from .keyspace import EnvironmentKeys, ProjectKeys
+from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .replies import (
     CatalogApplied,
     CatalogReply,
@@ -51,7 +51,7 @@ from .replies import (
     failure,
 )
 from .scripts import Script, load_script
-from .server_identity import ServerTrust
+from .server_identity import ServerIdentity
 
 #: Sessions of one page of a list, at most.
 MAX_PAGE = 100
@@ -85,7 +85,7 @@ class Call(Generic[T]):
 class WriteContext:
     """What each write carries besides its own arguments."""
 
-    keys: EnvironmentKeys
+    keyspace: EnvironmentKeyspace
     #: how long a session lives after it was last seen
     ttl_ms: int
     #: how long a view's lease lasts
@@ -93,7 +93,7 @@ class WriteContext:
     #: the highest revision seen of this environment: a lower one proves that Redis has lost its history
     known_rev: int = 0
     #: what the store knows of the server
-    trust: ServerTrust = field(default_factory=ServerTrust)
+    server: ServerIdentity = field(default_factory=ServerIdentity)
 
     def learn(self, rev: int, *, settling: bool) -> None:
         """Remember the revision that an answer shows."""
@@ -121,11 +121,11 @@ _views_reply = decoder(ViewsReply)
 
 
 def _checked(
-    decode: Callable[[Payload], R], keys: EnvironmentKeys, session_key: str, declarative: bool, payload: Payload
+    decode: Callable[[Payload], R], keyspace: EnvironmentKeyspace, session_key: str, declarative: bool, payload: Payload
 ) -> R:
     reply = decode(payload)
     if reply.status != "ok":
-        raise failure(reply, keys, session_key, declarative=declarative)
+        raise failure(reply, keyspace, session_key, declarative=declarative)
     return reply
 
 
@@ -134,14 +134,14 @@ def ping() -> Call[PingReply]:
     return Call(load_script("ping"), (), (), _ping_reply)
 
 
-def get(keys: EnvironmentKeys, session_key: str) -> Call[SessionReply]:
+def get(keyspace: EnvironmentKeyspace, session_key: str) -> Call[SessionReply]:
     """Read one session."""
     session_key = validate_session_key(session_key)
     return Call(
         load_script("get"),
-        (keys.session(session_key), keys.environments),
-        (keys.environment, session_key),
-        partial(_checked, _session_reply, keys, session_key, False),
+        (keyspace.session(session_key), keyspace.environments),
+        (keyspace.environment, session_key),
+        partial(_checked, _session_reply, keyspace, session_key, False),
     )
 
 
@@ -176,14 +176,14 @@ def put(
         )
     if if_none_match not in (None, "*"):
         raise InvalidQueryError('if_none_match must be None or "*".')
-    keys = context.keys
+    keyspace = context.keyspace
     return _write(
         "put",
         context,
         op_id,
         session_key,
         wait,
-        keys=(keys.catalog, keys.catalog_mocks, keys.catalog_local, keys.catalog_scenarios),
+        keyspace=(keyspace.catalog, keyspace.catalog_mocks, keyspace.catalog_local, keyspace.catalog_scenarios),
         args=(_if_match_argument(if_match), if_none_match or "", *patch),
         declarative=True,
     )
@@ -227,10 +227,10 @@ def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[To
             raise InvalidFieldError(f"The time of {session_key!r} must be milliseconds since 1970, a whole number.")
         session_key = validate_session_key(session_key)
         times[session_key] = max(seen_at_ms, times.get(session_key, 0))
-    keys = context.keys
+    keyspace = context.keyspace
     return Call(
         load_script("touch"),
-        (keys.index, keys.head, keys.changes, *map(keys.session, times)),
+        (keyspace.index, keyspace.head, keyspace.changes, *map(keyspace.session, times)),
         (
             op_id,
             context.ttl_ms,
@@ -238,34 +238,34 @@ def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[To
             context.known_rev,
             *(part for pair in times.items() for part in pair),
         ),
-        partial(_checked, _touch_reply, keys, "", False),
+        partial(_checked, _touch_reply, keyspace, "", False),
         writes=True,
     )
 
 
-def page(keys: EnvironmentKeys, limit: int, after: tuple[int, str] | None) -> Call[IndexPage]:
+def page(keyspace: EnvironmentKeyspace, limit: int, after: tuple[int, str] | None) -> Call[IndexPage]:
     """Read one page of the index, newest seen first, after the member that `after` names."""
     score, member = ("+inf", "") if after is None else after
     return Call(
         load_script("page"),
-        (keys.index, keys.environments),
-        (keys.environment, limit, score, member),
-        partial(_checked, _index_page, keys, "", False),
+        (keyspace.index, keyspace.environments),
+        (keyspace.environment, limit, score, member),
+        partial(_checked, _index_page, keyspace, "", False),
     )
 
 
-def read(keys: EnvironmentKeys, session_keys: Sequence[str]) -> Call[SessionsReply]:
+def read(keyspace: EnvironmentKeyspace, session_keys: Sequence[str]) -> Call[SessionsReply]:
     """Read the sessions that exist of those named, in order; at most `READ_BATCH`. The keys are normalised already."""
-    return Call(load_script("read"), tuple(map(keys.session, session_keys)), tuple(session_keys), _sessions_reply)
+    return Call(load_script("read"), tuple(map(keyspace.session, session_keys)), tuple(session_keys), _sessions_reply)
 
 
-def scan(keys: EnvironmentKeys, cursor: str, count: int = READ_BATCH) -> Call[ScanReply]:
+def scan(keyspace: EnvironmentKeyspace, cursor: str, count: int = READ_BATCH) -> Call[ScanReply]:
     """Read one page of the index in no order, for a snapshot; the cursor is ``"0"`` at first and at the end."""
-    return Call(load_script("scan"), (keys.index,), (cursor, count), _scan_reply)
+    return Call(load_script("scan"), (keyspace.index,), (cursor, count), _scan_reply)
 
 
 def snapshot(
-    keys: EnvironmentKeys, cursor: str, session_keys: Sequence[str] = (), *, count: int = READ_BATCH
+    keyspace: EnvironmentKeyspace, cursor: str, session_keys: Sequence[str] = (), *, count: int = READ_BATCH
 ) -> Call[SnapshotReply]:
     """Read the sessions named, at most `READ_BATCH`, and find about `count` members of the index after the cursor.
 
@@ -273,23 +273,23 @@ def snapshot(
     """
     return Call(
         load_script("snapshot"),
-        (keys.head, keys.index, *map(keys.session, session_keys)),
+        (keyspace.head, keyspace.index, *map(keyspace.session, session_keys)),
         (cursor, count, *session_keys),
         _snapshot_reply,
     )
 
 
-def read_head(keys: EnvironmentKeys) -> Call[HeadReply]:
+def read_head(keyspace: EnvironmentKeyspace) -> Call[HeadReply]:
     """Read where the chain of revisions stands."""
-    return Call(load_script("head"), (keys.head,), (), _head_reply)
+    return Call(load_script("head"), (keyspace.head,), (), _head_reply)
 
 
-def read_catalog(keys: EnvironmentKeys) -> Call[CatalogReply]:
+def read_catalog(keyspace: EnvironmentKeyspace) -> Call[CatalogReply]:
     """Read the environment's catalog, and the revision of its last change."""
     return Call(
         load_script("catalog_read"),
-        (keys.catalog, keys.head, keys.environments),
-        (keys.environment,),
+        (keyspace.catalog, keyspace.head, keyspace.environments),
+        (keyspace.environment,),
         _catalog_reply,
     )
 
@@ -302,7 +302,7 @@ def apply_catalog(
     The answer may be need_sessions: what the catalog no longer offers has to be deactivated, and `session_keys`, which
     are normalised already, are not all that the index has.
     """
-    keys = context.keys
+    keyspace = context.keyspace
     text = "" if catalog is None else _encode_json(catalog).decode()
     catalog = catalog or Catalog()
     local = [(mock.id, scenario.id) for scenario in catalog.scenarios for mock in scenario.local_mocks]
@@ -314,25 +314,25 @@ def apply_catalog(
     return Call(
         load_script("catalog_apply"),
         (
-            keys.environments,
-            keys.catalog,
-            keys.catalog_mocks,
-            keys.catalog_local,
-            keys.catalog_scenarios,
-            keys.index,
-            keys.head,
-            keys.leases,
-            keys.acks,
-            keys.views,
-            keys.changes,
-            *map(keys.session, session_keys),
+            keyspace.environments,
+            keyspace.catalog,
+            keyspace.catalog_mocks,
+            keyspace.catalog_local,
+            keyspace.catalog_scenarios,
+            keyspace.index,
+            keyspace.head,
+            keyspace.leases,
+            keyspace.acks,
+            keyspace.views,
+            keyspace.changes,
+            *map(keyspace.session, session_keys),
         ),
         (
             op_id,
             context.lease_ms,
             context.known_rev,
             "1" if wait else "0",
-            keys.environment,
+            keyspace.environment,
             hashlib.sha256(text.encode()).hexdigest(),
             text,
             len(catalog.mocks),
@@ -346,73 +346,75 @@ def apply_catalog(
     )
 
 
-def environments(keys: ProjectKeys) -> Call[EnvironmentsReply]:
+def environments(keyspace: ProjectKeyspace) -> Call[EnvironmentsReply]:
     """Read which environments a project has registered."""
-    return Call(load_script("environments"), (keys.environments,), (), _environments_reply)
+    return Call(load_script("environments"), (keyspace.environments,), (), _environments_reply)
 
 
-def count(environments: Sequence[EnvironmentKeys]) -> Call[CountsReply]:
+def count(environments: Sequence[EnvironmentKeyspace]) -> Call[CountsReply]:
     """Count the live sessions of environments of one project."""
-    keys = tuple(key for environment in environments for key in (environment.index, environment.head))
-    return Call(load_script("count"), keys, (), _counts_reply)
+    keyspace = tuple(key for environment in environments for key in (environment.index, environment.head))
+    return Call(load_script("count"), keyspace, (), _counts_reply)
 
 
 def standing(context: WriteContext, rev: int) -> Call[StandingReply]:
     """Read which leases have not applied `rev`."""
-    keys = context.keys
+    keyspace = context.keyspace
     return Call(
         load_script("standing"),
-        (keys.head, keys.leases, keys.acks, keys.views, keys.changes),
+        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.changes),
         (rev, context.lease_ms),
         _standing_reply,
     )
 
 
 def join(
-    keys: EnvironmentKeys, lease_id: str, lease_ms: int, info: str, applied_rev: int, applied_id: str
+    keyspace: EnvironmentKeyspace, lease_id: str, lease_ms: int, info: str, applied_rev: int, applied_id: str
 ) -> Call[LeaseReply]:
-    """Take a lease. The id must never have been used before; `info` is JSON, see `codec.ViewInfo`."""
+    """Take a lease. The id must never have been used before; `info` is JSON, see `replies.ViewInfo`."""
     return Call(
         load_script("join"),
-        (keys.head, keys.leases, keys.acks, keys.views, keys.changes, keys.applied),
+        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.changes, keyspace.applied),
         (lease_id, lease_ms, info, applied_rev, applied_id),
         _lease_reply,
     )
 
 
-def renew(keys: EnvironmentKeys, lease_id: str, lease_ms: int, applied_rev: int, applied_id: str) -> Call[LeaseReply]:
+def renew(
+    keyspace: EnvironmentKeyspace, lease_id: str, lease_ms: int, applied_rev: int, applied_id: str
+) -> Call[LeaseReply]:
     """Prolong a lease, and acknowledge what its view has applied."""
     return Call(
         load_script("renew"),
-        (keys.head, keys.leases, keys.acks, keys.views, keys.changes, keys.applied),
+        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.changes, keyspace.applied),
         (lease_id, lease_ms, applied_rev, applied_id),
         _lease_reply,
     )
 
 
-def ack(keys: EnvironmentKeys, lease_id: str, applied_rev: int, applied_id: str) -> Call[LeaseReply]:
+def ack(keyspace: EnvironmentKeyspace, lease_id: str, applied_rev: int, applied_id: str) -> Call[LeaseReply]:
     """Acknowledge what a lease's view has applied."""
     return Call(
         load_script("ack"),
-        (keys.head, keys.leases, keys.acks, keys.views, keys.applied),
+        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.applied),
         (lease_id, applied_rev, applied_id),
         _lease_reply,
     )
 
 
-def leave(keys: EnvironmentKeys, lease_id: str) -> Call[LeaseReply]:
+def leave(keyspace: EnvironmentKeyspace, lease_id: str) -> Call[LeaseReply]:
     """Give a lease up; its view must have stopped calling itself fresh."""
     return Call(
         load_script("leave"),
-        (keys.head, keys.leases, keys.acks, keys.views, keys.applied),
+        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.applied),
         (lease_id,),
         _lease_reply,
     )
 
 
-def views(keys: EnvironmentKeys) -> Call[ViewsReply]:
+def views(keyspace: EnvironmentKeyspace) -> Call[ViewsReply]:
     """Read which views hold a lease."""
-    return Call(load_script("views"), (keys.head, keys.leases, keys.views), (), _views_reply)
+    return Call(load_script("views"), (keyspace.head, keyspace.leases, keyspace.views), (), _views_reply)
 
 
 def _toggle(
@@ -424,14 +426,14 @@ def _toggle(
     wait: bool,
     bounds: tuple[int, ...],
 ) -> Call[WriteReply]:
-    keys = context.keys
+    keyspace = context.keyspace
     return _write(
         script,
         context,
         op_id,
         session_key,
         wait,
-        keys=(keys.catalog, keys.catalog_mocks, keys.catalog_local),
+        keyspace=(keyspace.catalog, keyspace.catalog_mocks, keyspace.catalog_local),
         args=(validate_override(override), *bounds),
     )
 
@@ -443,13 +445,13 @@ def _write(
     session_key: str,
     wait: bool,
     *,
-    keys: tuple[str, ...] = (),
+    keyspace: tuple[str, ...] = (),
     args: tuple[str | int, ...] = (),
     declarative: bool = False,
 ) -> Call[WriteReply]:
     """Put the keys and arguments that all writes share in front (scripts/lib/write.lua)."""
     session_key = validate_session_key(session_key)
-    names = context.keys
+    names = context.keyspace
     return Call(
         load_script(script),
         (
@@ -461,7 +463,7 @@ def _write(
             names.views,
             names.environments,
             names.changes,
-            *keys,
+            *keyspace,
         ),
         (
             op_id,

@@ -8,14 +8,13 @@ from msgspec import Struct
 
 from ..catalog.document import CatalogDocument
 from ..catalog.model import Catalog, CatalogDiff, ScenarioPage, diff_catalogs, page_scenarios
-from ..errors import EnvironmentNotFoundError, StoreUnavailableError
+from ..errors import StoreUnavailableError
 from ..session import Effect
-from . import calls as commands
-from . import operations
+from . import calls, operations
 from .calls import WriteContext
-from .keyspace import EnvironmentKeys, ProjectKeys
+from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .operations import Clock, Operation
-from .replies import CatalogApplied
+from .replies import CatalogApplied, unknown_environment
 
 #: How often an apply looks for sessions that were created while it looked for the others.
 _ATTEMPTS = 10
@@ -71,10 +70,10 @@ class CatalogReport(Struct, frozen=True):
 
 
 def apply(
-    keys: ProjectKeys, contexts: Contexts, clock: Clock, document: CatalogDocument, *, prune: bool, wait: bool
+    keyspace: ProjectKeyspace, contexts: Contexts, clock: Clock, document: CatalogDocument, *, prune: bool, wait: bool
 ) -> Operation[CatalogReport]:
     """Apply a document, one environment after another."""
-    targets, others = yield from _targets(keys, document, prune=prune)
+    targets, others = yield from _targets(keyspace, document, prune=prune)
     reports: list[EnvironmentReport] = []
     for name, catalog in targets.items():
         try:
@@ -90,42 +89,42 @@ def apply(
     return CatalogReport(document.project, tuple(reports), others)
 
 
-def read(keys: EnvironmentKeys) -> Operation[Catalog | None]:
+def read(keyspace: EnvironmentKeyspace) -> Operation[Catalog | None]:
     """Read one environment's catalog; None where it has none."""
-    reply = yield commands.read_catalog(keys)
+    reply = yield calls.read_catalog(keyspace)
     if not reply.known:
-        raise EnvironmentNotFoundError(
-            f"Project {keys.project!r} has no environment {keys.environment!r}; name one that its catalog registers."
-        )
+        raise unknown_environment(keyspace)
     catalog: Catalog | None = reply.catalog
     return catalog
 
 
 def list_scenarios(
-    keys: EnvironmentKeys, limit: int, search: str | None, before: str | None
+    keyspace: EnvironmentKeyspace, limit: int, search: str | None, before: str | None
 ) -> Operation[ScenarioPage]:
     """Read one page of an environment's scenarios."""
     # Bad input is refused before anything is sent.
     page_scenarios(None, limit, search, before)
-    catalog = yield from read(keys)
+    catalog = yield from read(keyspace)
     return page_scenarios(catalog, limit, search, before)
 
 
-def read_project(keys: ProjectKeys, project: str, contexts: Contexts) -> Operation[CatalogDocument]:
+def read_project(keyspace: ProjectKeyspace, project: str, contexts: Contexts) -> Operation[CatalogDocument]:
     """Read the catalogs of a project's registered environments."""
     catalogs = {}
-    for name in (yield from operations.environments(keys)):
-        reply = yield commands.read_catalog(contexts(name).keys)
+    for name in (yield from operations.environments(keyspace)):
+        reply = yield calls.read_catalog(contexts(name).keyspace)
         catalogs[name] = reply.catalog or Catalog()
     return CatalogDocument(project, catalogs)
 
 
-def diff(keys: ProjectKeys, contexts: Contexts, document: CatalogDocument, *, prune: bool) -> Operation[CatalogReport]:
+def diff(
+    keyspace: ProjectKeyspace, contexts: Contexts, document: CatalogDocument, *, prune: bool
+) -> Operation[CatalogReport]:
     """What an apply of the document would change."""
-    targets, others = yield from _targets(keys, document, prune=prune)
+    targets, others = yield from _targets(keyspace, document, prune=prune)
     reports = []
     for name, catalog in targets.items():
-        reply = yield commands.read_catalog(contexts(name).keys)
+        reply = yield calls.read_catalog(contexts(name).keyspace)
         if catalog is None:
             change = "removed"
         elif reply.catalog is None:
@@ -137,10 +136,10 @@ def diff(keys: ProjectKeys, contexts: Contexts, document: CatalogDocument, *, pr
 
 
 def _targets(
-    keys: ProjectKeys, document: CatalogDocument, *, prune: bool
+    keyspace: ProjectKeyspace, document: CatalogDocument, *, prune: bool
 ) -> Operation[tuple[dict[str, Catalog | None], tuple[str, ...]]]:
     """What each environment is to offer, None for those that go, and those that are left alone."""
-    registered = yield from operations.environments(keys)
+    registered = yield from operations.environments(keyspace)
     others = tuple(name for name in registered if name not in document.environments)
     targets: dict[str, Catalog | None] = {**document.environments}
     if prune:
@@ -161,7 +160,7 @@ def _apply_environment(
     else:
         change = "changed" if reply.existed else "created"
     difference = diff_catalogs(reply.previous, catalog) if reply.changed else CatalogDiff()
-    return EnvironmentReport(context.keys.environment, change, reply.sessions, difference, effect)
+    return EnvironmentReport(context.keyspace.environment, change, reply.sessions, difference, effect)
 
 
 def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, wait: bool) -> Operation[CatalogApplied]:
@@ -169,16 +168,16 @@ def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, wait:
     op_id = operations.new_id()
     session_keys: dict[str, None] = {}
     for _ in range(_ATTEMPTS):
-        reply: CatalogApplied = yield commands.apply_catalog(context, op_id, catalog, tuple(session_keys), wait=wait)
+        reply: CatalogApplied = yield calls.apply_catalog(context, op_id, catalog, tuple(session_keys), wait=wait)
         if reply.status == "ok":
             return reply
         session_keys.update(dict.fromkeys(reply.missing))
         cursor = "0" if reply.more else None
         while cursor is not None:
-            page = yield commands.scan(context.keys, cursor, _SCAN_BATCH)
+            page = yield calls.scan(context.keyspace, cursor, _SCAN_BATCH)
             session_keys.update(dict.fromkeys(page.members))
             cursor = page.cursor if page.cursor != "0" else None
     raise StoreUnavailableError(
-        f"New sessions of {context.keys.project}/{context.keys.environment} kept coming in between, so that its "
-        "catalog could not be applied to all of them at once; nothing was changed, try again."
+        f"New sessions of {context.keyspace} kept coming in between, so that its catalog could not be applied to all of "
+        "them at once; nothing was changed, try again."
     )

@@ -23,7 +23,7 @@ def validate_prefix(prefix: str) -> str:
     return prefix
 
 
-class StoreKeys:
+class StoreKeyspace:
     """Keys that belong to no project."""
 
     __slots__ = ("api_keys", "prefix")
@@ -34,7 +34,7 @@ class StoreKeys:
         self.api_keys = f"{prefix}:keys"
 
 
-class ProjectKeys:
+class ProjectKeyspace:
     """Keys of one project."""
 
     __slots__ = ("environments",)
@@ -44,7 +44,7 @@ class ProjectKeys:
         self.environments = f"{prefix}:{{{validate_slug(project, 'project')}}}:environments"
 
 
-class EnvironmentKeys:
+class EnvironmentKeyspace:
     """Keys and channels of one environment."""
 
     __slots__ = (
@@ -94,7 +94,11 @@ class EnvironmentKeys:
         self.catalog_local = f"{base}:catalog:local"
         #: hash: scenarios by id
         self.catalog_scenarios = f"{base}:catalog:scenarios"
-        self.environments = ProjectKeys(prefix, project).environments
+        self.environments = ProjectKeyspace(prefix, project).environments
+
+    def __str__(self) -> str:
+        """The environment, as messages name it: ``checkout/staging``."""
+        return f"{self.project}/{self.environment}"
 
     def session(self, session_key: str) -> str:
         """hash, with a TTL: one session. The key must be normalised."""

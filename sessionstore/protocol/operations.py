@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from ..errors import InvalidQueryError, NotEffectiveError, SessionStoreError, StoreUnavailableError
 from ..session import Deletion, Effect, LiveView, Session, SessionPage
-from . import calls as commands
+from . import calls
 from .calls import Call, IfMatch, WriteContext
-from .keyspace import EnvironmentKeys, ProjectKeys
+from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied
 from .replies import StandingReply, WriteReply, decode_cursor, decode_view_info, encode_cursor, session_from_state
 
@@ -52,7 +52,7 @@ class AwaitApplied:
     The message may have come already, in the last `sent_s` seconds: since the write was sent.
     """
 
-    keys: EnvironmentKeys
+    keyspace: EnvironmentKeyspace
     rev: int
     timeout_s: float
     sent_s: float = 0.0
@@ -81,34 +81,34 @@ def new_id() -> str:
 
 def ping() -> Operation[int]:
     """Make one round trip; returns Redis's time in ms."""
-    reply = yield commands.ping()
+    reply = yield calls.ping()
     now: int = reply.now
     return now
 
 
-def environments(keys: ProjectKeys) -> Operation[tuple[str, ...]]:
+def environments(keyspace: ProjectKeyspace) -> Operation[tuple[str, ...]]:
     """Read the project's registered environments, in alphabetical order."""
-    reply = yield commands.environments(keys)
+    reply = yield calls.environments(keyspace)
     return tuple(sorted(reply.environments))
 
 
-def live_sessions(keys: ProjectKeys, contexts: Callable[[str], WriteContext]) -> Operation[dict[str, int]]:
+def live_sessions(keyspace: ProjectKeyspace, contexts: Callable[[str], WriteContext]) -> Operation[dict[str, int]]:
     """Count the live sessions of each of the project's registered environments."""
-    names = yield from environments(keys)
+    names = yield from environments(keyspace)
     counts: dict[str, int] = {}
-    for start in range(0, len(names), commands.COUNT_BATCH):
-        batch = names[start : start + commands.COUNT_BATCH]
-        reply = yield commands.count([contexts(name).keys for name in batch])
+    for start in range(0, len(names), calls.COUNT_BATCH):
+        batch = names[start : start + calls.COUNT_BATCH]
+        reply = yield calls.count([contexts(name).keyspace for name in batch])
         counts.update(zip(batch, reply.counts, strict=True))
     return counts
 
 
-def get(keys: EnvironmentKeys, session_key: str) -> Operation[Session | None]:
+def get(keyspace: EnvironmentKeyspace, session_key: str) -> Operation[Session | None]:
     """Read one session; None where there is none."""
-    reply = yield commands.get(keys, session_key)
+    reply = yield calls.get(keyspace, session_key)
     if reply.session is None:
         return None
-    return session_from_state(reply.session, keys.project, keys.environment)
+    return session_from_state(reply.session, keyspace.project, keyspace.environment)
 
 
 def put(
@@ -126,7 +126,7 @@ def put(
     wait: bool = True,
 ) -> Operation[Session]:
     """Set a session's state."""
-    call = commands.put(
+    call = calls.put(
         context,
         new_id(),
         session_key,
@@ -146,7 +146,7 @@ def activate(
     context: WriteContext, clock: Clock, session_key: str, override: str, *, wait: bool = True
 ) -> Operation[Session]:
     """Switch one override on."""
-    call = commands.activate(context, new_id(), session_key, override, wait=wait)
+    call = calls.activate(context, new_id(), session_key, override, wait=wait)
     return (yield from _write_session(context, clock, call, wait))
 
 
@@ -154,7 +154,7 @@ def deactivate(
     context: WriteContext, clock: Clock, session_key: str, override: str, *, wait: bool = True
 ) -> Operation[Session]:
     """Switch one override off."""
-    call = commands.deactivate(context, new_id(), session_key, override, wait=wait)
+    call = calls.deactivate(context, new_id(), session_key, override, wait=wait)
     return (yield from _write_session(context, clock, call, wait))
 
 
@@ -162,7 +162,7 @@ def reset(
     context: WriteContext, clock: Clock, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
 ) -> Operation[Session]:
     """Clear everything that a PUT can set."""
-    call = commands.reset(context, new_id(), session_key, if_match=if_match, wait=wait)
+    call = calls.reset(context, new_id(), session_key, if_match=if_match, wait=wait)
     return (yield from _write_session(context, clock, call, wait))
 
 
@@ -171,7 +171,7 @@ def delete(
 ) -> Operation[Deletion]:
     """Remove a session."""
     started = clock()
-    reply = yield commands.delete(context, new_id(), session_key, if_match=if_match, wait=wait)
+    reply = yield calls.delete(context, new_id(), session_key, if_match=if_match, wait=wait)
     effect = yield from take_effect(context, clock, started, reply, None, wait)
     return Deletion(reply.existed, effect)
 
@@ -180,50 +180,50 @@ def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
     """Note when sessions were last seen, in batches; returns how many of them there were."""
     items = list(seen.items())
     # All are built, and so checked, before the first is sent.
-    calls = [
-        commands.touch(context, new_id(), dict(items[start : start + commands.TOUCH_BATCH]))
-        for start in range(0, len(items), commands.TOUCH_BATCH)
+    batches = [
+        calls.touch(context, new_id(), dict(items[start : start + calls.TOUCH_BATCH]))
+        for start in range(0, len(items), calls.TOUCH_BATCH)
     ]
     touched = 0
-    for call in calls:
+    for call in batches:
         reply = yield call
         context.learn(reply.rev, settling=False)
         touched += reply.touched
     return touched
 
 
-def list_sessions(keys: EnvironmentKeys, limit: int, cursor: str | None) -> Operation[SessionPage]:
+def list_sessions(keyspace: EnvironmentKeyspace, limit: int, cursor: str | None) -> Operation[SessionPage]:
     """Read one page of the live sessions, newest seen first; it may be short where many others are gone."""
-    if type(limit) is not int or not 1 <= limit <= commands.MAX_PAGE:
-        raise InvalidQueryError(f"limit must be a whole number from 1 to {commands.MAX_PAGE}.")
+    if type(limit) is not int or not 1 <= limit <= calls.MAX_PAGE:
+        raise InvalidQueryError(f"limit must be a whole number from 1 to {calls.MAX_PAGE}.")
     after = None if cursor is None else decode_cursor(cursor)
     sessions: list[Session] = []
     # One member more than is looked at tells whether there is a next page. The index may name sessions that are gone,
     # so a page may take more than one look; past a number of them it is returned short, with where to go on.
     count = limit
     for _ in range(_MAX_LOOKS):
-        members = (yield commands.page(keys, count + 1, after)).members
+        members = (yield calls.page(keyspace, count + 1, after)).members
         looked_at = members[:count]
         states = {}
         if looked_at:
-            reply = yield commands.read(keys, [key for key, _ in looked_at])
+            reply = yield calls.read(keyspace, [key for key, _ in looked_at])
             states = {state.session_key: state for state in reply.sessions}
         for number, (key, last_seen_at) in enumerate(looked_at, 1):
             after = (last_seen_at, key)
             if key in states:
-                sessions.append(session_from_state(states[key], keys.project, keys.environment))
+                sessions.append(session_from_state(states[key], keyspace.project, keyspace.environment))
                 if len(sessions) == limit and number < len(members):
                     return SessionPage(tuple(sessions), encode_cursor(*after))
         if len(members) <= count:
             return SessionPage(tuple(sessions), None)
-        count = commands.READ_BATCH
+        count = calls.READ_BATCH
     assert after is not None, "there was a member, since there are more"
     return SessionPage(tuple(sessions), encode_cursor(*after))
 
 
-def views(keys: EnvironmentKeys) -> Operation[tuple[LiveView, ...]]:
+def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:
     """List the views that hold a lease, the one that runs out first first."""
-    reply = yield commands.views(keys)
+    reply = yield calls.views(keyspace)
     found = []
     for view in reply.views:
         info = decode_view_info(view.info)
@@ -245,7 +245,7 @@ def _write_session(context: WriteContext, clock: Clock, call: Call[WriteReply], 
     started = clock()
     reply: WriteReply = yield call
     assert reply.session is not None, "a script that writes a session answers with it"
-    session = session_from_state(reply.session, context.keys.project, context.keys.environment)
+    session = session_from_state(reply.session, context.keyspace.project, context.keyspace.environment)
     effect = yield from take_effect(context, clock, started, reply, session, wait)
     return replace(session, effect=effect)
 
@@ -258,7 +258,7 @@ def take_effect(
     context.learn(reply.rev, settling=reply.settle > 0)
     live, pending, expired = reply.live, reply.pending, reply.expired
     # Until then leases may be missing from the count.
-    settled = max(committed + reply.settle / 1000, context.trust.settled_at)
+    settled = max(committed + reply.settle / 1000, context.server.settled_at)
     longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
     look_s = next_look_s = _FIRST_LOOK_S
     since_s = committed - started
@@ -274,13 +274,13 @@ def take_effect(
                 continue
             timeout_s = next_look_s
             look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
-            applied: Applied | None = yield AwaitApplied(context.keys, reply.wait_rev, timeout_s, since_s)
+            applied: Applied | None = yield AwaitApplied(context.keyspace, reply.wait_rev, timeout_s, since_s)
             # The driver may have kept a message that came before this wait; it is asked for once.
             since_s = 0.0
             if applied is not None and applied.epoch == reply.epoch:
                 live, pending, expired = applied.live, 0, applied.expired
                 continue
-            standing: StandingReply = yield commands.standing(context, reply.wait_rev)
+            standing: StandingReply = yield calls.standing(context, reply.wait_rev)
         except StoreUnavailableError as exc:
             unreachable = exc
             continue
@@ -291,7 +291,7 @@ def take_effect(
             raise _not_effective(reply, session, _LOST)
         live, pending, expired = standing.live, standing.pending, standing.expired
         # The newest answer decides; the end of an earlier one may have been put off by a late reply.
-        settled = max(context.trust.settled_at, clock() + standing.settle / 1000 if standing.settle else 0.0)
+        settled = max(context.server.settled_at, clock() + standing.settle / 1000 if standing.settle else 0.0)
         if pending:
             # Redis drops a lease in the millisecond after its last.
             next_look_s = min(look_s, (standing.left + 1) / 1000)

@@ -23,7 +23,7 @@ from ..errors import (
     SessionStoreError,
 )
 from ..session import MAX_OVERRIDES, Session
-from .keyspace import EnvironmentKeys
+from .keyspace import EnvironmentKeyspace
 from .messages import SessionState
 
 #: What redis-py hands over for a bulk string: bytes, or text where the client decodes responses.
@@ -224,37 +224,44 @@ def decoder(reply: type[T]) -> Callable[[Payload], T]:
     return decode_reply
 
 
-def failure(reply: Reply, keys: EnvironmentKeys, session_key: str, *, declarative: bool) -> SessionStoreError:
+def unknown_environment(keyspace: EnvironmentKeyspace) -> EnvironmentNotFoundError:
+    """The error for an environment that its project has not registered, although it has registered some."""
+    return EnvironmentNotFoundError(
+        f"Project {keyspace.project!r} has no environment {keyspace.environment!r}; name one that its catalog registers."
+    )
+
+
+def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, declarative: bool) -> SessionStoreError:
     """The error for a status other than ok.
 
     An override that the catalog does not have is bad input in a PUT (`declarative`), and not found where the call
     names it (HTTP API, errors).
     """
-    where = f"{keys.project}/{keys.environment}"
     detail = reply.detail
     match reply.status:
         case "not_found":
-            return SessionNotFoundError(f"There is no session {session_key!r} on {where}; PUT creates it.")
+            return SessionNotFoundError(f"There is no session {session_key!r} on {keyspace}; PUT creates it.")
         case "unknown_environment":
-            return EnvironmentNotFoundError(
-                f"Project {keys.project!r} has no environment {keys.environment!r}; "
-                "name one that its catalog registers."
-            )
+            return unknown_environment(keyspace)
         case "precondition_failed":
             state = f"is at revision {detail}" if detail else "does not exist"
             return PreconditionFailedError(
                 f"The session {session_key!r} {state}, which the precondition rules out; read it and try again."
             )
         case "unknown_override" if declarative:
-            return InvalidOverrideError(f"There is no published mock {detail!r} on {where}; name one of its catalog.")
+            return InvalidOverrideError(
+                f"There is no published mock {detail!r} on {keyspace}; name one of its catalog."
+            )
         case "unknown_override":
-            return OverrideNotFoundError(f"There is no published mock {detail!r} on {where}; name one of its catalog.")
+            return OverrideNotFoundError(
+                f"There is no published mock {detail!r} on {keyspace}; name one of its catalog."
+            )
         case "local_override":
             return InvalidOverrideError(
                 f"The mock {detail!r} belongs to a scenario and can't be toggled by itself; set that scenario."
             )
         case "unknown_scenario":
-            return InvalidScenarioError(f"There is no scenario {detail!r} on {where}; name one of its catalog.")
+            return InvalidScenarioError(f"There is no scenario {detail!r} on {keyspace}; name one of its catalog.")
         case "too_many_overrides":
             return InvalidOverrideError(
                 f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most there can be; switch one off."

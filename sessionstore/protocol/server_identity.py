@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 
-#: The command whose answer `ServerTrust.met` takes; each new connection sends it ahead of its first write.
+#: The command whose answer `ServerIdentity.observed` takes; each new connection sends it ahead of its first write.
 IDENTIFY = ("INFO", "server", "replication")
 
 _FIELD = re.compile(r"^(run_id|master_replid|uptime_in_seconds):(\S*)\r?$", re.MULTILINE)
 
 
-class ServerTrust:
+class ServerIdentity:
     """What one store knows of the server it writes to.
 
     Attributes
@@ -32,7 +32,7 @@ class ServerTrust:
         self._lease_s = lease_s
         self._identity: tuple[str, str] | None = None
 
-    def met(self, info: bytes | str | None, now: float) -> None:
+    def observed(self, info: bytes | str | None, now: float) -> None:
         """A connection was made, and this is how its server names itself.
 
         None says that the server denies INFO to this user: then it may be another one with each connection. What has no

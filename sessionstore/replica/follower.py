@@ -16,7 +16,7 @@ from math import inf
 from typing import Any
 
 from ..errors import SessionStoreError, StoreUnavailableError
-from ..protocol import calls as commands
+from ..protocol import calls
 from ..protocol.calls import Call, WriteContext
 from ..protocol.messages import Change
 from ..protocol.operations import new_id
@@ -106,12 +106,12 @@ class Follower:
     def __init__(
         self, context: WriteContext, info: str, touch_interval_s: float, rng: random.Random | None = None
     ) -> None:
-        keys = context.keys
-        self.keys = keys
+        keyspace = context.keyspace
+        self.keyspace = keyspace
         #: the environment, for people
-        self.name = f"{keys.project}/{keys.environment}"
-        self.replica = Replica(keys.project, keys.environment, keys, commands.read_catalog(keys))
-        self.lease = Lease(keys, context.lease_ms, info, new_id)
+        self.name = str(keyspace)
+        self.replica = Replica(keyspace.project, keyspace.environment, keyspace, calls.read_catalog(keyspace))
+        self.lease = Lease(keyspace, context.lease_ms, info, new_id)
         self.sessions = self.replica.sessions
         #: local time until which a view may call itself fresh
         self.fresh_until = 0.0
@@ -396,7 +396,7 @@ class Follower:
             # What is looked up from now on belongs to the next flush. Look-ups go on writing: list() is one step.
             self._flushing = list(self.seen)
         batch: dict[str, float] = {}
-        while self._flushing and len(batch) < commands.TOUCH_BATCH:
+        while self._flushing and len(batch) < calls.TOUCH_BATCH:
             session_key = self._flushing.pop()
             seen_at = self.seen.pop(session_key, None)
             held = self.sessions.get(session_key)
@@ -412,7 +412,7 @@ class Follower:
         times = {session_key: int(self.redis_ms(seen_at)) for session_key, seen_at in batch.items()}
         # What Redis must not be behind is what this replica has applied: writers may know of a history that is lost.
         context = replace(self._context, known_rev=self.replica.rev if self.live else 0)
-        return [self._ask(commands.touch(context, new_id(), times), now, batch)]
+        return [self._ask(calls.touch(context, new_id(), times), now, batch)]
 
     def _changed(self, session_key: str, session: Session | None) -> None:
         for watcher in tuple(self.watchers):

@@ -33,9 +33,9 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from ..protocol import calls as commands
+from ..protocol import calls
 from ..protocol.calls import Call
-from ..protocol.keyspace import EnvironmentKeys
+from ..protocol.keyspace import EnvironmentKeyspace
 from ..protocol.replies import LeaseReply
 
 #: The margin, as a part of the lease: it covers clocks that run at different rates, a step of Redis's clock too small
@@ -87,7 +87,7 @@ class Lease:
     lease_ms : int
         How long a lease lasts. All views and writers of one Redis need the same.
     info : str
-        What the view says of itself: JSON, see `codec.ViewInfo`.
+        What the view says of itself: JSON, see `replies.ViewInfo`.
     new_id : callable
         Makes the id of a lease; never the same twice.
     margin_s : float, optional
@@ -110,7 +110,7 @@ class Lease:
         "_id",
         "_in_flight",
         "_info",
-        "_keys",
+        "_keyspace",
         "_lease_ms",
         "_leaving",
         "_margin_s",
@@ -128,13 +128,13 @@ class Lease:
 
     def __init__(
         self,
-        keys: EnvironmentKeys,
+        keyspace: EnvironmentKeyspace,
         lease_ms: int,
         info: str,
         new_id: Callable[[], str],
         margin_s: float | None = None,
     ) -> None:
-        self._keys = keys
+        self._keyspace = keyspace
         self._lease_ms = lease_ms
         self._info = info
         self._new_id = new_id
@@ -237,10 +237,10 @@ class Lease:
         if self._id is None:
             self._id = self._new_id()
             self._passed = {position.rev: position.id}
-            call = commands.join(self._keys, self._id, self._lease_ms, self._info, *position)
+            call = calls.join(self._keyspace, self._id, self._lease_ms, self._info, *position)
             return self._send("join", call, self._id, now, position)
         if now >= self._renew_at:
-            call = commands.renew(self._keys, self._id, self._lease_ms, *position)
+            call = calls.renew(self._keyspace, self._id, self._lease_ms, *position)
             return self._send("renew", call, self._id, now, position)
         return self.poll_ack(now, position)
 
@@ -261,7 +261,7 @@ class Lease:
         if position is None or self._id is None or self._leaving is not None:
             return None
         if self._wants_ack(position):
-            return self._send("ack", commands.ack(self._keys, self._id, *position), self._id, now, position)
+            return self._send("ack", calls.ack(self._keyspace, self._id, *position), self._id, now, position)
         self._ack_wanted = False
         return None
 
@@ -339,7 +339,7 @@ class Lease:
     def _leave(self, now: float) -> LeaseRequest:
         assert self._leaving is not None, "a lease was given up"
         lease_id, self._leaving = self._leaving, None
-        return self._send("leave", commands.leave(self._keys, lease_id), lease_id, now, None)
+        return self._send("leave", calls.leave(self._keyspace, lease_id), lease_id, now, None)
 
     def _prolong(self, request: LeaseRequest, reply: LeaseReply, reading: _Reading) -> None:
         """A join or a renewal has run."""

@@ -32,7 +32,7 @@ from typing import Any
 from ..catalog.model import Catalog
 from ..errors import CorruptDataError
 from ..protocol.calls import Call
-from ..protocol.keyspace import EnvironmentKeys
+from ..protocol.keyspace import EnvironmentKeyspace
 from ..protocol.messages import Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState, decode_change
 from ..session import Session
 from .chain import Chain, Doubt
@@ -98,7 +98,7 @@ class Replica:
     keys : EnvironmentKeys
         Its names in Redis.
     catalog_call : Call, optional
-        How to read the catalog (`commands.read_catalog`); without it, only messages tell of it.
+        How to read the catalog (`calls.read_catalog`); without it, only messages tell of it.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Replica:
     """
 
     def __init__(
-        self, project: str, environment: str, keys: EnvironmentKeys, catalog_call: Call[Any] | None = None
+        self, project: str, environment: str, keyspace: EnvironmentKeyspace, catalog_call: Call[Any] | None = None
     ) -> None:
         self.sessions: dict[str, HeldSession] = {}
         self.catalog: Catalog | None = None
@@ -133,7 +133,7 @@ class Replica:
         self.on_change: Callable[[str, Session | None], None] | None = None
         self._project = project
         self._environment = environment
-        self._keys = keys
+        self._keyspace = keyspace
         self._catalog_call = catalog_call
         self._generation = 0
         self._syncs = 0
@@ -290,7 +290,7 @@ class Replica:
         self._chain = None
         self._snapshot = None
         if state is State.SYNCING:
-            self._snapshot = Snapshot(self._keys, self._catalog_call, self._hold_again)
+            self._snapshot = Snapshot(self._keyspace, self._catalog_call, self._hold_again)
             self.resyncs = self._syncs
             self._syncs += 1
 

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..catalog.model import Catalog
-from ..protocol import calls as commands
+from ..protocol import calls
 from ..protocol.calls import READ_BATCH, Call
-from ..protocol.keyspace import EnvironmentKeys
+from ..protocol.keyspace import EnvironmentKeyspace
 from ..protocol.messages import Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from ..protocol.replies import CatalogReply, SnapshotReply
 from .chain import Chain, Doubt, check_id
@@ -56,7 +56,7 @@ class Snapshot:
         "_early",
         "_finding",
         "_hold",
-        "_keys",
+        "_keyspace",
         "_moves",
         "_page_now",
         "_page_rev",
@@ -69,9 +69,9 @@ class Snapshot:
     )
 
     def __init__(
-        self, keys: EnvironmentKeys, catalog_call: Call[Any] | None, hold: Callable[[SessionState], HeldSession]
+        self, keyspace: EnvironmentKeyspace, catalog_call: Call[Any] | None, hold: Callable[[SessionState], HeldSession]
     ) -> None:
-        self._keys = keys
+        self._keyspace = keyspace
         self._hold = hold
         #: where the chain stands; None until the first page says where it begins
         self.chain: Chain | None = None
@@ -110,7 +110,7 @@ class Snapshot:
         self._asked = self._unread[:READ_BATCH]
         self._finding = self._scanning and len(self._unread) <= READ_BATCH
         count = READ_BATCH if self._finding else 0
-        return commands.snapshot(self._keys, self._cursor, self._asked, count=count)
+        return calls.snapshot(self._keyspace, self._cursor, self._asked, count=count)
 
     def answered(self, reply: Any) -> None:
         """Take the answer.

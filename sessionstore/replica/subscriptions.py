@@ -99,7 +99,7 @@ class Hub:
         """
         if self._closed:
             raise StoreClosedError("This store is closed; open another.")
-        channel = context.keys.changes
+        channel = context.keyspace.changes
         follower = self._followers.get(channel)
         if follower is None:
             follower = self._followers[channel] = Follower(context, info, touch_interval_s, self._rng)
@@ -111,7 +111,7 @@ class Hub:
 
     def unfollow(self, follower: Follower, now: float) -> None:
         """One view less; with the last one the environment is left, which `poll` has the calls for."""
-        channel = follower.keys.changes
+        channel = follower.keyspace.changes
         if self._followers.get(channel) is not follower:
             return  # the store was closed before its view
         self._users[channel] -= 1
@@ -122,7 +122,7 @@ class Hub:
 
     def expect(self, step: AwaitApplied, wake: Callable[[Applied | None], None], now: float) -> Waiter:
         """Have `wake` called when every view has applied a revision, as far as messages tell."""
-        channel = step.keys.applied
+        channel = step.keyspace.applied
         if self._closed:
             wake(None)
             return Waiter(step.rev, wake)
@@ -146,7 +146,7 @@ class Hub:
 
     def forget(self, step: AwaitApplied, waiter: Waiter) -> None:
         """The waiter has been woken or has given up."""
-        waiters = self._waiters.get(step.keys.applied, [])
+        waiters = self._waiters.get(step.keyspace.applied, [])
         if waiter in waiters:
             waiters.remove(waiter)
 

@@ -36,7 +36,7 @@ class Connections:
         self.pool = pool
         self._deadline_s = config.deadline_s if deadline_s is None else deadline_s
         self._observe = config.observe
-        self._trust = config.trust
+        self._server = config.server
         #: connections whose server has said who it is since they were last connected
         self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -162,7 +162,7 @@ class Connections:
         except BaseException:
             connection.disconnect()
             raise
-        self._trust.met(info, time.monotonic())
+        self._server.observed(info, time.monotonic())
         self._identified.add(connection)
         connection.register_connect_callback(self._connected_again)
 

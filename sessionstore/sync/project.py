@@ -9,7 +9,7 @@ from ..catalog.document import CatalogDocument, check_project
 from ..protocol import catalog_operations, operations
 from ..protocol.calls import WriteContext
 from ..protocol.catalog_operations import CatalogReport
-from ..protocol.keyspace import ProjectKeys
+from ..protocol.keyspace import ProjectKeyspace
 
 if TYPE_CHECKING:
     from .store import SessionStore
@@ -21,11 +21,11 @@ class Project:
     Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
     """
 
-    __slots__ = ("_keys", "_name", "_store")
+    __slots__ = ("_keyspace", "_name", "_store")
 
     def __init__(self, store: SessionStore, project: str) -> None:
         self._store = store
-        self._keys = ProjectKeys(store.config.prefix, project)
+        self._keyspace = ProjectKeyspace(store.config.prefix, project)
         self._name = project
 
     @property
@@ -35,18 +35,18 @@ class Project:
 
     def environments(self) -> tuple[str, ...]:
         """Read the registered environments, in alphabetical order."""
-        return self._store._run(operations.environments(self._keys))
+        return self._store._run(operations.environments(self._keyspace))
 
     def live_sessions(self) -> dict[str, int]:
         """Count the live sessions of each registered environment: cheap, for a figure to watch.
 
         A session counts until the longest TTL that any writer used has passed since it was last seen.
         """
-        return self._store._run(operations.live_sessions(self._keys, self._context))
+        return self._store._run(operations.live_sessions(self._keyspace, self._context))
 
     def catalog(self) -> CatalogDocument:
         """Read what every registered environment offers."""
-        return self._store._run(catalog_operations.read_project(self._keys, self._name, self._context))
+        return self._store._run(catalog_operations.read_project(self._keyspace, self._name, self._context))
 
     def apply_catalog(
         self, document: CatalogDocument | dict[str, Any], *, prune: bool = False, wait: bool = True
@@ -75,7 +75,7 @@ class Project:
         """
         return self._store._run(
             catalog_operations.apply(
-                self._keys,
+                self._keyspace,
                 self._context,
                 time.monotonic,
                 check_project(document, self._name),
@@ -92,7 +92,7 @@ class Project:
         InvalidCatalogError
         """
         return self._store._run(
-            catalog_operations.diff(self._keys, self._context, check_project(document, self._name), prune=prune)
+            catalog_operations.diff(self._keyspace, self._context, check_project(document, self._name), prune=prune)
         )
 
     def _context(self, environment: str) -> WriteContext:

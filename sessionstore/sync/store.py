@@ -176,16 +176,16 @@ class Environment:
     @property
     def project(self) -> str:
         """The project's slug."""
-        return self._context.keys.project
+        return self._context.keyspace.project
 
     @property
     def name(self) -> str:
         """The environment's slug."""
-        return self._context.keys.environment
+        return self._context.keyspace.environment
 
     def get(self, session_key: str) -> Session | None:
         """Read one session, or None. It does not count as seen."""
-        return self._store._run(operations.get(self._context.keys, session_key))
+        return self._store._run(operations.get(self._context.keyspace, session_key))
 
     def put(
         self,
@@ -298,11 +298,11 @@ class Environment:
         ------
         InvalidQueryError
         """
-        return self._store._run(operations.list_sessions(self._context.keys, limit, cursor))
+        return self._store._run(operations.list_sessions(self._context.keyspace, limit, cursor))
 
     def catalog(self) -> Catalog | None:
         """Read what the environment offers; None: it has no catalog, and takes any well-formed id."""
-        return self._store._run(catalog_operations.read(self._context.keys))
+        return self._store._run(catalog_operations.read(self._context.keyspace))
 
     def scenarios(self, limit: int = 50, search: str | None = None, before: str | None = None) -> ScenarioPage:
         """Read one page of the scenarios, by name without regard to case.
@@ -320,7 +320,7 @@ class Environment:
         ------
         InvalidQueryError
         """
-        return self._store._run(catalog_operations.list_scenarios(self._context.keys, limit, search, before))
+        return self._store._run(catalog_operations.list_scenarios(self._context.keyspace, limit, search, before))
 
     def touch(self, seen: Mapping[str, int]) -> int:
         """Note when sessions were last seen, and keep them alive; returns how many of them there were.
@@ -336,7 +336,7 @@ class Environment:
 
     def views(self) -> tuple[LiveView, ...]:
         """List the views of this environment that hold a lease, in every process; the one that runs out first first."""
-        return self._store._run(operations.views(self._context.keys))
+        return self._store._run(operations.views(self._context.keyspace))
 
     def view(
         self,

@@ -143,7 +143,7 @@ class HubDriver:
         arrived: SimpleQueue[Applied | None] = SimpleQueue()
         with self.lock:
             waiter = self.hub.expect(step, arrived.put, lease_clock())
-            subscribed = self.hub.is_subscribed(step.keys.applied)
+            subscribed = self.hub.is_subscribed(step.keyspace.applied)
         if not subscribed:
             self.wake()
         try:

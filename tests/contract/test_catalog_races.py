@@ -15,7 +15,7 @@ from sessionstore import (
     InvalidScenarioError,
     OverrideNotFoundError,
 )
-from sessionstore.protocol import calls as commands
+from sessionstore.protocol import calls
 from sessionstore.protocol.scripts import Script, compose, load_script
 
 from ..support.redis_server import RedisServer
@@ -107,6 +107,6 @@ async def test_no_session_holds_what_was_unpublished(shared_redis: RedisServer, 
 async def test_a_check_outside_of_the_script_would_let_one_slip_in(
     shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "load_script", without_the_check)
+    monkeypatch.setattr(calls, "load_script", without_the_check)
     held, _ = await race(shared_redis.url, prefix, put_checked_by_the_client)
     assert held > 0

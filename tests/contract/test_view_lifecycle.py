@@ -25,7 +25,7 @@ from sessionstore import (
     StoreClosedError,
     StoreUnavailableError,
 )
-from sessionstore.protocol import calls as commands
+from sessionstore.protocol import calls
 
 from ..support.adapter import Backend
 from ..support.polling import PATIENCE_S, eventually
@@ -162,8 +162,8 @@ async def test_a_writer_whose_store_is_closed_while_it_waits_is_told(backend: Ba
         head = await staging.get("ci-42")
         assert head is not None
         async with staging.view() as view:
-            keys = view._follower.keys
-        join = commands.join(keys, "mute", 30_000, "{}", 0, "")
+            keys = view._follower.keyspace
+        join = calls.join(keys, "mute", 30_000, "{}", 0, "")
         backend.raw.eval(join.script.text, len(join.keys), *join.keys, *join.args)
 
         # When a store is closed while one of its writes waits

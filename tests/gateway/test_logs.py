@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.logs import JSONFormatter
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 
 from .conftest import API, assert_error
 
@@ -17,7 +17,7 @@ async def test_session_key_is_in_no_log_not_even_where_its_data_is_corrupt(
     api: API, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Given: a session's hash that nobody of ours has written.
-    keys = EnvironmentKeys(prefix, "checkout", "staging")
+    keys = EnvironmentKeyspace(prefix, "checkout", "staging")
     pool: Any = api.store.connection_pool
     connection = await pool.get_connection()
     try:

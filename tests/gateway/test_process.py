@@ -25,7 +25,7 @@ from gateway.__main__ import main
 from gateway.server import server_config
 from sessionstore import SessionStore
 from sessionstore.api_keys.model import is_secret
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 
 from ..support.redis_server import RedisServer, free_port
 from .conftest import AUTHORIZATION, KEY, assert_error
@@ -486,7 +486,7 @@ class TestSignals:
     def test_request_that_outlasts_the_grace_is_answered_in_the_envelope(self, shared_redis: RedisServer) -> None:
         # Given a PUT that waits for a view which never acknowledges
         options = ("--shutdown-grace", "0.3", "--lease", "20", "--prefix", "grace")
-        lease = EnvironmentKeys("grace", "checkout", "staging")
+        lease = EnvironmentKeyspace("grace", "checkout", "staging")
         with (
             shared_redis.client() as redis,
             GatewayProcess(shared_redis.url, *options) as gateway,

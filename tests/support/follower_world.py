@@ -9,7 +9,7 @@ from typing import Any
 
 from sessionstore.errors import StoreUnavailableError
 from sessionstore.protocol.calls import Call, WriteContext
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.replica.follower import Follower, FollowerRequest
 
 from .replica_world import KEYS, Redis
@@ -103,7 +103,7 @@ class FollowerWorld:
         self.server.now = _EPOCH_MS + 100_000
         self.messages: list[bytes] = []
         self.server.publish = self.messages.append
-        self.keys: EnvironmentKeys = KEYS
+        self.keys: EnvironmentKeyspace = KEYS
         self.context = WriteContext(KEYS, ttl_ms, LEASE_MS)
         self.follower = Follower(self.context, "{}", touch_interval_s, random.Random(0))
 

@@ -17,16 +17,16 @@ from msgspec.structs import replace
 
 from sessionstore import Session
 from sessionstore.catalog.model import Catalog, Mock
-from sessionstore.protocol import calls as commands
+from sessionstore.protocol import calls
 from sessionstore.protocol.calls import Call
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import CatalogChanged, Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from sessionstore.protocol.replies import CatalogReply, SnapshotReply
 from sessionstore.replica.replica import Replica, Request, State
 
 __all__ = ["ACTIONS", "Redis", "World", "random_steps"]
 
-KEYS = EnvironmentKeys("ss", "checkout", "staging")
+KEYS = EnvironmentKeyspace("ss", "checkout", "staging")
 SESSION_KEYS = ("a", "b", "c", "d")
 #: ms; the shorter one lets sessions expire on the way
 TTLS_MS = (100, 1_000_000)
@@ -198,7 +198,7 @@ class World:
     def __init__(self, make_replica: Callable[..., Replica] = Replica, page_size: int = 2) -> None:
         self.redis = Redis(page_size)
         self.redis.publish = self._publish
-        self.replica = make_replica(KEYS.project, KEYS.environment, KEYS, commands.read_catalog(KEYS))
+        self.replica = make_replica(KEYS.project, KEYS.environment, KEYS, calls.read_catalog(KEYS))
         self.replica.on_change = self._on_change
         self._told: dict[str, Session] = {}
         self._up = False

@@ -10,7 +10,7 @@ import pytest
 from sessionstore.errors import NotEffectiveError, StoreClosedError, StoreUnavailableError
 from sessionstore.protocol import operations
 from sessionstore.protocol.calls import Call, WriteContext
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import Applied, SessionState
 from sessionstore.protocol.operations import AwaitApplied, Pause
 from sessionstore.protocol.replies import IndexPage, SessionsReply, StandingReply, WriteReply
@@ -24,7 +24,7 @@ class Write:
 
     def __init__(self, **reply: Any) -> None:
         self.now = 100.0
-        self.context = WriteContext(EnvironmentKeys("ss", "checkout", "staging"), 1000, 2000)
+        self.context = WriteContext(EnvironmentKeyspace("ss", "checkout", "staging"), 1000, 2000)
         self.operation: Generator[Any, Any, Session] = operations.put(
             self.context, lambda: self.now, "ci-42", label="x"
         )
@@ -169,7 +169,7 @@ def test_redis_that_stays_away_ends_the_wait_in_the_end_and_says_that_the_write_
 
 def test_a_page_of_a_list_is_short_rather_than_look_for_ever_among_sessions_that_are_gone() -> None:
     # Given: an index whose members are all gone.
-    listing = operations.list_sessions(EnvironmentKeys("ss", "checkout", "staging"), 5, None)
+    listing = operations.list_sessions(EnvironmentKeyspace("ss", "checkout", "staging"), 5, None)
     step: Any = next(listing)
     looks = 0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sessionstore.protocol import calls as commands
+from sessionstore.protocol import calls
 from sessionstore.replica.follower import Backoff, FollowerRequest
 from sessionstore.replica.lease import MARGIN
 
@@ -309,7 +309,7 @@ def test_what_was_looked_up_is_flushed_once_each_interval() -> None:
 
 
 def test_a_flush_takes_more_than_one_batch() -> None:
-    keys = [f"k{n}" for n in range(2 * commands.TOUCH_BATCH + 50)]
+    keys = [f"k{n}" for n in range(2 * calls.TOUCH_BATCH + 50)]
     world = live_world(*keys)
     for key in keys:
         world.look_up(key)
@@ -317,13 +317,13 @@ def test_a_flush_takes_more_than_one_batch() -> None:
     world.advance(1.0)
     world.run()
 
-    assert [len(touch) for touch in world.server.touches] == [commands.TOUCH_BATCH, commands.TOUCH_BATCH, 50]
+    assert [len(touch) for touch in world.server.touches] == [calls.TOUCH_BATCH, calls.TOUCH_BATCH, 50]
     assert {key for touch in world.server.touches for key in touch} == set(keys)
 
 
 def test_a_flush_ends_also_where_everything_is_looked_up_meanwhile() -> None:
     # Given more sessions than one batch, all of which are looked up all the time
-    keys = [f"k{n}" for n in range(commands.TOUCH_BATCH + 50)]
+    keys = [f"k{n}" for n in range(calls.TOUCH_BATCH + 50)]
     world = live_world(*keys)
 
     def look_up_all() -> None:
@@ -615,7 +615,7 @@ def test_it_wakes_for_an_expiry(world: FollowerWorld) -> None:
 
 
 def test_closing_leaves_first_and_then_flushes_everything() -> None:
-    keys = [f"k{n}" for n in range(2 * commands.TOUCH_BATCH + 50)]
+    keys = [f"k{n}" for n in range(2 * calls.TOUCH_BATCH + 50)]
     world = live_world(*keys)
     for key in keys:
         world.look_up(key)

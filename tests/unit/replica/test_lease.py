@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.replies import LeaseReply
 from sessionstore.replica.lease import Lease, LeaseRequest, Position
 
-KEYS = EnvironmentKeys("ss", "checkout", "staging")
+KEYS = EnvironmentKeyspace("ss", "checkout", "staging")
 #: Of the tests: a lease of 3 s and a margin of 0.3 s.
 LEASE_MS = 3000
 EPOCH = "run:l1"

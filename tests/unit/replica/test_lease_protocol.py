@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.replies import LeaseReply
 from sessionstore.replica.lease import Lease, LeaseRequest, Position
 
@@ -35,7 +35,7 @@ TICK_MS = 1000
 LEASE_MS = 3 * TICK_MS
 #: A lease and a third, and the twentieth by which a renewal may be late.
 LONGEST_WAIT_MS = LEASE_MS * (1 + 1 / 3 + 1 / 20)
-KEYS = EnvironmentKeys("ss", "checkout", "staging")
+KEYS = EnvironmentKeyspace("ss", "checkout", "staging")
 
 
 _fields_of = attrgetter(*Lease.__slots__)

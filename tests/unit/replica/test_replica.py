@@ -12,9 +12,9 @@ from msgspec import structs
 
 from sessionstore import Session, SessionStore
 from sessionstore.catalog.model import Catalog, Mock
-from sessionstore.protocol import calls as commands
+from sessionstore.protocol import calls
 from sessionstore.protocol.calls import READ_BATCH
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import CatalogChanged, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from sessionstore.protocol.replies import CatalogReply, SnapshotReply
 from sessionstore.replica.chain import KNOWN_REVISIONS
@@ -24,7 +24,7 @@ from sessionstore.replica.snapshot import EARLY_MESSAGES
 
 from ...support.redis_server import RedisServer
 
-KEYS = EnvironmentKeys("ss", "checkout", "staging")
+KEYS = EnvironmentKeyspace("ss", "checkout", "staging")
 NOW = 1_000
 LATER = 10_000
 
@@ -156,7 +156,7 @@ def test_a_confirmed_subscription_begins_a_sync(replica: Replica) -> None:
 
     # Then the first step of a snapshot is due, once
     request = due(replica)
-    assert request.call == commands.snapshot(KEYS, "0")
+    assert request.call == calls.snapshot(KEYS, "0")
     assert replica.poll() is None
     assert where(replica) is State.SYNCING
     assert replica.resyncs == 0
@@ -239,7 +239,7 @@ def test_an_answer_counts_once(replica: Replica) -> None:
     request = answer(replica, page(1, members=("a",), cursor="5"))
     replica.answered(request, page(2, members=("b",)))
 
-    assert due(replica).call == commands.snapshot(KEYS, "5", ["a"])
+    assert due(replica).call == calls.snapshot(KEYS, "5", ["a"])
 
 
 # A sync
@@ -255,7 +255,7 @@ def test_nothing_is_served_before_a_sync_is_complete(replica: Replica, told: Rec
     # When pages and messages bring others
     answer(replica, page(3, members=("b",), cursor="9"))
     replica.message(set_message("c", 4))
-    assert due(replica).call == commands.snapshot(KEYS, "9", ["b"])
+    assert due(replica).call == calls.snapshot(KEYS, "9", ["b"])
     assert labels(replica) == {"a": "r1"}
 
     # Then they are served with the last one, in the same dict, and whoever listens is told
@@ -474,7 +474,7 @@ def test_a_failed_call_is_due_again_from_the_start_of_the_index(replica: Replica
     replica.failed(due(replica))
 
     # Then the cursor begins anew, and what was read is not read again
-    assert due(replica).call == commands.snapshot(KEYS, "0")
+    assert due(replica).call == calls.snapshot(KEYS, "0")
     replica.answered(due_in_flight(replica), page(1, members=("a", "b")))
     assert due(replica).call.args[2:] == ("b",)
     replica.answered(due_in_flight(replica), page(1, state("b", 1)))
@@ -548,7 +548,7 @@ def test_what_was_noted_before_an_expiry_moved_is_noted_anew(replica: Replica) -
 
 @pytest.fixture
 def with_catalog() -> Replica:
-    replica = Replica("checkout", "staging", KEYS, commands.read_catalog(KEYS))
+    replica = Replica("checkout", "staging", KEYS, calls.read_catalog(KEYS))
     replica.subscribed()
     answer(replica, page(2))
     return replica
@@ -558,7 +558,7 @@ def test_the_catalog_is_read_after_the_first_page(with_catalog: Replica) -> None
     assert where(with_catalog) is State.SYNCING
     request = answer(with_catalog, catalog_reply(2, CATALOG))
 
-    assert request.call == commands.read_catalog(KEYS)
+    assert request.call == calls.read_catalog(KEYS)
     assert where(with_catalog) is State.LIVE
     assert with_catalog.catalog == CATALOG
 
@@ -820,8 +820,8 @@ def test_it_follows_a_real_redis(store: SessionStore, shared_redis: RedisServer,
     for number in range(300):
         staging.put(f"ci-{number}", label=f"run {number}", overrides=["ovr_a"], wait=False)
     staging.delete("ci-7", wait=False)
-    keys = EnvironmentKeys(prefix, "checkout", "staging")
-    replica = Replica("checkout", "staging", keys, commands.read_catalog(keys))
+    keys = EnvironmentKeyspace(prefix, "checkout", "staging")
+    replica = Replica("checkout", "staging", keys, calls.read_catalog(keys))
 
     with shared_redis.client() as client, client.pubsub() as pubsub:
         pubsub.subscribe(keys.changes)

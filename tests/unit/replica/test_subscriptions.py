@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sessionstore.errors import StoreClosedError
-from sessionstore.protocol import calls as commands
+from sessionstore.protocol import calls
 from sessionstore.protocol.calls import WriteContext
-from sessionstore.protocol.keyspace import EnvironmentKeys
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import Applied
 from sessionstore.protocol.operations import AwaitApplied
 from sessionstore.replica.follower import Follower, FollowerRequest
@@ -22,7 +22,7 @@ from sessionstore.replica.subscriptions import HEARTBEAT_S, PONG_WITHIN_S, Hub, 
 from ...support.follower_world import LEASE_MS, UNAVAILABLE, Server, script_of
 from ...support.replica_world import KEYS
 
-OTHER_KEYS = EnvironmentKeys("ss", "checkout", "production")
+OTHER_KEYS = EnvironmentKeyspace("ss", "checkout", "production")
 
 
 class HubWorld:
@@ -42,7 +42,7 @@ class HubWorld:
         for server in self.servers.values():
             server.now += round(seconds * 1000)
 
-    def follow(self, keys: EnvironmentKeys = KEYS) -> Follower:
+    def follow(self, keys: EnvironmentKeyspace = KEYS) -> Follower:
         return self.hub.follow(self.contexts[keys.changes], "{}", self.now)
 
     def receive(self, *reply: Any) -> None:
@@ -70,10 +70,10 @@ class HubWorld:
         return ran
 
     def answer(self, request: FollowerRequest) -> None:
-        server = self.servers[request.follower.keys.changes]
+        server = self.servers[request.follower.keyspace.changes]
         self.hub.answered(request, server.run(request.call), self.now)
 
-    def go_live(self, keys: EnvironmentKeys = KEYS) -> Follower:
+    def go_live(self, keys: EnvironmentKeyspace = KEYS) -> Follower:
         follower = self.follow(keys)
         if self.hub.link_wake_at() == inf:
             self.hub.link_opened(self.now)
@@ -407,11 +407,13 @@ def test_what_was_remembered_goes_with_the_link(world: HubWorld) -> None:
 def test_channels_of_waiters_are_kept_and_not_without_bound(world: HubWorld) -> None:
     world.hub.link_opened(world.now)
     for number in range(300):
-        step = AwaitApplied(EnvironmentKeys("ss", "checkout", f"e{number}"), 1, 1.0)
+        step = AwaitApplied(EnvironmentKeyspace("ss", "checkout", f"e{number}"), 1, 1.0)
         world.hub.forget(step, world.hub.expect(step, lambda applied: None, world.now))
         world.confirm()
 
-    subscribed = sum(world.hub.is_subscribed(EnvironmentKeys("ss", "checkout", f"e{n}").applied) for n in range(300))
+    subscribed = sum(
+        world.hub.is_subscribed(EnvironmentKeyspace("ss", "checkout", f"e{n}").applied) for n in range(300)
+    )
     assert subscribed == 256
 
 
@@ -460,7 +462,7 @@ def test_a_leave_comes_after_the_join_that_is_under_way(world: HubWorld) -> None
 
 
 def test_where_redis_is_away_the_last_calls_are_dropped(world: HubWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "TOUCH_BATCH", 10)
+    monkeypatch.setattr(calls, "TOUCH_BATCH", 10)
     server = world.servers[KEYS.changes]
     for number in range(500):
         server.put(f"k{number}", published=False)
