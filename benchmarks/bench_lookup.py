@@ -35,7 +35,7 @@ from sessionstore.protocol.calls import WriteContext
 from sessionstore.protocol.operations import new_id
 from sessionstore.protocol.scripts import load_script
 from sessionstore.replica.held_session import HeldSession
-from sessionstore.replica.view import View
+from sessionstore.replica.view import BaseView
 from sessionstore.transport.resp import evalsha
 from tests.support.redis_server import RedisServer
 
@@ -152,7 +152,7 @@ async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, f
             )
             unseen = list(dict.fromkeys(sample))
             for key in unseen:
-                cast("HeldSession", plain[key]).mark(noted=False)  # as a flush does
+                cast("HeldSession", plain[key]).set_touch_pending(False)  # as a flush does
             times.setdefault("view.get first since a flush", []).append(_time(view.get, unseen))
             await asyncio.sleep(0)
 
@@ -250,7 +250,7 @@ async def measure_under_changes(server: RedisServer, seconds: float) -> tuple[Ti
     return {name: sorted(found) for name, found in times.items()}, min(slow, rate)
 
 
-async def _look_up_under_changes(view: View, kind: str, keys: list[str], seconds: float, times: Times) -> float:
+async def _look_up_under_changes(view: BaseView, kind: str, keys: list[str], seconds: float, times: Times) -> float:
     """Look up in slices, by turns in a dict and in the view; returns how many changes a second the view applied."""
     plain = {key: view.peek(key) for key in keys}
     contenders: itertools.cycle[tuple[str, LookUp]] = itertools.cycle([("dict.get", plain.get), ("view.get", view.get)])

@@ -43,12 +43,12 @@ from .errors import (
 from .options import Observer, StoreOptions
 from .protocol.calls import IfMatch
 from .protocol.catalog_operations import CatalogReport, EnvironmentReport
-from .replica.view import ChangeCallback, OnStale, View, ViewStats
+from .replica.view import BaseView, ChangeCallback, OnStale, ViewStats
 from .session import Deletion, Effect, LiveView, Session, SessionPage, normalize_session_key, session_key_from_header
 from .sync.api_keys import ApiKeys
 from .sync.project import Project
 from .sync.store import Environment, SessionStore
-from .sync.view import SyncView
+from .sync.view import View
 from .version import __version__
 
 __all__ = [
@@ -71,7 +71,7 @@ __all__ = [
     "SessionPage",
     # views
     "AsyncView",
-    "SyncView",
+    "BaseView",
     "View",
     "ViewStats",
     # API keys

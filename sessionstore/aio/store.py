@@ -27,7 +27,7 @@ from .api_keys import AsyncApiKeys
 from .connections import Connections
 from .pool import Pool
 from .project import AsyncProject
-from .subscriptions import HubDriver
+from .subscriptions import SubscriptionsDriver
 from .view import AsyncView
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class AsyncSessionStore:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._connections = Connections(pool, config)
-        self._driver = HubDriver(pool, config)
+        self._driver = SubscriptionsDriver(pool, config)
         return self
 
     @classmethod
@@ -347,17 +347,17 @@ class AsyncEnvironment:
         """
         return await self._store._run(catalog_operations.list_scenarios(self._context.keyspace, limit, search, before))
 
-    async def touch(self, seen: Mapping[str, int]) -> int:
+    async def touch(self, last_seen_at: Mapping[str, int]) -> int:
         """Note when sessions were last seen, and keep them alive; returns how many of them there were.
 
         A session that is gone is not revived, ``last_seen_at`` never goes back, and a time in the future counts as now.
 
         Parameters
         ----------
-        seen : mapping
+        last_seen_at : mapping
             Session key → ms since 1970, in Redis time. Sent in batches of 200, each atomic.
         """
-        return await self._store._run(operations.touch(self._context, seen))
+        return await self._store._run(operations.touch(self._context, last_seen_at))
 
     async def views(self) -> tuple[LiveView, ...]:
         """List the views of this environment that hold a lease, in every process; the one that runs out first first."""

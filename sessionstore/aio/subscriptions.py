@@ -14,17 +14,17 @@ from ..options import CLOSED, StoreConfig
 from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
 from ..replica.follower import Backoff, Follower
-from ..replica.subscriptions import CALL_WITHIN_S, Hub, LinkBroken, log
-from ..transport.connect import never_reconnect, new_link
+from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
+from ..transport.connect import never_reconnect, new_pubsub_connection
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .connections import Connections
 
 
-class HubDriver:
+class SubscriptionsDriver:
     """Runs from the first view or waiting writer on; belongs to the event loop that it was first used on."""
 
     def __init__(self, pool: Any, config: StoreConfig) -> None:
-        self.hub = Hub()
+        self.subscriptions = Subscriptions()
         self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
         self._pool = pool
         self._connections = Connections(pool, config, self._deadline_s)
@@ -68,7 +68,7 @@ class HubDriver:
     async def aclose(self) -> None:
         """Run what is left to do, once, and stop."""
         self._closing = True
-        self.hub.close(lease_clock())
+        self.subscriptions.close(lease_clock())
         self._progress.set()
         tasks, self._tasks = self._tasks, []
         if not tasks or self._loop is not asyncio.get_running_loop():
@@ -97,11 +97,13 @@ class HubDriver:
             self._waiting -= 1
         return True
 
-    async def await_parting(self, follower: Follower) -> None:
+    async def await_drained(self, follower: Follower) -> None:
         """Wait until the last calls of a view have run, if it was the last one of its environment."""
         if self._loop is asyncio.get_running_loop():
             self.wake()
-            await self.wait_for(lambda: follower.parted or not follower.closed or not self._tasks, 3 * self._deadline_s)
+            await self.wait_for(
+                lambda: follower.drained or not follower.closed or not self._tasks, 3 * self._deadline_s
+            )
 
     async def await_applied(self, step: AwaitApplied) -> Applied | None:
         """Wait for a message that a revision has been applied everywhere, or for the step's time to run out."""
@@ -112,8 +114,8 @@ class HubDriver:
             if not future.done():
                 future.set_result(applied)
 
-        waiter = self.hub.expect(step, wake, lease_clock())
-        if not self.hub.is_subscribed(step.keyspace.applied):
+        waiter = self.subscriptions.expect(step, wake, lease_clock())
+        if not self.subscriptions.is_subscribed(step.keyspace.applied):
             self._wake_link.set()
         try:
             async with asyncio.timeout(step.timeout_s):
@@ -121,24 +123,24 @@ class HubDriver:
         except TimeoutError:
             return None
         finally:
-            self.hub.forget(step, waiter)
+            self.subscriptions.forget(step, waiter)
 
     async def _keep_link(self) -> None:
         """Keep a link open for as long as anything is wanted from it."""
         backoff = Backoff()
         while not self._closing:
             self._wake_link.clear()
-            if not self.hub.wanted:
+            if not self.subscriptions.wanted:
                 await self._wake_link.wait()
                 continue
-            link = new_link(self._pool, self._deadline_s)
+            link = new_pubsub_connection(self._pool, self._deadline_s)
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await link.connect()
                     never_reconnect(link)
-                self.hub.link_opened(lease_clock())
+                self.subscriptions.connected(lease_clock())
                 await self._use_link(link, backoff)
-            except (LinkBroken, *FOREIGN_ERRORS) as exc:
+            except (ConnectionBroken, *FOREIGN_ERRORS) as exc:
                 self._lose_link(describe_loss(exc))
             except Exception:
                 log.exception("The subscription failed unexpectedly; it is made anew.")
@@ -170,24 +172,24 @@ class HubDriver:
         while self._link is link:
             reply = await link.read_response(timeout=math.inf)
             now = lease_clock()
-            self.hub.link_received(reply, now)
+            self.subscriptions.received(reply, now)
             backoff.succeeded()
-            if self.hub.link_wake_at() <= now:
+            if self.subscriptions.commands_due_at() <= now:
                 self._wake_link.set()
             # To wake a task for nothing costs more than to apply a change.
-            if self._waiting or self.hub.wake_at(now) < self._asleep_until:
+            if self._waiting or self.subscriptions.wake_at(now) < self._asleep_until:
                 self._wake_work.set()
 
     async def _write_link(self, link: Any) -> None:
         """Send subscriptions and heartbeats."""
         while True:
             self._wake_link.clear()
-            for command in self.hub.link_commands(lease_clock()):
+            for command in self.subscriptions.commands_due(lease_clock()):
                 await link.send_command(*command, check_health=False)
-            await _wait(self._wake_link, self.hub.link_wake_at() - lease_clock())
+            await _wait(self._wake_link, self.subscriptions.commands_due_at() - lease_clock())
 
     def _lose_link(self, reason: str) -> None:
-        self.hub.link_lost(reason, lease_clock())
+        self.subscriptions.disconnected(reason, lease_clock())
         self._wake_work.set()
         self._progress.set()
 
@@ -195,13 +197,13 @@ class HubDriver:
         """Run the calls that are due, all together, again and again; and those that are left in the end."""
         backoff = Backoff()
         try:
-            while not self._closing or self.hub.parting:
+            while not self._closing or self.subscriptions.draining:
                 try:
                     await self._run_due()
                     backoff.succeeded()
                 except Exception:
                     log.exception("A view's calls failed unexpectedly; all views of this store read everything anew.")
-                    self.hub.crashed(lease_clock())
+                    self.subscriptions.crashed(lease_clock())
                     await asyncio.sleep(backoff.failed())
         except asyncio.CancelledError:
             if not self._closing:
@@ -211,11 +213,11 @@ class HubDriver:
     async def _run_due(self) -> None:
         self._wake_work.clear()
         now = lease_clock()
-        requests = self.hub.poll(now)
+        requests = self.subscriptions.poll(now)
         self._progress.set()
         if not requests:
             if not self._closing:
-                self._asleep_until = self.hub.wake_at(now)
+                self._asleep_until = self.subscriptions.wake_at(now)
                 try:
                     await _wait(self._wake_work, self._asleep_until - now)
                 finally:
@@ -225,17 +227,17 @@ class HubDriver:
         now = lease_clock()
         for request, result in zip(requests, results, strict=True):
             if isinstance(result, SessionStoreError):
-                self.hub.failed(request, result, now)
+                self.subscriptions.failed(request, result, now)
             else:
-                self.hub.answered(request, result, now)
+                self.subscriptions.answered(request, result, now)
         self._progress.set()
 
     async def _end_with_loop(self) -> None:
         """Leave, since the event loop is about to end: ``asyncio.run`` cancels the tasks that are left over."""
         self._closing = True
         self._tasks = []
-        self.hub.close(lease_clock())
-        while self.hub.parting:
+        self.subscriptions.close(lease_clock())
+        while self.subscriptions.draining:
             await self._run_due()
         await self._pool.aclose()
 

@@ -7,18 +7,18 @@ from typing import Self
 
 from ..clock import lease_clock
 from ..protocol.calls import WriteContext
-from ..replica.view import OnStale, View
-from .subscriptions import HubDriver
+from ..replica.view import BaseView, OnStale
+from .subscriptions import SubscriptionsDriver
 
 
-class AsyncView(View):
-    """A `View` kept right by tasks on the event loop. Use it as a context manager, or call `open` and `aclose`."""
+class AsyncView(BaseView):
+    """A `BaseView` kept right by tasks on the event loop. Use it as a context manager, or call `open` and `aclose`."""
 
     __slots__ = ("_driver",)
 
     def __init__(
         self,
-        driver: HubDriver,
+        driver: SubscriptionsDriver,
         context: WriteContext,
         on_stale: OnStale,
         wait: bool,
@@ -37,7 +37,7 @@ class AsyncView(View):
             It was not in touch in time.
         """
         self._driver.start()
-        self._begin(self._driver.hub, lease_clock)
+        self._begin(self._driver.subscriptions, lease_clock)
         self._driver.wake()
         if self._wait:
             try:
@@ -54,8 +54,8 @@ class AsyncView(View):
         if self._closed is not None:
             return
         self._end("This view is closed; open another.")
-        self._driver.hub.unfollow(self._follower, lease_clock())
-        await self._driver.await_parting(self._follower)
+        self._driver.subscriptions.unfollow(self._follower, lease_clock())
+        await self._driver.await_drained(self._follower)
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -15,7 +15,7 @@ import random
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ..replica.view import View
+from ..replica.view import BaseView
 from ..session import session_key_from_header
 
 #: The request header that names a session.
@@ -48,7 +48,7 @@ class SessionMiddleware:
     def __init__(
         self,
         app: App,
-        view: View,
+        view: BaseView,
         *,
         header: str = SESSION_HEADER,
         delay: bool = False,

@@ -35,6 +35,7 @@ from .replies import (
     HeadReply,
     IndexPage,
     LeaseReply,
+    LeaseStatusReply,
     Payload,
     PingReply,
     Reply,
@@ -42,7 +43,6 @@ from .replies import (
     SessionReply,
     SessionsReply,
     SnapshotReply,
-    StandingReply,
     TouchReply,
     ViewsReply,
     WriteReply,
@@ -95,9 +95,9 @@ class WriteContext:
     #: what the store knows of the server
     server: ServerIdentity = field(default_factory=ServerIdentity)
 
-    def learn(self, rev: int, *, settling: bool) -> None:
+    def learn(self, rev: int, *, recounting: bool) -> None:
         """Remember the revision that an answer shows."""
-        self.known_rev = rev if settling else max(self.known_rev, rev)
+        self.known_rev = rev if recounting else max(self.known_rev, rev)
 
 
 _encode_json = msgspec.json.Encoder().encode
@@ -115,7 +115,7 @@ _catalog_reply = decoder(CatalogReply)
 _catalog_applied = decoder(CatalogApplied)
 _environments_reply = decoder(EnvironmentsReply)
 _counts_reply = decoder(CountsReply)
-_standing_reply = decoder(StandingReply)
+_lease_status_reply = decoder(LeaseStatusReply)
 _lease_reply = decoder(LeaseReply)
 _views_reply = decoder(ViewsReply)
 
@@ -357,14 +357,14 @@ def count(environments: Sequence[EnvironmentKeyspace]) -> Call[CountsReply]:
     return Call(load_script("count"), keyspace, (), _counts_reply)
 
 
-def standing(context: WriteContext, rev: int) -> Call[StandingReply]:
+def lease_status(context: WriteContext, rev: int) -> Call[LeaseStatusReply]:
     """Read which leases have not applied `rev`."""
     keyspace = context.keyspace
     return Call(
-        load_script("standing"),
+        load_script("lease_status"),
         (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.changes),
         (rev, context.lease_ms),
-        _standing_reply,
+        _lease_status_reply,
     )
 
 

@@ -178,6 +178,6 @@ def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, wait:
             session_keys.update(dict.fromkeys(page.members))
             cursor = page.cursor if page.cursor != "0" else None
     raise StoreUnavailableError(
-        f"New sessions of {context.keyspace} kept coming in between, so that its catalog could not be applied to all of "
-        "them at once; nothing was changed, try again."
+        f"New sessions of {context.keyspace} kept coming, so its catalog could not be applied to all of them; "
+        "nothing was changed, try again."
     )

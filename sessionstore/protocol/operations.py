@@ -20,7 +20,7 @@ from . import calls
 from .calls import Call, IfMatch, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied
-from .replies import StandingReply, WriteReply, decode_cursor, decode_view_info, encode_cursor, session_from_state
+from .replies import LeaseStatusReply, WriteReply, decode_cursor, decode_view_info, encode_cursor, session_from_state
 
 #: Seconds between two looks at the leases while a writer waits, at first and at most: a message says when every view
 #: has applied the revision, and the looks are there in case it is lost.
@@ -187,7 +187,7 @@ def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
     touched = 0
     for call in batches:
         reply = yield call
-        context.learn(reply.rev, settling=False)
+        context.learn(reply.rev, recounting=False)
         touched += reply.touched
     return touched
 
@@ -235,7 +235,7 @@ def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:
                 version=info.version,
                 applied_revision=view.applied,
                 lag=max(0, reply.rev - view.applied),
-                lease_left_ms=view.left,
+                lease_left_ms=view.lease_left_ms,
             )
         )
     return tuple(found)
@@ -255,10 +255,10 @@ def take_effect(
 ) -> Operation[Effect]:
     """Wait until every live lease has applied the write, or has run out."""
     committed = clock()
-    context.learn(reply.rev, settling=reply.settle > 0)
+    context.learn(reply.rev, recounting=reply.countable_in_ms > 0)
     live, pending, expired = reply.live, reply.pending, reply.expired
     # Until then leases may be missing from the count.
-    settled = max(committed + reply.settle / 1000, context.server.settled_at)
+    settled = max(committed + reply.countable_in_ms / 1000, context.server.countable_at)
     longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
     look_s = next_look_s = _FIRST_LOOK_S
     since_s = committed - started
@@ -274,29 +274,32 @@ def take_effect(
                 continue
             timeout_s = next_look_s
             look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
-            applied: Applied | None = yield AwaitApplied(context.keyspace, reply.wait_rev, timeout_s, since_s)
+            applied: Applied | None = yield AwaitApplied(context.keyspace, reply.target_rev, timeout_s, since_s)
             # The driver may have kept a message that came before this wait; it is asked for once.
             since_s = 0.0
             if applied is not None and applied.epoch == reply.epoch:
                 live, pending, expired = applied.live, 0, applied.expired
                 continue
-            standing: StandingReply = yield calls.standing(context, reply.wait_rev)
+            lease_status: LeaseStatusReply = yield calls.lease_status(context, reply.target_rev)
         except StoreUnavailableError as exc:
             unreachable = exc
             continue
         except SessionStoreError as exc:
             raise _not_effective(reply, session, str(exc)) from exc
         unreachable = None
-        if _is_lost(reply, standing):
+        if _is_lost(reply, lease_status):
             raise _not_effective(reply, session, _LOST)
-        live, pending, expired = standing.live, standing.pending, standing.expired
+        live, pending, expired = lease_status.live, lease_status.pending, lease_status.expired
         # The newest answer decides; the end of an earlier one may have been put off by a late reply.
-        settled = max(context.server.settled_at, clock() + standing.settle / 1000 if standing.settle else 0.0)
+        settled = max(
+            context.server.countable_at,
+            clock() + lease_status.countable_in_ms / 1000 if lease_status.countable_in_ms else 0.0,
+        )
         if pending:
             # Redis drops a lease in the millisecond after its last.
-            next_look_s = min(look_s, (standing.left + 1) / 1000)
+            next_look_s = min(look_s, (lease_status.lease_left_ms + 1) / 1000)
     return Effect(
-        revision=reply.wait_rev,
+        revision=reply.target_rev,
         confirmed=live - pending,
         expired=max(0, expired - reply.expired),
         waited=wait,
@@ -305,13 +308,13 @@ def take_effect(
     )
 
 
-def _is_lost(reply: WriteReply, standing: StandingReply) -> bool:
+def _is_lost(reply: WriteReply, lease_status: LeaseStatusReply) -> bool:
     """Whether Redis may hold another history than that of the write: it was emptied, restarted or replaced since."""
-    return standing.rev < reply.wait_rev or reply.epoch not in ("", standing.epoch)
+    return lease_status.rev < reply.target_rev or reply.epoch not in ("", lease_status.epoch)
 
 
 def _not_effective(reply: WriteReply, session: Session | None, why: str) -> NotEffectiveError:
     return NotEffectiveError(
-        f"The write was committed as revision {reply.wait_rev}, but whether every view serves it is not known: {why}",
+        f"The write was committed as revision {reply.target_rev}, but whether every view serves it is not known: {why}",
         session,
     )

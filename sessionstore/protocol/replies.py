@@ -53,13 +53,13 @@ class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
     #: the environment's revision
     rev: int = 0
     #: the revision that the caller has to wait for
-    wait_rev: int = msgspec.field(name="await", default=0)
-    #: leases that live, those of them that have not applied `wait_rev`, and how many ever ran out
+    target_rev: int = msgspec.field(name="targetRev", default=0)
+    #: leases that live, those of them that have not applied `target_rev`, and how many ever ran out
     live: int = 0
     pending: int = 0
     expired: int = 0
     #: ms during which leases that live may be missing from the count
-    settle: int = 0
+    countable_in_ms: int = msgspec.field(name="countableInMs", default=0)
     #: that of the leases, see LeaseReply; empty before the first
     epoch: str = ""
     changed: bool = False
@@ -156,7 +156,7 @@ class EnvironmentsReply(Struct, frozen=True):
     environments: tuple[str, ...]
 
 
-class StandingReply(Struct, frozen=True, gc=False):
+class LeaseStatusReply(Struct, frozen=True, gc=False):
     """Answer of standing: the leases, seen from a revision that a writer waits for."""
 
     now: int
@@ -165,8 +165,8 @@ class StandingReply(Struct, frozen=True, gc=False):
     pending: int
     expired: int
     #: ms until the last of the pending ones runs out
-    left: int
-    settle: int
+    lease_left_ms: int = msgspec.field(name="leaseLeftMs")
+    countable_in_ms: int = msgspec.field(name="countableInMs")
     epoch: str
 
 
@@ -183,7 +183,7 @@ class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
     #: another one where Redis was emptied, restarted or replaced since
     epoch: str
     #: from `now` on
-    lease_ms: int = msgspec.field(name="lease")
+    lease_ms: int = msgspec.field(name="leaseMs")
 
 
 class ViewReply(Struct, frozen=True, gc=False):
@@ -192,7 +192,7 @@ class ViewReply(Struct, frozen=True, gc=False):
     lease: str
     info: str
     applied: int
-    left: int
+    lease_left_ms: int = msgspec.field(name="leaseLeftMs")
 
 
 class ViewsReply(Struct, frozen=True):
@@ -226,8 +226,9 @@ def decoder(reply: type[T]) -> Callable[[Payload], T]:
 
 def unknown_environment(keyspace: EnvironmentKeyspace) -> EnvironmentNotFoundError:
     """The error for an environment that its project has not registered, although it has registered some."""
+    project, environment = keyspace.project, keyspace.environment
     return EnvironmentNotFoundError(
-        f"Project {keyspace.project!r} has no environment {keyspace.environment!r}; name one that its catalog registers."
+        f"Project {project!r} has no environment {environment!r}; name one that its catalog registers."
     )
 
 

@@ -25,10 +25,10 @@ class ServerIdentity:
         Local time, monotonic, before which no write may count on the leases it sees.
     """
 
-    __slots__ = ("_identity", "_lease_s", "settled_at")
+    __slots__ = ("_identity", "_lease_s", "countable_at")
 
     def __init__(self, lease_s: float = 2.0) -> None:
-        self.settled_at = 0.0
+        self.countable_at = 0.0
         self._lease_s = lease_s
         self._identity: tuple[str, str] | None = None
 
@@ -48,4 +48,4 @@ class ServerIdentity:
         else:
             wait_s = self._lease_s if info is None or identity != known else 0.0
         if wait_s > 0.0:
-            self.settled_at = max(self.settled_at, now + wait_s)
+            self.countable_at = max(self.countable_at, now + wait_s)

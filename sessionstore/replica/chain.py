@@ -10,7 +10,7 @@ from ..protocol.messages import Change
 KNOWN_REVISIONS = 1024
 
 
-class Doubt(Exception):  # noqa: N818  a replica turns it into a resync
+class Inconsistent(Exception):  # noqa: N818  a replica turns it into a resync
     """What was received does not fit together."""
 
 
@@ -59,8 +59,10 @@ class Chain:
             if self.is_late(change):
                 return False
             if change.rev != self.rev + 1:
-                raise Doubt(f"revision {change.rev} was published, after revision {self.rev}")
-            raise Doubt(f"revision {change.rev} does not follow on the one before: Redis has lost part of its history")
+                raise Inconsistent(f"revision {change.rev} was published, after revision {self.rev}")
+            raise Inconsistent(
+                f"revision {change.rev} does not follow on the one before: Redis has lost part of its history"
+            )
         self.rev = change.rev
         self._ids.append(change.id)
         return True
@@ -74,4 +76,4 @@ class Chain:
 def check_id(rev: int, page_id: str, known: str) -> None:
     """Check that a position which Redis named has the id that was published."""
     if page_id != known:
-        raise Doubt(f"Redis has another revision {rev} than was published: it has lost part of its history")
+        raise Inconsistent(f"Redis has another revision {rev} than was published: it has lost part of its history")

@@ -2,7 +2,7 @@
 
 No I/O, no clock, no thread: the drivers feed in what arrives and when, run the calls that `poll` asks for, and bring
 the answers back. What a look-up reads is kept here as plain attributes, each replaced by one assignment, so that any
-thread may read them without a lock: ``sessions``, ``fresh_until`` and the `Bound` of each view.
+thread may read them without a lock: ``sessions``, ``fresh_until`` and the `FastPath` of each view.
 
 Local time is in seconds, of a clock that runs on while the process is stopped or the host sleeps.
 """
@@ -68,7 +68,7 @@ class Backoff:
 
 
 @dataclass(slots=True, eq=False)
-class Bound:
+class FastPath:
     """Until when a view's look-ups need no check but the clock: one comparison covers lease and expiry together.
 
     It is the first expiry among all sessions and, where the view is strict (``on_stale="raise"``), the end of its
@@ -116,7 +116,7 @@ class Follower:
         #: local time until which a view may call itself fresh
         self.fresh_until = 0.0
         #: session key → local time of its first look-up since the last flush; written by look-ups
-        self.seen: dict[str, float] = {}
+        self.touches: dict[str, float] = {}
         self.touch_interval_s = min(touch_interval_s, context.ttl_ms / 1000 * _TOUCH_WITHIN)
         #: why it was last out of touch; and why it is, or will be where nothing helps
         self.last_error: str | None = None
@@ -124,7 +124,7 @@ class Follower:
         #: why the last flush failed, until one succeeds
         self.touch_error: str | None = None
         self.watchers: list[Callable[[str, Session | None], None]] = []
-        self._bounds: list[Bound] = []
+        self._fast_paths: list[FastPath] = []
         self._context = context
         #: requests that have no answer yet
         self._asked: set[FollowerRequest] = set()
@@ -155,23 +155,23 @@ class Follower:
         """Redis time at local time `now`, or a little later: a session is never served past its expiry by it."""
         return now * 1000 + (self._redis_offset_ms or 0.0)
 
-    def bound(self, *, strict: bool) -> Bound:
+    def bound(self, *, strict: bool) -> FastPath:
         """Make the bound of one more view."""
-        bound = Bound(strict)
-        self._bounds.append(bound)
+        bound = FastPath(strict)
+        self._fast_paths.append(bound)
         return bound
 
-    def drop_bound(self, bound: Bound) -> None:
+    def drop_fast_path(self, bound: FastPath) -> None:
         """A view is closed: its look-ups take the way that says so."""
-        self._bounds.remove(bound)
+        self._fast_paths.remove(bound)
         bound.until = -inf
 
-    def note(self, session_key: str, session: HeldSession, now: float) -> None:
+    def touch(self, session_key: str, session: HeldSession, now: float) -> None:
         """Note that a session was looked up. The mark on the session spares later look-ups the note until the flush."""
-        if not session.noted:
+        if not session.touch_pending:
             # In this order, and the other way round in the flush: a mark without a note would never be taken off.
-            session.mark(noted=True)
-            self.seen[session_key] = now
+            session.set_touch_pending(True)
+            self.touches[session_key] = now
 
     @property
     def live(self) -> bool:
@@ -192,30 +192,30 @@ class Follower:
         self.replica.lost(reason)
         self._refresh(now)
 
-    def doubt(self, reason: str, now: float) -> None:
+    def resync(self, reason: str, now: float) -> None:
         """Something can't be explained: resync."""
         self._blame(reason)
-        self.replica.doubt(reason)
+        self.replica.resync(reason)
         self._refresh(now)
 
     def message(self, payload: bytes | str, now: float) -> Change | None:
         """Apply one message of the changes channel."""
-        self._unbind()
+        self._close_fast_paths()
         self.unheard = 0
         change = self.replica.message(payload)
         if change is not None:
-            self._context.learn(change.rev, settling=False)
+            self._context.learn(change.rev, recounting=False)
             self.lease.applied(change.rev, change.epoch)
             if change.wait:
                 self.lease.want_ack()
             self._confirm_head()
-            self._take_verdict(now)
+            self._take_revocation(now)
         self._refresh(now)
         return change
 
-    def _unbind(self) -> None:
+    def _close_fast_paths(self) -> None:
         """Have look-ups check the expiry themselves, until that of the state which is about to come is known."""
-        for bound in self._bounds:
+        for bound in self._fast_paths:
             bound.until = -inf
 
     # What is to do
@@ -237,7 +237,7 @@ class Follower:
                 self._synced_at = now
                 requests.append(self._ask(request.call, now, request))
         if not self._touch_in_flight and now >= self._touch_at:
-            requests += self._touch(now)
+            requests += self._flush_touches(now)
         self._refresh(now)
         return requests
 
@@ -258,17 +258,17 @@ class Follower:
         purpose = request.purpose
         if isinstance(purpose, Request):
             self._sync_backoff.succeeded()
-            self._unbind()
+            self._close_fast_paths()
             self.replica.answered(purpose, reply)
         elif isinstance(purpose, LeaseRequest):
             self.lease.answered(purpose, reply, now)
             if purpose.position is not None and reply.status in ("ok", "expired"):
                 self._head_to_confirm = (Position(reply.rev, reply.id), purpose.position.rev)
                 self._confirm_head()
-            self._take_verdict(now)
+            self._take_revocation(now)
         else:
             touched: TouchReply = reply
-            self._context.learn(touched.rev, settling=False)
+            self._context.learn(touched.rev, recounting=False)
             self._touch_backoff.succeeded()
             self._touch_in_flight = False
             self.touch_error = None
@@ -287,7 +287,7 @@ class Follower:
         elif isinstance(purpose, LeaseRequest):
             self._blame(_clause(error))
             self.lease.failed(purpose, now)
-            self._take_verdict(now)
+            self._take_revocation(now)
         else:
             self._touch_in_flight = False
             self.touch_error = _clause(error)
@@ -295,7 +295,7 @@ class Follower:
             self._flushing = []
             self._touch_at = now + self._touch_backoff.failed()
             for session_key, seen_at in purpose.items():
-                self.seen.setdefault(session_key, seen_at)
+                self.touches.setdefault(session_key, seen_at)
         self._refresh(now)
 
     def crashed(self, now: float) -> None:
@@ -303,7 +303,7 @@ class Follower:
         error = StoreUnavailableError("an unexpected error, see the log.")
         for request in tuple(self._asked):
             self.failed(request, error, now)
-        self.doubt("an unexpected error, see the log", now)
+        self.resync("an unexpected error, see the log", now)
 
     def wake_at(self, now: float) -> float:
         """Local time at which `poll` has to be called again at the latest."""
@@ -327,12 +327,12 @@ class Follower:
         leave = self.lease.close()
         if leave is not None:
             requests.append(self._ask(leave.call, now, leave))
-        while self.seen:
-            requests += self._touch(now)
+        while self.touches:
+            requests += self._flush_touches(now)
         return requests
 
     @property
-    def parted(self) -> bool:
+    def drained(self) -> bool:
         """Whether it is closed, and its last calls have run or failed."""
         return self.closed and not self._asked
 
@@ -366,7 +366,7 @@ class Follower:
         elif now - self._awaiting_since >= _AWAIT_S:
             self._awaiting_since = None
             self.unheard += 1
-            self.doubt(f"revision {self.replica.awaited} was not published", now)
+            self.resync(f"revision {self.replica.awaited} was not published", now)
 
     def _read_clock(self, redis_now: int, sent_at: float, now: float) -> None:
         """Learn Redis's time from an answer; the lowest upper bound is kept, since one answer may come late."""
@@ -379,30 +379,30 @@ class Follower:
                 return
         self._redis_offset_ms, self._offset_at = highest, now
 
-    def _take_verdict(self, now: float) -> None:
-        reason = self.lease.take_verdict()
+    def _take_revocation(self, now: float) -> None:
+        reason = self.lease.take_revocation()
         if reason is not None:
             self.unheard += 1
-            self.doubt(reason, now)
+            self.resync(reason, now)
 
     def _ask(self, call: Call[Any], now: float, purpose: Request | LeaseRequest | dict[str, float]) -> FollowerRequest:
         request = FollowerRequest(self, call, now, purpose)
         self._asked.add(request)
         return request
 
-    def _touch(self, now: float) -> list[FollowerRequest]:
+    def _flush_touches(self, now: float) -> list[FollowerRequest]:
         """Take the next batch of a flush, or the first one of a new flush; none where there is nothing to send."""
         if not self._flushing:
             # What is looked up from now on belongs to the next flush. Look-ups go on writing: list() is one step.
-            self._flushing = list(self.seen)
+            self._flushing = list(self.touches)
         batch: dict[str, float] = {}
         while self._flushing and len(batch) < calls.TOUCH_BATCH:
             session_key = self._flushing.pop()
-            seen_at = self.seen.pop(session_key, None)
+            seen_at = self.touches.pop(session_key, None)
             held = self.sessions.get(session_key)
             # A touch would not revive a session that is gone.
             if seen_at is not None and held is not None:
-                held.mark(noted=False)
+                held.set_touch_pending(False)
                 batch[session_key] = seen_at
         if not self._flushing:
             self._touch_at = now + self.touch_interval_s
@@ -422,8 +422,8 @@ class Follower:
         """Bring what look-ups read up to date."""
         if self.replica.resyncs != self._resyncs:
             self._resyncs = self.replica.resyncs
-            if self.replica.last_doubt is not None:
-                self._blame(self.replica.last_doubt)
+            if self.replica.resync_reason is not None:
+                self._blame(self.replica.resync_reason)
             self._head_to_confirm = None
             self._sync_at = max(self._sync_at, self._synced_at + _RESYNC_PAUSE_S)
         self.lease.at(self._position())
@@ -432,7 +432,7 @@ class Follower:
         self.fresh_until = self.lease.fresh_until()
         if self.closed:
             horizon = self.fresh_until = -inf
-        for bound in self._bounds:
+        for bound in self._fast_paths:
             bound.until = min(horizon, self.fresh_until) if bound.strict else horizon
 
 

@@ -12,16 +12,16 @@ class HeldSession(Session, frozen=True, kw_only=True, gc=False, eq=False):
 
     Attributes
     ----------
-    noted : bool
-        Whether a look-up has been noted since the last flush. It says nothing about the session: where all else is
+    touch_pending : bool
+        Whether a touch of this session waits for the next flush. It says nothing about the session: where all else is
         equal, so are the sessions.
     """
 
-    noted: bool = False
+    touch_pending: bool = False
 
-    def mark(self, *, noted: bool) -> None:
-        """Set `noted`, the one thing that changes on a session."""
-        force_setattr(self, "noted", noted)
+    def set_touch_pending(self, pending: bool) -> None:
+        """Set `touch_pending`, the one thing that changes on a session."""
+        force_setattr(self, "touch_pending", pending)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Session):
@@ -36,7 +36,7 @@ class HeldSession(Session, frozen=True, kw_only=True, gc=False, eq=False):
         return repr(Session(**{name: getattr(self, name) for name in Session.__struct_fields__}))
 
 
-#: The fields of a session, without `effect`, which is the last one, and `noted`.
+#: The fields of a session, without `effect`, which is the last one, and `touch_pending`.
 _CONTENT = len(Session.__struct_fields__) - 1
 
 
@@ -45,4 +45,4 @@ def moved(session: HeldSession, expires_at: int, last_seen_at: int) -> HeldSessi
 
     That it was noted is not taken over: the flush unmarks what is served, and this may come to be served only later.
     """
-    return replace(session, expires_at=expires_at, last_seen_at=last_seen_at, noted=False)
+    return replace(session, expires_at=expires_at, last_seen_at=last_seen_at, touch_pending=False)

@@ -121,8 +121,8 @@ class Lease:
         "_reading",
         "_renew_at",
         "_retry_at",
+        "_revocation",
         "_until",
-        "_verdict",
         "head",
     )
 
@@ -162,7 +162,7 @@ class Lease:
         self._acked_rev = 0
         #: of the last join or renewal, to compare Redis's clock with
         self._reading: _Reading | None = None
-        self._verdict: str | None = None
+        self._revocation: str | None = None
 
     # What the view asks
 
@@ -170,10 +170,10 @@ class Lease:
         """Local time until which the view may call itself fresh at the position last told; 0.0: it may not."""
         return self._until if self._reached else 0.0
 
-    def take_verdict(self) -> str | None:
+    def take_revocation(self) -> str | None:
         """Why the view has to resync; told once. The lease is given up already."""
-        verdict, self._verdict = self._verdict, None
-        return verdict
+        revocation, self._revocation = self._revocation, None
+        return revocation
 
     @property
     def wake_at(self) -> float:
@@ -292,7 +292,7 @@ class Lease:
         elif reply.status == "expired":
             self._forget()
         else:
-            self._condemn(
+            self._revoke(
                 "the view lags behind: its subscription may be dead"
                 if reply.status == "refused"
                 else f"Redis is at revision {reply.rev} of another history than this view has followed"
@@ -346,7 +346,7 @@ class Lease:
         step_s = _clock_step_s(self._reading, reading)
         self._reading = reading
         if abs(step_s) > self._margin_s * _STEP:
-            self._condemn(f"Redis's clock was set by {step_s:+.3f} s")
+            self._revoke(f"Redis's clock was set by {step_s:+.3f} s")
             return
         self._until = max(self._until, request.sent_at + reply.lease_ms / 1000 - self._margin_s)
         self._renew_at = request.sent_at + self._lease_ms / 1000 * _RENEW_AFTER
@@ -366,14 +366,14 @@ class Lease:
             self._reached = True
             self._passed = {}
         elif passed is not None:
-            self._condemn(f"Redis had another revision {goal.rev} than this view has applied")
+            self._revoke(f"Redis had another revision {goal.rev} than this view has applied")
 
     def _check_epoch(self, rev: int, epoch: str) -> None:
         if self._held and epoch != self._epoch:
-            self._condemn(f"revision {rev} was published before Redis was emptied, restarted or replaced")
+            self._revoke(f"revision {rev} was published before Redis was emptied, restarted or replaced")
 
-    def _condemn(self, reason: str) -> None:
-        self._verdict = reason
+    def _revoke(self, reason: str) -> None:
+        self._revocation = reason
         self._give_up()
 
     def _give_up(self) -> None:

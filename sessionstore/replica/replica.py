@@ -1,6 +1,6 @@
 """One environment's sessions in local memory, kept right by messages: a state machine without I/O, clock or thread.
 
-A driver feeds in what happens on the subscription's link (`subscribed`, `message`, `lost`, `doubt`), runs the calls
+A driver feeds in what happens on the subscription's link (`subscribed`, `message`, `lost`, `resync`), runs the calls
 that `poll` asks for and brings the answers back (`answered`, `failed`). Events lead from state to state by the table
 below:
 
@@ -35,7 +35,7 @@ from ..protocol.calls import Call
 from ..protocol.keyspace import EnvironmentKeyspace
 from ..protocol.messages import Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState, decode_change
 from ..session import Session
-from .chain import Chain, Doubt
+from .chain import Chain, Inconsistent
 from .held_session import HeldSession, moved
 from .snapshot import Snapshot
 
@@ -56,7 +56,7 @@ class Event(enum.Enum):
 
     SUBSCRIBED = enum.auto()
     COMPLETED = enum.auto()
-    DOUBTED = enum.auto()
+    RESYNC = enum.auto()
     LOST = enum.auto()
 
 
@@ -68,12 +68,12 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.SYNCING: {
         Event.SUBSCRIBED: State.SYNCING,
         Event.COMPLETED: State.LIVE,
-        Event.DOUBTED: State.SYNCING,
+        Event.RESYNC: State.SYNCING,
         Event.LOST: State.EMPTY,
     },
     State.LIVE: {
         Event.SUBSCRIBED: State.SYNCING,
-        Event.DOUBTED: State.SYNCING,
+        Event.RESYNC: State.SYNCING,
         Event.LOST: State.EMPTY,
     },
 }
@@ -129,7 +129,7 @@ class Replica:
         self.rev = 0
         self.id = ""
         self.resyncs = 0
-        self.last_doubt: str | None = None
+        self.resync_reason: str | None = None
         self.on_change: Callable[[str, Session | None], None] | None = None
         self._project = project
         self._environment = environment
@@ -156,9 +156,9 @@ class Replica:
         """The link is down. What is held is served on."""
         self._enter(Event.LOST, reason)
 
-    def doubt(self, reason: str) -> None:
+    def resync(self, reason: str) -> None:
         """Something can't be explained while the link is up: resync."""
-        self._enter(Event.DOUBTED, reason)
+        self._enter(Event.RESYNC, reason)
 
     def message(self, payload: bytes | str) -> Change | None:
         """Take one message of the changes channel; returns the change if that was applied while LIVE."""
@@ -172,9 +172,9 @@ class Replica:
                 self._snapshot.message(change)
                 self._serve_if_complete(self._snapshot)
         except (CorruptDataError, RecursionError):
-            self.doubt("a message did not decode")
-        except Doubt as exc:
-            self.doubt(str(exc))
+            self.resync("a message did not decode")
+        except Inconsistent as exc:
+            self.resync(str(exc))
         return None
 
     # Calls
@@ -196,8 +196,8 @@ class Replica:
         try:
             self._snapshot.answered(reply)
             self._serve_if_complete(self._snapshot)
-        except Doubt as exc:
-            self.doubt(str(exc))
+        except Inconsistent as exc:
+            self.resync(str(exc))
 
     def failed(self, request: Request) -> None:
         """Say that no answer will come to a request: it is due again, from the start of the index."""
@@ -211,7 +211,7 @@ class Replica:
         """The revision that a sync waits for, where every page has been read and only messages are missing.
 
         Where that does not end, messages were lost and nothing has come after them to show it: the driver should call
-        `doubt`.
+        `resync`.
         """
         return None if self._snapshot is None else self._snapshot.awaited
 
@@ -265,11 +265,11 @@ class Replica:
         if chain is None:
             return False
         if rev < since:
-            self.doubt(f"Redis is at revision {rev} and was at {since} before: it has lost part of its history")
+            self.resync(f"Redis is at revision {rev} and was at {since} before: it has lost part of its history")
             return False
         known = chain.id_at(rev)
         if known is not None and known != head_id:
-            self.doubt(f"Redis has another revision {rev} than was published: it has lost part of its history")
+            self.resync(f"Redis has another revision {rev} than was published: it has lost part of its history")
             return False
         return known is not None
 
@@ -281,7 +281,7 @@ class Replica:
             return
         self.state = state
         if reason is not None:
-            self.last_doubt = reason
+            self.resync_reason = reason
         if event is Event.COMPLETED:
             return
         # Whatever was under way belongs to the past.
@@ -311,7 +311,7 @@ class Replica:
                 self._report(change.session_key, None)
         elif isinstance(change, ExpiryMoved):
             if not all(key in sessions for key, _, _ in change.sessions):
-                raise Doubt("a session that is not held lives longer")
+                raise Inconsistent("a session that is not held lives longer")
             for key, expires_at, last_seen_at in change.sessions:
                 self._keep(moved(sessions[key], expires_at, last_seen_at))
             self._advance(chain)

@@ -25,7 +25,7 @@ from ..protocol.calls import READ_BATCH, Call
 from ..protocol.keyspace import EnvironmentKeyspace
 from ..protocol.messages import Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from ..protocol.replies import CatalogReply, SnapshotReply
-from .chain import Chain, Doubt, check_id
+from .chain import Chain, Inconsistent, check_id
 from .held_session import HeldSession, moved
 
 #: Messages that are kept before the first page says where the chain begins. The oldest make room: if one of them was
@@ -155,7 +155,7 @@ class Snapshot:
         """
         for key, (expires_at, _) in self._moves.items():
             if expires_at > self._page_now:
-                raise Doubt(f"the session {key!r} lives longer, and was not found")
+                raise Inconsistent(f"the session {key!r} lives longer, and was not found")
 
     @property
     def awaited(self) -> int | None:
@@ -188,7 +188,9 @@ class Snapshot:
     def _check_position(self, chain: Chain, rev: int, page_id: str) -> bool:
         """Hold a page's position against the chain; False where it is too old to tell."""
         if rev < self._page_rev:
-            raise Doubt(f"Redis went back from revision {self._page_rev} to {rev}: it has lost part of its history")
+            raise Inconsistent(
+                f"Redis went back from revision {self._page_rev} to {rev}: it has lost part of its history"
+            )
         self._page_rev = rev
         if rev > chain.rev:
             if not self._unpassed or self._unpassed[-1] != (rev, page_id):
@@ -221,7 +223,7 @@ class Snapshot:
 
     def _check_catalog(self, chain: Chain) -> None:
         if self._catalog_rev < self._catalog_due <= chain.rev:
-            raise Doubt(f"no message brought the catalog of revision {self._catalog_due}")
+            raise Inconsistent(f"no message brought the catalog of revision {self._catalog_due}")
 
     # Messages
 

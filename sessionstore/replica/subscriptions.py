@@ -3,7 +3,7 @@
 No I/O, no clock, no thread. A driver keeps one connection subscribed to the channels that are wanted and hands over
 what it receives; in a second flow it runs the calls that `poll` asks for, all that are due together. redis-py's own
 PubSub is not used: it reconnects silently, and what was published in the meantime is lost. Here each connection begins
-with `link_opened`.
+with `connected`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MAX_APPLIED_CHANNELS = 256
 log = logging.getLogger("sessionstore")
 
 
-class LinkBroken(Exception):  # noqa: N818  never leaves the drivers
+class ConnectionBroken(Exception):  # noqa: N818  never leaves the drivers
     """The link can't be trusted any more: close it and open another."""
 
 
@@ -58,7 +58,7 @@ class Waiter:
         self.wake = wake
 
 
-class Hub:
+class Subscriptions:
     """The followed environments and waiting writers of one store."""
 
     def __init__(self, rng: random.Random | None = None) -> None:
@@ -81,7 +81,7 @@ class Hub:
         self._ended = False
         self._deaf = False
         #: what is left to run for followers that are closed
-        self._parting: deque[FollowerRequest] = deque()
+        self._draining: deque[FollowerRequest] = deque()
         #: what the log says: whether an environment is in touch, and whose look-ups can't be noted
         self._told_fresh: dict[Follower, bool] = {}
         self._told_untouched: set[Follower] = set()
@@ -118,7 +118,7 @@ class Hub:
         if self._users[channel]:
             return
         del self._users[channel], self._followers[channel]
-        self._part(follower, now)
+        self._drain(follower, now)
 
     def expect(self, step: AwaitApplied, wake: Callable[[Applied | None], None], now: float) -> Waiter:
         """Have `wake` called when every view has applied a revision, as far as messages tell."""
@@ -157,14 +157,14 @@ class Hub:
         """Whether there is anything to subscribe to."""
         return bool(self._followers or self._waiters)
 
-    def link_opened(self, now: float) -> None:
+    def connected(self, now: float) -> None:
         """A new connection is there, with no subscription."""
         self._open = True
         self._forget_link()
         self._pinged_at = self._heard_at = now
-        self._look_at = self.link_wake_at()
+        self._look_at = self.commands_due_at()
 
-    def link_lost(self, reason: str, now: float) -> None:
+    def disconnected(self, reason: str, now: float) -> None:
         """The connection is gone, or could not be made."""
         self._open = False
         self._forget_link()
@@ -172,7 +172,7 @@ class Hub:
             follower.lost(reason, now)
         self._tell(now)
 
-    def link_commands(self, now: float) -> list[tuple[str, ...]]:
+    def commands_due(self, now: float) -> list[tuple[str, ...]]:
         """Take what is to be sent on the link now: subscriptions and heartbeats.
 
         Raises
@@ -186,9 +186,9 @@ class Hub:
             # This process was stopped or stalled: the answer may be there, and has not been read yet.
             self._pinged_at = max(self._pinged_at, now - PONG_WITHIN_S / 2)
         if self._pinged_at > self._heard_at and now - self._pinged_at > PONG_WITHIN_S:
-            raise LinkBroken(f"nothing was heard from Redis for {now - self._heard_at:.1f} s")
+            raise ConnectionBroken(f"nothing was heard from Redis for {now - self._heard_at:.1f} s")
         if self._deaf:
-            raise LinkBroken("changes that were published did not come")
+            raise ConnectionBroken("changes that were published did not come")
         self._ended = False
         commands: list[tuple[str, ...]] = []
         here = self._asked | self._confirmed
@@ -204,11 +204,11 @@ class Hub:
         if now - max(self._pinged_at, self._heard_at) >= HEARTBEAT_S and self._pinged_at <= self._heard_at:
             self._pinged_at = now
             commands.append(("PING",))
-        self._look_at = self.link_wake_at()
+        self._look_at = self.commands_due_at()
         return commands
 
-    def link_wake_at(self) -> float:
-        """Local time at which `link_commands` has to be called again at the latest."""
+    def commands_due_at(self) -> float:
+        """Local time at which `commands_due` has to be called again at the latest."""
         if not self._open:
             return inf
         if self._ended or self._deaf:
@@ -217,7 +217,7 @@ class Hub:
             return self._pinged_at + PONG_WITHIN_S + 0.001
         return max(self._pinged_at, self._heard_at) + HEARTBEAT_S
 
-    def link_received(self, reply: Any, now: float) -> None:
+    def received(self, reply: Any, now: float) -> None:
         """Take one reply of the link, as RESP2 has it.
 
         Raises
@@ -229,7 +229,7 @@ class Hub:
         if not isinstance(reply, list) or len(reply) < 2:
             if isinstance(reply, bytes | str):
                 return  # a pong that is no array
-            raise LinkBroken("Redis sent something that is no message")
+            raise ConnectionBroken("Redis sent something that is no message")
         kind, channel = _text(reply[0]), _text(reply[1])
         if kind == "message":
             self._message(channel, reply[2], now)
@@ -238,13 +238,13 @@ class Hub:
         elif kind in ("unsubscribe", "sunsubscribe"):
             self._unsubscribed(channel, now)
         elif kind != "pong":
-            raise LinkBroken("Redis sent something that is no message")
+            raise ConnectionBroken("Redis sent something that is no message")
 
     # The calls
 
     def poll(self, now: float) -> list[FollowerRequest]:
         """Take the calls that are due, of all environments together. They have to be run in this order."""
-        requests = [self._parting.popleft() for _ in range(min(_LAST_CALLS, len(self._parting)))]
+        requests = [self._draining.popleft() for _ in range(min(_LAST_CALLS, len(self._draining)))]
         for follower in self._followers.values():
             requests += follower.poll(now)
         if len(self._followers) > 1 and any(map(_renews, requests)):
@@ -282,7 +282,7 @@ class Hub:
 
     def wake_at(self, now: float) -> float:
         """Local time at which `poll` has to be called again at the latest."""
-        if self._parting:
+        if self._draining:
             return now
         return min((follower.wake_at(now) for follower in self._followers.values()), default=inf)
 
@@ -290,7 +290,7 @@ class Hub:
         """Leave everything, for good; `poll` has the calls for that."""
         self._closed = True
         for follower in self._followers.values():
-            self._part(follower, now)
+            self._drain(follower, now)
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.wake(None)
@@ -300,23 +300,23 @@ class Hub:
         self._applied.clear()
 
     @property
-    def parting(self) -> bool:
+    def draining(self) -> bool:
         """Whether there are calls left to run for what is closed."""
-        return bool(self._parting)
+        return bool(self._draining)
 
     # Within
 
-    def _part(self, follower: Follower, now: float) -> None:
-        self._parting += follower.close(now)
+    def _drain(self, follower: Follower, now: float) -> None:
+        self._draining += follower.close(now)
         self._told_fresh.pop(follower, None)
         self._told_untouched.discard(follower)
 
     def _abandon(self, whose: Callable[[Follower], bool]) -> None:
         """Don't run what is left to run: a lease that is not left runs out by itself."""
-        for request in self._parting:
+        for request in self._draining:
             if whose(request.follower):
                 request.follower.forget(request)
-        self._parting = deque(request for request in self._parting if not whose(request.follower))
+        self._draining = deque(request for request in self._draining if not whose(request.follower))
 
     def _message(self, channel: str, payload: bytes | str, now: float) -> None:
         follower = self._followers.get(channel)
@@ -345,7 +345,7 @@ class Hub:
             if asked:
                 self._followers[channel].subscribed(now)
             else:
-                self._followers[channel].doubt("Redis confirmed a subscription that nobody asked for", now)
+                self._followers[channel].resync("Redis confirmed a subscription that nobody asked for", now)
         elif channel in self._waiters:
             # What was published before the confirmation is missed: look.
             for waiter in self._waiters[channel]:

@@ -21,7 +21,7 @@ from ..protocol.calls import WriteContext
 from ..protocol.replies import ViewInfo, encode_view_info
 from ..session import Session, normalize_session_key
 from .held_session import HeldSession
-from .subscriptions import Hub
+from .subscriptions import Subscriptions
 
 #: Told of each change after it is applied: session key, and the session or None where it is gone.
 ChangeCallback = Callable[[str, Session | None], None]
@@ -64,7 +64,7 @@ class ViewStats(Struct, frozen=True):
     last_error: str | None
 
 
-class View:
+class BaseView:
     """A local copy of one environment's sessions, kept right in the background. Made by an environment's ``view()``.
 
     `get`, `peek`, `fresh` and `stats` never do I/O, and any thread may use them.
@@ -80,11 +80,11 @@ class View:
 
     __slots__ = (
         "__weakref__",
-        "_bound",
         "_callbacks",
         "_clock",
         "_closed",
         "_context",
+        "_fast_path",
         "_follower",
         "_on_stale",
         "_sessions",
@@ -112,15 +112,15 @@ class View:
         self._closed: str | None = "This view is not open; use it as a context manager, or call open() first."
         self.get = self._refuse
 
-    def _begin(self, hub: Hub, clock: Callable[[], float]) -> None:
+    def _begin(self, subscriptions: Subscriptions, clock: Callable[[], float]) -> None:
         """Follow the environment, and answer look-ups from now on."""
         if self._closed is None:
             raise InvalidInputError("This view is open already; make another with view().")
-        follower = hub.follow(self._context, describe_process(), clock(), self._touch_interval_s)
+        follower = subscriptions.follow(self._context, describe_process(), clock(), self._touch_interval_s)
         self._follower = follower
         self._sessions = follower.sessions
         self._clock = clock
-        self._bound = follower.bound(strict=self._on_stale == "raise")
+        self._fast_path = follower.bound(strict=self._on_stale == "raise")
         self._callbacks: list[ChangeCallback] = []
         self._closed = None
         self.get = self._make_get()
@@ -131,8 +131,8 @@ class View:
         """Build `get`. A closure finds what it needs in a third of the time that attributes of self would take."""
         sessions = cast("dict[str | None, HeldSession]", self._sessions)
         clock = self._clock
-        bound = self._bound
-        note = self._follower.note
+        bound = self._fast_path
+        touch = self._follower.touch
         look_up = self._look_up
 
         def get(key: str | None, /) -> Session | None:
@@ -142,22 +142,22 @@ class View:
                 until = bound.until
                 session = sessions[key]
                 if until > clock():
-                    if session.noted:
+                    if session.touch_pending:
                         return session
                     now = clock()
                     # It may have only just come, and expire sooner than what was there before.
                     if now < bound.until:
-                        note(session.session_key, session, now)
+                        touch(session.session_key, session, now)
                         return session
             except Exception:  # no such key, or nothing that can be one
                 pass
-            return look_up(key, note=True)
+            return look_up(key, touch=True)
 
         return get
 
     def peek(self, key: str | None) -> Session | None:
         """Look a session up as `get` does, without noting that it was seen."""
-        return self._look_up(key, note=False)
+        return self._look_up(key, touch=False)
 
     @property
     def fresh(self) -> bool:
@@ -205,7 +205,7 @@ class View:
 
         return unsubscribe
 
-    def _look_up(self, key: str | None, *, note: bool) -> Session | None:
+    def _look_up(self, key: str | None, *, touch: bool) -> Session | None:
         """Look up with every check there is: key, lease, expiry."""
         self._check_open()
         if not isinstance(key, str):
@@ -218,7 +218,7 @@ class View:
             key = normalize_session_key(key)
             session = self._sessions.get(key)
         now = self._clock()
-        if self._bound.strict and now >= fresh_until:
+        if self._fast_path.strict and now >= fresh_until:
             self._check_open()
             raise StaleView(
                 f"The view of {follower.name} can't prove that it is current "
@@ -227,8 +227,8 @@ class View:
             )
         if session is None or session.expires_at <= follower.redis_ms(now):
             return None
-        if note:
-            follower.note(key, session, now)
+        if touch:
+            follower.touch(key, session, now)
         return session
 
     def _check_open(self) -> None:
@@ -244,7 +244,7 @@ class View:
     def _end(self, reason: str) -> None:
         """Have every further look-up raise StoreClosedError."""
         self._closed = reason
-        self._follower.drop_bound(self._bound)
+        self._follower.drop_fast_path(self._fast_path)
         self._follower.watchers.remove(self._notify)
         _open_views.discard(self)
 
@@ -271,7 +271,7 @@ class View:
                 _log.exception("A callback of view.subscribe failed; the view goes on.")
 
 
-_open_views: weakref.WeakSet[View] = weakref.WeakSet()
+_open_views: weakref.WeakSet[BaseView] = weakref.WeakSet()
 
 
 def _after_fork() -> None:

@@ -26,8 +26,8 @@ from .api_keys import ApiKeys
 from .connections import Connections
 from .pool import Pool
 from .project import Project
-from .subscriptions import HubDriver
-from .view import SyncView
+from .subscriptions import SubscriptionsDriver
+from .view import View
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class SessionStore:
         self.config = config
         self._closed = False
         self._connections = Connections(pool, config)
-        self._driver = HubDriver(pool, config)
+        self._driver = SubscriptionsDriver(pool, config)
         return self
 
     @classmethod
@@ -322,17 +322,17 @@ class Environment:
         """
         return self._store._run(catalog_operations.list_scenarios(self._context.keyspace, limit, search, before))
 
-    def touch(self, seen: Mapping[str, int]) -> int:
+    def touch(self, last_seen_at: Mapping[str, int]) -> int:
         """Note when sessions were last seen, and keep them alive; returns how many of them there were.
 
         A session that is gone is not revived, ``last_seen_at`` never goes back, and a time in the future counts as now.
 
         Parameters
         ----------
-        seen : mapping
+        last_seen_at : mapping
             Session key → ms since 1970, in Redis time. Sent in batches of 200, each atomic.
         """
-        return self._store._run(operations.touch(self._context, seen))
+        return self._store._run(operations.touch(self._context, last_seen_at))
 
     def views(self) -> tuple[LiveView, ...]:
         """List the views of this environment that hold a lease, in every process; the one that runs out first first."""
@@ -345,7 +345,7 @@ class Environment:
         wait: bool = True,
         timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
         touch_interval_s: float = DEFAULT_TOUCH_INTERVAL_S,
-    ) -> SyncView:
+    ) -> View:
         """Make a view: the environment's sessions in local memory, kept right by a background thread.
 
         Use it as a context manager. Views of one environment share their memory, and all views of a store share one
@@ -362,4 +362,4 @@ class Environment:
         touch_interval_s : float
             Seconds between two flushes of what was looked up. ``last_seen_at`` is exact to within it.
         """
-        return SyncView(self._store._driver, self._context, on_stale, wait, timeout_s, touch_interval_s)
+        return View(self._store._driver, self._context, on_stale, wait, timeout_s, touch_interval_s)

@@ -29,8 +29,8 @@ from ..options import CLOSED, StoreConfig
 from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
 from ..replica.follower import Backoff, Follower, FollowerRequest
-from ..replica.subscriptions import CALL_WITHIN_S, Hub, LinkBroken, log
-from ..transport.connect import never_reconnect, new_link
+from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
+from ..transport.connect import never_reconnect, new_pubsub_connection
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .connections import Connections, Sent
 
@@ -38,7 +38,7 @@ from .connections import Connections, Sent
 _AT_ONCE_S = 0.005
 
 
-class HubDriver:
+class SubscriptionsDriver:
     """Runs from the first view or waiting writer on."""
 
     def __init__(self, pool: Any, config: StoreConfig) -> None:
@@ -51,7 +51,7 @@ class HubDriver:
 
     def begin_anew(self) -> None:
         """Be as at first: for a forked process, where there are no threads, and locks may be locked for good."""
-        self.hub = Hub()
+        self.subscriptions = Subscriptions()
         #: guards the hub
         self.lock = threading.RLock()
         #: each holds an item where something arrived or is new to do: for the thread that runs the calls, the one that
@@ -99,14 +99,14 @@ class HubDriver:
         self._tell_all()
         link = self._link
         if link is not None:
-            with contextlib.suppress(LinkBroken, *FOREIGN_ERRORS):  # the link's own thread notices, too
+            with contextlib.suppress(ConnectionBroken, *FOREIGN_ERRORS):  # the link's own thread notices, too
                 self._write_link(link)
 
     def close(self) -> None:
         """Run what is left to do, once, and stop."""
         with self.lock:
             self._closing = True
-            self.hub.close(lease_clock())
+            self.subscriptions.close(lease_clock())
             threads, self._threads = self._threads, []
         self._ended.put(None)
         self._tell_all()
@@ -132,18 +132,18 @@ class HubDriver:
         finally:
             self._waiters.discard(news)
 
-    def await_parting(self, follower: Follower) -> None:
+    def await_drained(self, follower: Follower) -> None:
         """Wait until the last calls of a view have run, if it was the last one of its environment."""
         self.wake()
-        self.wait_for(lambda: follower.parted or not follower.closed or not self._threads, 3 * self._deadline_s)
+        self.wait_for(lambda: follower.drained or not follower.closed or not self._threads, 3 * self._deadline_s)
 
     def await_applied(self, step: AwaitApplied) -> Applied | None:
         """Wait for a message that a revision has been applied everywhere, or for the step's time to run out."""
         self.start()
         arrived: SimpleQueue[Applied | None] = SimpleQueue()
         with self.lock:
-            waiter = self.hub.expect(step, arrived.put, lease_clock())
-            subscribed = self.hub.is_subscribed(step.keyspace.applied)
+            waiter = self.subscriptions.expect(step, arrived.put, lease_clock())
+            subscribed = self.subscriptions.is_subscribed(step.keyspace.applied)
         if not subscribed:
             self.wake()
         try:
@@ -152,29 +152,29 @@ class HubDriver:
             return None
         finally:
             with self.lock:
-                self.hub.forget(step, waiter)
+                self.subscriptions.forget(step, waiter)
 
     def _keep_link(self) -> None:
         """Keep a link open for as long as anything is wanted from it."""
         backoff = Backoff()
         while not self._closing:
-            if not self.hub.wanted:
+            if not self.subscriptions.wanted:
                 _await(self._link_news, math.inf)
                 continue
-            link = new_link(self._pool, self._deadline_s)
+            link = new_pubsub_connection(self._pool, self._deadline_s)
             try:
                 link.connect()
                 never_reconnect(link)
                 with self.lock:
                     self._link = link
-                    self.hub.link_opened(lease_clock())
+                    self.subscriptions.connected(lease_clock())
                 self._read_link(link, backoff)
-            except (LinkBroken, *FOREIGN_ERRORS) as exc:
+            except (ConnectionBroken, *FOREIGN_ERRORS) as exc:
                 self._lose_link(describe_loss(exc))
             except Exception:
                 log.exception("The subscription failed unexpectedly; it is made anew.")
                 with self.lock:
-                    self.hub.crashed(lease_clock())  # acknowledgements that were asked for here, too
+                    self.subscriptions.crashed(lease_clock())  # acknowledgements that were asked for here, too
                 self._lose_link("an unexpected error, see the log")
             finally:
                 with self._send_lock:
@@ -187,7 +187,7 @@ class HubDriver:
         """Read until the link breaks; send subscriptions and heartbeats in between."""
         self._write_link(link)
         while not self._closing:
-            wait_s = self.hub.link_wake_at() - lease_clock()
+            wait_s = self.subscriptions.commands_due_at() - lease_clock()
             if wait_s <= 0:
                 self._write_link(link)
                 continue
@@ -196,8 +196,8 @@ class HubDriver:
             reply = link.read_response(timeout=self._deadline_s)
             with self.lock:
                 now = lease_clock()
-                self.hub.link_received(reply, now)
-                acks = self.hub.poll_acks(now)
+                self.subscriptions.received(reply, now)
+                acks = self.subscriptions.poll_acks(now)
                 if not acks:
                     self._notify(now)
             if acks:
@@ -219,7 +219,7 @@ class HubDriver:
 
     def _notify(self, now: float) -> None:
         """Wake who may have something to do. To wake a thread for nothing costs more than to apply a change."""
-        if self.hub.wake_at(now) < self._asleep_until:
+        if self.subscriptions.wake_at(now) < self._asleep_until:
             _tell(self._work_news)
         self._tell_waiters()
 
@@ -243,13 +243,13 @@ class HubDriver:
             if self._link is not link:
                 return
             with self.lock:
-                commands = self.hub.link_commands(lease_clock())
+                commands = self.subscriptions.commands_due(lease_clock())
             for command in commands:
                 link.send_command(*command, check_health=False)
 
     def _lose_link(self, reason: str) -> None:
         with self.lock:
-            self.hub.link_lost(reason, lease_clock())
+            self.subscriptions.disconnected(reason, lease_clock())
         self._tell_all()
 
     def _interrupt_link(self) -> None:
@@ -262,14 +262,14 @@ class HubDriver:
     def _work(self) -> None:
         """Run the calls that are due, all together, again and again; and those that are left in the end."""
         backoff = Backoff()
-        while not self._closing or self.hub.parting or self._unfinished:
+        while not self._closing or self.subscriptions.draining or self._unfinished:
             try:
                 self._run_due()
                 backoff.succeeded()
             except Exception:
                 log.exception("A view's calls failed unexpectedly; all views of this store read everything anew.")
                 with self.lock:
-                    self.hub.crashed(lease_clock())
+                    self.subscriptions.crashed(lease_clock())
                 self._pause(backoff.failed())
 
     def _run_due(self) -> None:
@@ -279,9 +279,9 @@ class HubDriver:
             if self._unfinished:
                 requests, sent = self._unfinished.popleft()
             else:
-                requests = self.hub.poll(now)
+                requests = self.subscriptions.poll(now)
             if not requests:
-                self._asleep_until = self.hub.wake_at(now)
+                self._asleep_until = self.subscriptions.wake_at(now)
         if not requests:
             if not self._closing:
                 _await(self._work_news, self._asleep_until - now)
@@ -298,9 +298,9 @@ class HubDriver:
     def _take(self, requests: list[FollowerRequest], results: list[Any], now: float) -> None:
         for request, result in zip(requests, results, strict=True):
             if isinstance(result, SessionStoreError):
-                self.hub.failed(request, result, now)
+                self.subscriptions.failed(request, result, now)
             else:
-                self.hub.answered(request, result, now)
+                self.subscriptions.answered(request, result, now)
 
 
 def _tell(news: SimpleQueue[None]) -> None:
@@ -321,7 +321,7 @@ def _await(news: SimpleQueue[None], seconds: float) -> bool:
     return True
 
 
-def _close_at_exit(driver: HubDriver) -> None:
+def _close_at_exit(driver: SubscriptionsDriver) -> None:
     """Leave at the interpreter's exit, so that no writer has to wait for a lease to run out."""
     reference = weakref.ref(driver)
 
@@ -335,7 +335,7 @@ def _close_at_exit(driver: HubDriver) -> None:
     weakref.finalize(driver, atexit.unregister, close).atexit = False
 
 
-_drivers: weakref.WeakSet[HubDriver] = weakref.WeakSet()
+_drivers: weakref.WeakSet[SubscriptionsDriver] = weakref.WeakSet()
 
 
 def _after_fork() -> None:

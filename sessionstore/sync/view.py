@@ -7,18 +7,18 @@ from typing import Self
 
 from ..clock import lease_clock
 from ..protocol.calls import WriteContext
-from ..replica.view import OnStale, View
-from .subscriptions import HubDriver
+from ..replica.view import BaseView, OnStale
+from .subscriptions import SubscriptionsDriver
 
 
-class SyncView(View):
-    """A `View` kept right by background threads. Use it as a context manager, or call `open` and `close`."""
+class View(BaseView):
+    """A `BaseView` kept right by background threads. Use it as a context manager, or call `open` and `close`."""
 
     __slots__ = ("_driver",)
 
     def __init__(
         self,
-        driver: HubDriver,
+        driver: SubscriptionsDriver,
         context: WriteContext,
         on_stale: OnStale,
         wait: bool,
@@ -38,7 +38,7 @@ class SyncView(View):
         """
         self._driver.start()
         with self._driver.lock:
-            self._begin(self._driver.hub, lease_clock)
+            self._begin(self._driver.subscriptions, lease_clock)
         self._driver.wake()
         if self._wait:
             try:
@@ -56,8 +56,8 @@ class SyncView(View):
             if self._closed is not None:
                 return
             self._end("This view is closed; open another.")
-            self._driver.hub.unfollow(self._follower, lease_clock())
-        self._driver.await_parting(self._follower)
+            self._driver.subscriptions.unfollow(self._follower, lease_clock())
+        self._driver.await_drained(self._follower)
 
     def __enter__(self) -> Self:
         return self.open()

@@ -110,7 +110,7 @@ def database_of(pool: Any) -> int:
     return int(pool.connection_kwargs.get("db") or 0)
 
 
-def new_link(pool: Any, within_s: float) -> Any:
+def new_pubsub_connection(pool: Any, within_s: float) -> Any:
     """Make a connection like the pool's for a subscription; it is made `within_s` seconds or not at all.
 
     RESP2: there, whatever arrives is a plain reply.

@@ -50,7 +50,7 @@ async def test_a_bug_is_logged_and_does_not_end_the_view(
         await staging.put("ci-42", label="a")
 
         # When something in the background fails as nobody expected
-        fail_once(driver_of(store).hub, name, after=after)
+        fail_once(driver_of(store).subscriptions, name, after=after)
         view.get("ci-42")
         await eventually(lambda: "a bug" in caplog.text)
 
@@ -73,8 +73,8 @@ async def test_a_link_that_broke_while_something_was_sent_is_not_used_again(
         read = getattr(link, name)
 
         def read_disconnected(**options: Any) -> Any:
-            hub = driver_of(store).hub
-            if hub._pinged_at > hub._heard_at:
+            subscriptions = driver_of(store).subscriptions
+            if subscriptions._pinged_at > subscriptions._heard_at:
                 return read(**options)  # where the answer to a heartbeat gets lost, that shows
             setattr(link, name, read)
             if backend.driver == "sync":
@@ -113,11 +113,11 @@ async def test_an_observer_that_fails_has_no_other_effect(backend: Backend, capl
 @DRIVERS
 async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
     async with store.environment("checkout", "staging").view():
-        hub = driver_of(store).hub
+        subscriptions = driver_of(store).subscriptions
         counts = dict.fromkeys(("poll", "link_commands"), 0)
 
         def counting(name: str) -> Callable[..., Any]:
-            method = getattr(hub, name)
+            method = getattr(subscriptions, name)
 
             def counted(*args: Any) -> Any:
                 counts[name] += 1
@@ -126,7 +126,7 @@ async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
             return counted
 
         for name in counts:
-            setattr(hub, name, counting(name))
+            setattr(subscriptions, name, counting(name))
         begun = time.monotonic()
         await asyncio.sleep(1.0)
         seconds = time.monotonic() - begun
@@ -141,15 +141,15 @@ async def test_a_change_that_nobody_waits_for_wakes_nobody(store: AsyncSessionSt
     await staging.put("ci-42")
     async with staging.view(touch_interval_s=3600) as view:
         # Given how often the calls that are due are looked for
-        hub = driver_of(store).hub
+        subscriptions = driver_of(store).subscriptions
         polls: list[float] = []
-        poll = hub.poll
+        poll = subscriptions.poll
 
         def poll_and_note(now: float) -> Any:
             polls.append(now)
             return poll(now)
 
-        hub.poll = poll_and_note
+        subscriptions.poll = poll_and_note
 
         # When many changes come, and the view has applied the last one
         for number in range(200):

@@ -169,7 +169,7 @@ async def test_a_writer_whose_store_is_closed_while_it_waits_is_told(backend: Ba
         # When a store is closed while one of its writes waits
         store = backend.store(lease_s=30.0)
         writing = asyncio.create_task(put(backend, store))
-        await eventually(lambda: store._driver.hub.wanted)
+        await eventually(lambda: store._driver.subscriptions.wanted)
         await store.aclose()
 
         # Then the write says that it was committed, and nothing of the store is left
@@ -582,10 +582,10 @@ def test_look_ups_in_many_threads_while_changes_arrive(
 def await_notes(staging: Environment, view: Any, keys: list[str]) -> None:
     """Each session that was looked up has been, or will be, flushed: no mark is left without its note."""
     deadline = time.monotonic() + PATIENCE_S
-    while any(session.noted for session in view._sessions.values()):
+    while any(session.touch_pending for session in view._sessions.values()):
         assert time.monotonic() < deadline, "marks without notes"
         time.sleep(0.01)
-    assert view._follower.seen == {}
+    assert view._follower.touches == {}
 
 
 def test_views_opened_and_closed_in_many_threads(shared_redis: RedisServer, prefix: str) -> None:

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket
 
 from sessionstore import AsyncSessionStore, EmbeddedServer, SessionStore, StoreClosedError
 from sessionstore.contrib.asgi import SessionMiddleware
-from sessionstore.replica.view import View
+from sessionstore.replica.view import BaseView
 
 
 async def show(request: Request) -> JSONResponse:
@@ -34,7 +34,7 @@ async def show_on_websocket(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-def application(view: View, **options: Any) -> Starlette:
+def application(view: BaseView, **options: Any) -> Starlette:
     return Starlette(
         routes=[Route("/", show), WebSocketRoute("/ws", show_on_websocket)],
         middleware=[Middleware(SessionMiddleware, view=view, **options)],

@@ -65,7 +65,7 @@ class PlainView:
         reply = self.run("join", keys, self.lease_id, LEASE_MS, '{"host": "plain"}', self.rev, self.id)
         assert (reply["status"], reply["rev"], reply["id"]) == ("ok", self.rev, self.id)
         self.epoch = reply["epoch"]
-        self.until = sent_at + (reply["lease"] - LEASE_MS / 20) / 1000
+        self.until = sent_at + (reply["leaseMs"] - LEASE_MS / 20) / 1000
 
     def apply_next(self) -> bool:
         """Apply the next message; whether a writer waits."""
@@ -109,7 +109,7 @@ def test_writers_wait_for_a_view_that_follows_the_page(shared_redis: RedisServer
         assert view.apply_next() is True
         assert view.sessions["ci-42"]["scenario"] == "scn_a"
         keys = ["head", "leases", "acks", "views", "changes"]
-        waited_for = view.run("standing", keys, view.rev, LEASE_MS)["pending"] == 1 and not returned
+        waited_for = view.run("lease_status", keys, view.rev, LEASE_MS)["pending"] == 1 and not returned
         assert waited_for or time.monotonic() > view.until
 
         # When it does, then the write returns

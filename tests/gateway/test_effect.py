@@ -13,7 +13,7 @@ import pytest
 from gateway.inputs import prefers
 from sessionstore import AsyncSessionStore, NotEffectiveError, Session, StoreUnavailableError
 from sessionstore.aio.connections import Connections
-from sessionstore.aio.subscriptions import HubDriver
+from sessionstore.aio.subscriptions import SubscriptionsDriver
 from sessionstore.aio.view import AsyncView
 from sessionstore.protocol import operations
 
@@ -133,7 +133,7 @@ class TestRespondAsync:
         async def never(self: object, step: object) -> None:
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(HubDriver, "await_applied", never)
+        monkeypatch.setattr(SubscriptionsDriver, "await_applied", never)
 
         async with asyncio.timeout(20):
             response = await api.put("ci-42", headers={"Prefer": "respond-async"})
@@ -214,7 +214,7 @@ class TestNotEffective:
             return None
 
         monkeypatch.setattr(Connections, "execute", execute)
-        monkeypatch.setattr(HubDriver, "await_applied", nothing_heard)
+        monkeypatch.setattr(SubscriptionsDriver, "await_applied", nothing_heard)
 
         response = await api.put("ci-42", {"label": "committed"})
 

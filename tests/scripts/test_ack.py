@@ -23,15 +23,15 @@ def test_the_last_to_acknowledge_wakes_the_writers(scripts: Scripts, leases: Lea
     reply = leases.ack("l1", 2, "g2")
 
     assert (reply["status"], reply["rev"], reply["id"]) == ("ok", 2, "g2")
-    assert 0 < reply["lease"] <= LEASE_MS
-    assert (leases.acked("l1"), leases.noted("l1")["l1:at"]) == (2, "2")
+    assert 0 < reply["leaseMs"] <= LEASE_MS
+    assert (leases.acked("l1"), leases.view_fields("l1")["l1:applied"]) == (2, "2")
     assert leases.expiry("l1") == expiry
-    assert leases.standing(2)["pending"] == 1
+    assert leases.lease_status(2)["pending"] == 1
     assert leases.announced() == []
 
     leases.ack("l2", 2, "g2")
 
-    assert leases.standing(2)["pending"] == 0
+    assert leases.lease_status(2)["pending"] == 0
     assert leases.announced() == [{"rev": 2, "live": 2, "expired": 0, "epoch": leases.epoch()}]
 
 
@@ -49,7 +49,7 @@ def test_does_not_lower_what_the_join_returned(scripts: Scripts, leases: Leases)
 
     leases.ack("l3", 1, "g1")
 
-    assert (leases.acked("l3"), leases.noted("l3")["l3:at"]) == (2, "1")
+    assert (leases.acked("l3"), leases.view_fields("l3")["l3:applied"]) == (2, "1")
 
 
 @pytest.mark.parametrize(("rev", "write_id"), [(3, "g3"), (2, "x")])
@@ -67,7 +67,7 @@ def test_a_lease_that_has_run_out(scripts: Scripts, leases: Leases) -> None:
 
     reply = leases.ack("l1", 2, "g2")
 
-    assert (reply["status"], reply["lease"]) == ("expired", 0)
+    assert (reply["status"], reply["leaseMs"]) == ("expired", 0)
     assert leases.expiry("l1") is None
     assert leases.acked("l1") is None
     assert leases.announced() == [{"rev": 2, "live": 1, "expired": 1, "epoch": leases.epoch()}]

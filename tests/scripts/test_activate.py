@@ -42,7 +42,7 @@ def test_an_override_that_is_on_stays_on(scripts: Scripts) -> None:
 
     reply = scripts.activate("ci-42", "ovr_b", op="a2")
 
-    assert (reply["changed"], reply["rev"], reply["await"]) == (False, 1, 1)
+    assert (reply["changed"], reply["rev"], reply["targetRev"]) == (False, 1, 1)
     assert reply["session"]["overrides"] == ["ovr_b", "ovr_a"]
     assert scripts.stored()["lastSeenAt"] == str(reply["now"])
     assert scripts.messages() == []

@@ -73,17 +73,17 @@ def test_registers_the_environment_and_writes_the_catalog(scripts: Scripts) -> N
         "scn_x": '{"id": "scn_x"}',
         "scn_y": '{"id": "scn_y"}',
     }
-    assert scripts.redis.hgetall(scripts.head) == {"rev": "1", "id": "a1.1", "catalogRev": "1"}
+    assert scripts.redis.hgetall(scripts.head) == {"rev": "1", "layout": "2", "id": "a1.1", "catalogRev": "1"}
     # Then the reply and the one message say so
     assert reply == {
         **reply,
         "status": "ok",
         "rev": 1,
-        "await": 1,
+        "targetRev": 1,
         "live": 0,
         "pending": 0,
         "expired": 0,
-        "settle": 0,
+        "countableInMs": 0,
         "changed": True,
         "existed": False,
         "session": None,
@@ -113,7 +113,7 @@ def test_the_same_catalog_changes_nothing_and_waits_for_the_revision_that_set_it
     # When it is applied again, then there is no revision and no message
     reply = apply(scripts, OLD, op="again")
     assert (reply["changed"], reply["existed"], reply["previous"]) == (False, True, None)
-    assert (reply["rev"], reply["await"]) == (2, 1)
+    assert (reply["rev"], reply["targetRev"]) == (2, 1)
     assert scripts.everything() == before
     assert scripts.messages() == []
 
@@ -204,7 +204,7 @@ def test_deactivates_what_is_no_longer_offered_with_a_revision_for_each_session(
         ("catalog", 9, "u1.4", "u1.3", True),
     ]
     assert [m["session"] for m in messages[:3]] == [scripts.get(key)["session"] for key in ("both", "scenario", "mock")]
-    assert (reply["sessions"], reply["rev"], reply["await"]) == (3, 9, 9)
+    assert (reply["sessions"], reply["rev"], reply["targetRev"]) == (3, 9, 9)
     assert scripts.redis.hget(scripts.head, "catalogRev") == "9"
 
 
@@ -275,11 +275,11 @@ def test_a_head_behind_what_is_known_makes_the_writer_wait_for_a_lease(scripts: 
     # When the session is changed, then its revision goes up, and the leases are not counted on
     reply = apply(scripts, without("ovr_b"), "ci-42")
     assert scripts.stored()["rev"] == "41"
-    assert (reply["rev"], reply["settle"]) == (42, LEASE_MS)
-    assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + LEASE_MS)
+    assert (reply["rev"], reply["countableInMs"]) == (42, LEASE_MS)
+    assert scripts.redis.hget(scripts.head, "countableAt") == str(reply["now"] + LEASE_MS)
     # When the writer knows a later revision, then nothing that it repeats is relied on either
-    scripts.redis.hset(scripts.head, "settle", reply["now"])
-    assert apply(scripts, without("ovr_b"), known=50)["settle"] == LEASE_MS
+    scripts.redis.hset(scripts.head, "countableAt", reply["now"])
+    assert apply(scripts, without("ovr_b"), known=50)["countableInMs"] == LEASE_MS
 
 
 def test_a_corrupt_session_stops_it_before_anything_is_written(scripts: Scripts) -> None:

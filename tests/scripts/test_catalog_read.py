@@ -21,7 +21,7 @@ def test_an_environment_without_a_catalog(scripts: Scripts) -> None:
 def test_the_catalog_as_it_is_published(scripts: Scripts) -> None:
     # Given a catalog, and the revision of its last change
     scripts.redis.hset(scripts.catalog, "json", '{"mocks":[{"id":"ovr_a","name":"Ä"}],"scenarios":[]}')
-    scripts.redis.hset(scripts.head, mapping={"rev": 9, "id": "x", "catalogRev": 7})
+    scripts.redis.hset(scripts.head, mapping={"rev": 9, "layout": 2, "id": "x", "catalogRev": 7})
     scripts.redis.sadd(scripts.environments, "staging")
 
     reply = read(scripts)
@@ -30,7 +30,7 @@ def test_the_catalog_as_it_is_published(scripts: Scripts) -> None:
 
 
 def test_a_catalog_that_was_taken_away_still_has_the_revision(scripts: Scripts) -> None:
-    scripts.redis.hset(scripts.head, mapping={"rev": 9, "id": "x", "catalogRev": 8})
+    scripts.redis.hset(scripts.head, mapping={"rev": 9, "layout": 2, "id": "x", "catalogRev": 8})
     reply = read(scripts)
     assert (reply["rev"], reply["catalog"]) == (8, None)
 

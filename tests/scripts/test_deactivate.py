@@ -12,7 +12,7 @@ def test_removes_one_and_keeps_the_order_of_the_rest(scripts: Scripts) -> None:
     reply = scripts.deactivate("ci-42", "ovr_b", op="a2", wait="0")
 
     assert scripts.stored()["overrides"] == '["ovr_c","ovr_a"]'
-    assert (reply["changed"], reply["existed"], reply["await"]) == (True, True, 2)
+    assert (reply["changed"], reply["existed"], reply["targetRev"]) == (True, True, 2)
     [message] = scripts.messages()
     assert (message["type"], message["rev"], message["id"], message["prev"]) == ("set", 2, "a2", "a1")
     assert message["wait"] is False

@@ -16,8 +16,8 @@ def test_removes_the_session_and_says_so(scripts: Scripts) -> None:
 
     assert scripts.stored() == {}
     assert scripts.redis.zrange(scripts.index, 0, -1) == ["other"]
-    assert scripts.redis.hgetall(scripts.head) == {"rev": "3", "id": "a3", "maxTtl": str(DAY_MS)}
-    assert (reply["changed"], reply["existed"], reply["await"], reply["session"]) == (True, True, 3, None)
+    assert scripts.redis.hgetall(scripts.head) == {"rev": "3", "layout": "2", "id": "a3", "maxTtl": str(DAY_MS)}
+    assert (reply["changed"], reply["existed"], reply["targetRev"], reply["session"]) == (True, True, 3, None)
     assert scripts.messages() == [
         {
             "type": "delete",
@@ -43,7 +43,7 @@ def test_where_there_is_none_the_caller_waits_for_the_head(scripts: Scripts, exp
     reply = scripts.delete("ci-42", op="a3")
 
     # Then what is left of it goes, and nothing is published
-    assert (reply["changed"], reply["existed"], reply["await"], reply["rev"]) == (False, False, 2, 2)
+    assert (reply["changed"], reply["existed"], reply["targetRev"], reply["rev"]) == (False, False, 2, 2)
     assert scripts.stored("ci-42") == {}
     assert scripts.redis.zrange(scripts.index, 0, -1) == ["other"]
     assert scripts.redis.hget(scripts.head, "id") == "a2"

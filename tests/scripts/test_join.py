@@ -25,11 +25,16 @@ def test_takes_a_lease_and_returns_the_head(scripts: Scripts, leases: Leases) ->
         "rev": 2,
         "id": "g2",
         "epoch": leases.epoch(),
-        "lease": LEASE_MS,
+        "leaseMs": LEASE_MS,
     }
     assert leases.expiry("l1") == reply["now"] + LEASE_MS
     assert leases.acked("l1") == 2
-    assert leases.noted("l1") == {"l1": '{"pid":7}', "l1:head": "2", "l1:at": "2", "l1:epoch": leases.epoch()}
+    assert leases.view_fields("l1") == {
+        "l1": '{"pid":7}',
+        "l1:head": "2",
+        "l1:applied": "2",
+        "l1:epoch": leases.epoch(),
+    }
     assert scripts.put("ci-44")["pending"] == 1
 
 
@@ -60,18 +65,23 @@ def test_writers_do_not_wait_for_it_to_reach_the_head(scripts: Scripts, leases: 
 
     # Then it is not waited for: it does not call itself fresh before that
     assert leases.acked("l1") == 2
-    assert leases.standing(2)["pending"] == 0
-    assert leases.standing(3)["pending"] == 1
-    assert leases.noted("l1")["l1:at"] == "1"
+    assert leases.lease_status(2)["pending"] == 0
+    assert leases.lease_status(3)["pending"] == 1
+    assert leases.view_fields("l1")["l1:applied"] == "1"
 
 
 def test_makes_the_head_of_a_new_environment(scripts: Scripts, leases: Leases) -> None:
     reply = leases.join("l1")
 
     assert (reply["status"], reply["rev"], reply["id"]) == ("ok", 0, "")
-    assert scripts.redis.hgetall(scripts.head) == {"rev": "0", "settle": "0", "epoch": leases.epoch()}
+    assert scripts.redis.hgetall(scripts.head) == {
+        "rev": "0",
+        "layout": "2",
+        "countableAt": "0",
+        "epoch": leases.epoch(),
+    }
     # Then the first write follows on what the view has
-    assert scripts.put(op="a1")["settle"] == 0
+    assert scripts.put(op="a1")["countableInMs"] == 0
     [message] = scripts.messages()
     assert (message["rev"], message["prev"]) == (1, "")
 
@@ -84,8 +94,8 @@ def test_a_missing_head_with_others_that_listen_was_lost(scripts: Scripts, lease
 
         reply = leases.join("l1")
 
-        assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + LEASE_MS)
-        assert 0 < scripts.put()["settle"] <= LEASE_MS
+        assert scripts.redis.hget(scripts.head, "countableAt") == str(reply["now"] + LEASE_MS)
+        assert 0 < scripts.put()["countableInMs"] <= LEASE_MS
 
 
 def test_a_missing_head_with_nobody_else_that_listens_was_never_there(scripts: Scripts, leases: Leases) -> None:
@@ -95,7 +105,7 @@ def test_a_missing_head_with_nobody_else_that_listens_was_never_there(scripts: S
 
         leases.join("l1")
 
-        assert scripts.put()["settle"] == 0
+        assert scripts.put()["countableInMs"] == 0
 
 
 def test_a_view_that_is_ahead_of_the_head_gets_no_lease(scripts: Scripts, leases: Leases) -> None:
@@ -103,10 +113,17 @@ def test_a_view_that_is_ahead_of_the_head_gets_no_lease(scripts: Scripts, leases
 
     reply = leases.join("l1", 3, "g3")
 
-    assert reply == {"status": "forked", "now": reply["now"], "rev": 2, "id": "g2", "epoch": leases.epoch(), "lease": 0}
-    assert (leases.expiry("l1"), leases.acked("l1"), leases.noted("l1")) == (None, None, {})
+    assert reply == {
+        "status": "forked",
+        "now": reply["now"],
+        "rev": 2,
+        "id": "g2",
+        "epoch": leases.epoch(),
+        "leaseMs": 0,
+    }
+    assert (leases.expiry("l1"), leases.acked("l1"), leases.view_fields("l1")) == (None, None, {})
     # And writers wait, since leases were lost with what it has seen
-    assert 0 < scripts.put("ci-44")["settle"] <= LEASE_MS
+    assert 0 < scripts.put("ci-44")["countableInMs"] <= LEASE_MS
 
 
 def test_a_view_that_has_another_revision_of_that_number_gets_no_lease(scripts: Scripts, leases: Leases) -> None:
@@ -138,5 +155,5 @@ def test_another_run_of_the_server_lets_writers_wait(scripts: Scripts, leases: L
     reply = leases.join("l1", 2, "g2")
 
     assert reply["status"] == "ok"
-    assert leases.epoch() == f"{leases.server_run()}:l1" == leases.noted("l1")["l1:epoch"]
-    assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + LEASE_MS)
+    assert leases.epoch() == f"{leases.server_run()}:l1" == leases.view_fields("l1")["l1:epoch"]
+    assert scripts.redis.hget(scripts.head, "countableAt") == str(reply["now"] + LEASE_MS)

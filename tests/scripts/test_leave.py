@@ -13,9 +13,9 @@ def test_writers_go_on_without_it(scripts: Scripts, leases: Leases) -> None:
 
     reply = leases.leave("l1")
 
-    assert reply == {"status": "ok", "now": reply["now"], "rev": 2, "id": "g2", "epoch": leases.epoch(), "lease": 0}
-    assert (leases.expiry("l1"), leases.acked("l1"), leases.noted("l1")) == (None, None, {})
-    assert leases.standing(2)["live"] == 0
+    assert reply == {"status": "ok", "now": reply["now"], "rev": 2, "id": "g2", "epoch": leases.epoch(), "leaseMs": 0}
+    assert (leases.expiry("l1"), leases.acked("l1"), leases.view_fields("l1")) == (None, None, {})
+    assert leases.lease_status(2)["live"] == 0
     assert leases.announced() == [{"rev": 2, "live": 0, "expired": 0, "epoch": leases.epoch()}]
 
 
@@ -28,7 +28,7 @@ def test_the_others_are_still_waited_for(scripts: Scripts, leases: Leases) -> No
     leases.leave("l1")
 
     assert leases.expiry("l2") is not None
-    assert leases.standing(2)["pending"] == 1
+    assert leases.lease_status(2)["pending"] == 1
     assert leases.announced() == []
 
 
@@ -55,7 +55,7 @@ def test_its_own_lease_does_not_count_as_run_out(scripts: Scripts, leases: Lease
 
     leases.leave("l1")
 
-    assert leases.standing(0)["expired"] == 0
+    assert leases.lease_status(0)["expired"] == 0
 
 
 def test_other_leases_that_have_run_out_are_dropped_and_counted(scripts: Scripts, leases: Leases) -> None:

@@ -21,7 +21,7 @@ def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
     }
     assert scripts.redis.pttl(scripts.session("ci-42")) > DAY_MS
     assert scripts.redis.zrange(scripts.index, 0, -1, withscores=True) == [("ci-42", now)]
-    assert scripts.redis.hgetall(scripts.head) == {"rev": "1", "id": "a1", "maxTtl": str(DAY_MS)}
+    assert scripts.redis.hgetall(scripts.head) == {"rev": "1", "layout": "2", "id": "a1", "maxTtl": str(DAY_MS)}
     # Then the reply and the one message carry the full state
     state = {
         "sessionKey": "ci-42",
@@ -39,11 +39,11 @@ def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
         "status": "ok",
         "now": now,
         "rev": 1,
-        "await": 1,
+        "targetRev": 1,
         "live": 0,
         "pending": 0,
         "expired": 0,
-        "settle": 0,
+        "countableInMs": 0,
         "epoch": "",
         "changed": True,
         "existed": False,
@@ -126,7 +126,7 @@ def test_a_put_that_changes_nothing_takes_no_revision_and_counts_as_seen(scripts
     assert scripts.redis.hget(scripts.head, "id") == "a1"
     assert scripts.messages() == []
     # Then the caller waits for the revision that set the state
-    assert (reply["changed"], reply["rev"], reply["await"]) == (False, 1, 1)
+    assert (reply["changed"], reply["rev"], reply["targetRev"]) == (False, 1, 1)
     assert reply["session"]["rev"] == 1
     assert reply["session"]["lastSeenAt"] == reply["now"]
 
@@ -164,10 +164,10 @@ def test_a_repeated_put_moves_the_expiry_only_for_more_than_a_tenth_of_the_ttl(s
     # And who sends the same again waits for the views to have the new expiry, too
     again = scripts.put("ci-42", "+label", "x", op="a3", wait="0")
     for answer in (reply, again):
-        assert (answer["changed"], answer["rev"], answer["await"]) == (False, 2, 2)
+        assert (answer["changed"], answer["rev"], answer["targetRev"]) == (False, 2, 2)
     # until the session is changed
     changed = scripts.put("ci-42", "+label", "y", op="a4", wait="0")
-    assert (changed["rev"], changed["await"]) == (3, 3)
+    assert (changed["rev"], changed["targetRev"]) == (3, 3)
     assert "expiryRev" not in scripts.stored()
 
 
@@ -181,12 +181,12 @@ def test_a_repeated_put_waits_for_the_expiry_that_a_touch_has_moved(scripts: Scr
     repeated = scripts.put("ci-42", "+label", "x", op="a2")
 
     assert scripts.stored()["expiryRev"] == "3"
-    assert (repeated["rev"], repeated["await"]) == (3, 3)
+    assert (repeated["rev"], repeated["targetRev"]) == (3, 3)
     # And where the head is behind it, history was lost
-    scripts.redis.hset(scripts.head, "rev", 1)
+    scripts.redis.hset(scripts.head, mapping={"rev": 1, "layout": 2})
     lost = scripts.put("ci-42", "+label", "x", op="a3")
-    assert (lost["rev"], lost["await"]) == (3, 3)
-    assert lost["settle"] > 0
+    assert (lost["rev"], lost["targetRev"]) == (3, 3)
+    assert lost["countableInMs"] > 0
 
 
 def test_the_expiry_never_moves_back(scripts: Scripts) -> None:
@@ -246,7 +246,7 @@ def test_preconditions(
 ) -> None:
     if stored_rev is not None:
         scripts.store(rev=stored_rev)
-        scripts.redis.hset(scripts.head, mapping={"rev": stored_rev, "id": "a0", "maxTtl": DAY_MS})
+        scripts.redis.hset(scripts.head, mapping={"rev": stored_rev, "layout": 2, "id": "a0", "maxTtl": DAY_MS})
     before = scripts.everything()
 
     reply = scripts.put("ci-42", "+label", "x", if_match=if_match, if_none_match=if_none_match)

@@ -31,11 +31,11 @@ def test_prolongs_acknowledges_and_returns_the_head(scripts: Scripts, leases: Le
         "rev": 3,
         "id": "g3",
         "epoch": leases.epoch(),
-        "lease": LEASE_MS,
+        "leaseMs": LEASE_MS,
     }
     assert leases.expiry("l1") == reply["now"] + LEASE_MS
     assert leases.acked("l1") == 3
-    assert (leases.noted("l1")["l1:head"], leases.noted("l1")["l1:at"]) == ("3", "3")
+    assert (leases.view_fields("l1")["l1:head"], leases.view_fields("l1")["l1:applied"]) == ("3", "3")
     assert leases.announced() == [{"rev": 3, "live": 1, "expired": 0, "epoch": leases.epoch()}]
 
 
@@ -46,12 +46,12 @@ def test_a_view_that_is_behind_may_go_on_once(scripts: Scripts, leases: Leases) 
 
     # Then its next renewal does, and tells it the head
     assert leases.renew("l1", 2, "g2")["status"] == "ok"
-    assert (leases.acked("l1"), leases.noted("l1")["l1:head"]) == (2, "3")
+    assert (leases.acked("l1"), leases.view_fields("l1")["l1:head"]) == (2, "3")
     expiry = leases.expiry("l1")
 
     # And the one after that does not
     reply = leases.renew("l1", 2, "g2")
-    assert (reply["status"], reply["lease"], reply["rev"]) == ("refused", 0, 3)
+    assert (reply["status"], reply["leaseMs"], reply["rev"]) == ("refused", 0, 3)
     assert leases.expiry("l1") == expiry
     assert leases.announced() == []
 
@@ -72,7 +72,7 @@ def test_a_renewal_in_time_is_given_a_whole_lease(scripts: Scripts, leases: Leas
     scripts.put("ci-43", op="g2")
     leases.age("l1", late * lease // 2000)
 
-    assert leases.renew("l1", 1, "g1", lease=lease)["lease"] == lease
+    assert leases.renew("l1", 1, "g1", lease=lease)["leaseMs"] == lease
 
 
 def test_a_view_that_is_behind_and_late_is_not_given_what_it_is_late(scripts: Scripts, leases: Leases) -> None:
@@ -85,8 +85,8 @@ def test_a_view_that_is_behind_and_late_is_not_given_what_it_is_late(scripts: Sc
     reply = leases.renew("l1", 1, "g1", lease=60_000)
 
     # Then a writer that committed before waits for a lease and a third, and a twentieth, at most
-    assert 25_000 < reply["lease"] <= 30_000
-    assert leases.expiry("l1") == reply["now"] + reply["lease"]
+    assert 25_000 < reply["leaseMs"] <= 30_000
+    assert leases.expiry("l1") == reply["now"] + reply["leaseMs"]
 
 
 def test_a_view_that_is_late_and_not_behind_is_given_a_whole_lease(scripts: Scripts, leases: Leases) -> None:
@@ -94,7 +94,7 @@ def test_a_view_that_is_late_and_not_behind_is_given_a_whole_lease(scripts: Scri
     leases.join("l1", 1, "g1", lease=60_000)
     leases.age("l1", 50_000)
 
-    assert leases.renew("l1", 1, "g1", lease=60_000)["lease"] == 60_000
+    assert leases.renew("l1", 1, "g1", lease=60_000)["leaseMs"] == 60_000
 
 
 @pytest.mark.parametrize(("rev", "write_id"), [(3, "g3"), (2, "x")])
@@ -104,7 +104,7 @@ def test_a_view_on_another_chain_is_told(scripts: Scripts, leases: Leases, rev: 
 
     reply = leases.renew("l1", rev, write_id)
 
-    assert (reply["status"], reply["rev"], reply["id"], reply["lease"]) == ("forked", 2, "g2", 0)
+    assert (reply["status"], reply["rev"], reply["id"], reply["leaseMs"]) == ("forked", 2, "g2", 0)
     assert (leases.expiry("l1"), leases.acked("l1")) == (before, 2)
 
 
@@ -115,8 +115,8 @@ def test_a_lease_that_has_run_out_is_dropped_and_counted(scripts: Scripts, lease
 
     reply = leases.renew("l1", 3, "g3")
 
-    assert (reply["status"], reply["lease"]) == ("expired", 0)
-    assert (leases.expiry("l1"), leases.acked("l1"), leases.noted("l1")) == (None, None, {})
+    assert (reply["status"], reply["leaseMs"]) == ("expired", 0)
+    assert (leases.expiry("l1"), leases.acked("l1"), leases.view_fields("l1")) == (None, None, {})
     assert leases.announced() == [{"rev": 3, "live": 0, "expired": 1, "epoch": leases.epoch()}]
 
 
@@ -124,7 +124,7 @@ def test_a_lease_that_never_was_is_not_made(scripts: Scripts, leases: Leases) ->
     given(scripts, leases)
 
     assert leases.renew("l2", 2, "g2")["status"] == "expired"
-    assert (leases.expiry("l2"), leases.acked("l2"), leases.noted("l2")) == (None, None, {})
+    assert (leases.expiry("l2"), leases.acked("l2"), leases.view_fields("l2")) == (None, None, {})
 
 
 def test_a_lease_of_another_run_of_the_server_is_not_prolonged(scripts: Scripts, leases: Leases) -> None:
@@ -138,7 +138,7 @@ def test_a_lease_of_another_run_of_the_server_is_not_prolonged(scripts: Scripts,
     assert leases.renew("l1", 2, "g2")["status"] == "expired"
     # Then writers wait for it until it has run out, and for leases that may be missing
     assert leases.expiry("l1") == expiry
-    assert 0 < scripts.put("ci-44")["settle"] <= LEASE_MS
+    assert 0 < scripts.put("ci-44")["countableInMs"] <= LEASE_MS
 
 
 def test_where_everything_was_flushed(scripts: Scripts, leases: Leases) -> None:
@@ -148,7 +148,7 @@ def test_where_everything_was_flushed(scripts: Scripts, leases: Leases) -> None:
     reply = leases.renew("l1", 2, "g2")
 
     assert (reply["status"], reply["rev"]) == ("expired", 0)
-    assert 0 < scripts.put("ci-44")["settle"] <= LEASE_MS
+    assert 0 < scripts.put("ci-44")["countableInMs"] <= LEASE_MS
 
 
 def test_views_stay_fresh_while_redis_is_out_of_memory(own_redis: RedisServer, prefix: str) -> None:

@@ -19,7 +19,7 @@ PROPERTIES: dict[str, str | int] = {
 def test_clears_every_property(scripts: Scripts, names: tuple[str, ...]) -> None:
     scripts.store("ci-42", **{name: PROPERTIES[name] for name in names})
     created_at = scripts.stored()["createdAt"]
-    scripts.redis.hset(scripts.head, mapping={"rev": 1, "id": "a1", "maxTtl": DAY_MS})
+    scripts.redis.hset(scripts.head, mapping={"rev": 1, "layout": 2, "id": "a1", "maxTtl": DAY_MS})
 
     reply = scripts.reset("ci-42", op="a2")
 
@@ -41,7 +41,7 @@ def test_a_session_with_nothing_set_is_only_seen(scripts: Scripts) -> None:
 
     reply = scripts.reset("ci-42", op="a2")
 
-    assert (reply["changed"], reply["await"], reply["rev"]) == (False, 1, 1)
+    assert (reply["changed"], reply["targetRev"], reply["rev"]) == (False, 1, 1)
     assert scripts.stored()["lastSeenAt"] == str(reply["now"])
     assert scripts.messages() == []
 

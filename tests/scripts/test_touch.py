@@ -116,4 +116,4 @@ def test_a_head_lower_than_the_toucher_knows_makes_writers_wait(scripts: Scripts
 
     reply = scripts.touch({"ci-1": scripts.now()}, known=7, lease=5_000)
 
-    assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + 5_000)
+    assert scripts.redis.hget(scripts.head, "countableAt") == str(reply["now"] + 5_000)

@@ -23,8 +23,13 @@ def test_what_each_says_and_has_applied(scripts: Scripts, leases: Leases) -> Non
 
     assert reply["rev"] == 2
     first, second = reply["views"]
-    assert first == {"lease": "l1", "info": '{"host":"a \\"b\\"","pid":7}', "applied": 2, "left": first["left"]}
-    assert 0 < first["left"] <= LEASE_MS
+    assert first == {
+        "lease": "l1",
+        "info": '{"host":"a \\"b\\"","pid":7}',
+        "applied": 2,
+        "leaseLeftMs": first["leaseLeftMs"],
+    }
+    assert 0 < first["leaseLeftMs"] <= LEASE_MS
     # A view that has yet to reach the head that its join returned is shown where it is
     assert (second["lease"], second["info"], second["applied"]) == ("l2", "{}", 0)
 

@@ -72,7 +72,7 @@ def test_the_chain_goes_on_from_the_head(scripts: Scripts, name: str) -> None:
 
     [message] = scripts.messages()
     assert (message["rev"], message["prev"], message["id"]) == (3, "g2", 'id with "quotes"')
-    assert (reply["rev"], reply["await"]) == (3, 3)
+    assert (reply["rev"], reply["targetRev"]) == (3, 3)
     assert scripts.redis.hmget(scripts.head, "rev", "id") == ["3", 'id with "quotes"']
 
 
@@ -81,13 +81,15 @@ def test_large_numbers_are_exact(scripts: Scripts, name: str) -> None:
     # Given a revision and a time that a Lua number prints inexactly by default
     given(scripts)
     rev = 2**53 - 2
-    scripts.redis.hset(scripts.head, mapping={"rev": rev, "expired": 2**52 + 1})
-    scripts.redis.hset(scripts.session("ci-42"), mapping={"rev": rev, "expiresAt": 2**52 + 3, "createdAt": 2**51 + 1})
+    scripts.redis.hset(scripts.head, mapping={"rev": rev, "layout": 2, "expiredLeases": 2**52 + 1})
+    scripts.redis.hset(
+        scripts.session("ci-42"), mapping={"rev": rev, "layout": 2, "expiresAt": 2**52 + 3, "createdAt": 2**51 + 1}
+    )
 
     reply = CHANGES[name](scripts)()
 
     [message] = scripts.messages()
-    assert (reply["rev"], reply["await"], reply["expired"]) == (rev + 1, rev + 1, 2**52 + 1)
+    assert (reply["rev"], reply["targetRev"], reply["expired"]) == (rev + 1, rev + 1, 2**52 + 1)
     assert message["rev"] == rev + 1
     assert scripts.redis.hget(scripts.head, "rev") == str(rev + 1)
     if name != "delete":
@@ -105,10 +107,10 @@ class TestSettling:
 
         reply = CHANGES[name](scripts)(known=3, lease=5_000)
 
-        assert reply["settle"] == 5_000
-        assert scripts.redis.hget(scripts.head, "settle") == str(reply["now"] + 5_000)
+        assert reply["countableInMs"] == 5_000
+        assert scripts.redis.hget(scripts.head, "countableAt") == str(reply["now"] + 5_000)
         # Then the next writer, who knows nothing, waits as well
-        assert 0 < scripts.put("other", lease=5_000)["settle"] <= 5_000
+        assert 0 < scripts.put("other", lease=5_000)["countableInMs"] <= 5_000
 
     @every_repeat
     def test_a_write_that_changes_nothing_keeps_what_it_found(self, scripts: Scripts, name: str) -> None:
@@ -116,15 +118,15 @@ class TestSettling:
 
         reply = REPEATS[name](scripts)(known=3, lease=5_000)
 
-        assert (reply["changed"], reply["settle"]) == (False, 5_000)
-        assert scripts.redis.hmget(scripts.head, "rev", "settle") == ["2", str(reply["now"] + 5_000)]
+        assert (reply["changed"], reply["countableInMs"]) == (False, 5_000)
+        assert scripts.redis.hmget(scripts.head, "rev", "countableAt") == ["2", str(reply["now"] + 5_000)]
 
     @every_change
     def test_a_head_as_high_as_the_writer_knows(self, scripts: Scripts, name: str) -> None:
         given(scripts)
 
-        assert CHANGES[name](scripts)(known=2)["settle"] == 0
-        assert scripts.redis.hget(scripts.head, "settle") is None
+        assert CHANGES[name](scripts)(known=2)["countableInMs"] == 0
+        assert scripts.redis.hget(scripts.head, "countableAt") is None
 
     @pytest.mark.parametrize("name", ["put", "activate", "delete"])
     def test_no_head_while_somebody_listens(self, scripts: Scripts, name: str) -> None:
@@ -134,11 +136,11 @@ class TestSettling:
 
             reply = CHANGES[name](scripts)(lease=5_000)
 
-            assert reply["settle"] == 5_000
+            assert reply["countableInMs"] == 5_000
 
     @pytest.mark.parametrize("name", ["put", "activate", "delete"])
     def test_no_head_and_nobody_listens(self, scripts: Scripts, name: str) -> None:
-        assert CHANGES[name](scripts)(lease=5_000)["settle"] == 0
+        assert CHANGES[name](scripts)(lease=5_000)["countableInMs"] == 0
 
     @every_change
     def test_a_head_behind_the_session_was_lost(self, scripts: Scripts, name: str) -> None:
@@ -149,7 +151,7 @@ class TestSettling:
         reply = CHANGES[name](scripts)(lease=5_000)
 
         # Then revisions go on from the session's, and the chain begins anew
-        assert (reply["settle"], reply["rev"], reply["await"]) == (5_000, 3, 3)
+        assert (reply["countableInMs"], reply["rev"], reply["targetRev"]) == (5_000, 3, 3)
         [message] = scripts.messages()
         assert (message["rev"], message["prev"]) == (3, "")
 
@@ -157,35 +159,35 @@ class TestSettling:
     def test_a_loss_counts_once(self, scripts: Scripts, name: str) -> None:
         # Given a head whose loss was found, by a writer who knew of revision 9, and whose time has passed
         given(scripts)
-        assert scripts.put("other", known=9, lease=5_000)["settle"] == 5_000
-        scripts.redis.hset(scripts.head, "settle", scripts.now())
+        assert scripts.put("other", known=9, lease=5_000)["countableInMs"] == 5_000
+        scripts.redis.hset(scripts.head, "countableAt", scripts.now())
 
         # When one comes who knew less of what was lost, then nobody waits anew
-        assert CHANGES[name](scripts)(known=8, lease=5_000)["settle"] == 0
+        assert CHANGES[name](scripts)(known=8, lease=5_000)["countableInMs"] == 0
 
     @every_repeat
     def test_one_who_knew_more_meanwhile_finds_the_same_loss(self, scripts: Scripts, name: str) -> None:
         given(scripts)
-        settle = scripts.now() + 60_000
-        scripts.redis.hset(scripts.head, mapping={"lost": 9, "settle": settle})
+        countable_in_ms = scripts.now() + 60_000
+        scripts.redis.hset(scripts.head, mapping={"lostRev": 9, "countableAt": countable_in_ms})
 
-        assert 5_000 < REPEATS[name](scripts)(known=10, lease=5_000)["settle"] <= 60_000
-        assert scripts.redis.hmget(scripts.head, "lost", "settle") == ["10", str(settle)]
+        assert 5_000 < REPEATS[name](scripts)(known=10, lease=5_000)["countableInMs"] <= 60_000
+        assert scripts.redis.hmget(scripts.head, "lostRev", "countableAt") == ["10", str(countable_in_ms)]
 
     @every_repeat
     def test_one_who_knew_more_later_finds_another_loss(self, scripts: Scripts, name: str) -> None:
         given(scripts)
-        scripts.redis.hset(scripts.head, "lost", 9)
+        scripts.redis.hset(scripts.head, "lostRev", 9)
 
-        assert REPEATS[name](scripts)(known=9, lease=5_000)["settle"] == 0
-        assert REPEATS[name](scripts)(known=10, lease=5_000)["settle"] == 5_000
-        assert scripts.redis.hget(scripts.head, "lost") == "10"
+        assert REPEATS[name](scripts)(known=9, lease=5_000)["countableInMs"] == 0
+        assert REPEATS[name](scripts)(known=10, lease=5_000)["countableInMs"] == 5_000
+        assert scripts.redis.hget(scripts.head, "lostRev") == "10"
 
     def test_the_time_passes(self, scripts: Scripts) -> None:
         given(scripts)
-        scripts.redis.hset(scripts.head, "settle", scripts.now())
+        scripts.redis.hset(scripts.head, "countableAt", scripts.now())
 
-        assert scripts.put("ci-42", "+label", "y")["settle"] == 0
+        assert scripts.put("ci-42", "+label", "y")["countableInMs"] == 0
 
 
 class TestLeases:
@@ -211,13 +213,13 @@ class TestLeases:
 
         reply = REPEATS[name](scripts)()
 
-        assert (reply["await"], reply["live"], reply["pending"]) == (2, 3, 1)
+        assert (reply["targetRev"], reply["live"], reply["pending"]) == (2, 3, 1)
 
     @every_change
     def test_leases_that_have_run_out_are_dropped_and_counted(self, scripts: Scripts, name: str) -> None:
         given(scripts)
         now = scripts.now()
-        scripts.redis.hset(scripts.head, "expired", 4)
+        scripts.redis.hset(scripts.head, "expiredLeases", 4)
         scripts.redis.zadd(scripts.leases, {"dead": now, "live": now + 60_000})
         scripts.redis.zadd(scripts.acks, {"dead": 1, "live": 2})
         scripts.redis.hset(scripts.views, mapping={"dead": "{}", "dead:head": 1, "live": "{}"})
@@ -225,7 +227,7 @@ class TestLeases:
         reply = CHANGES[name](scripts)()
 
         assert (reply["live"], reply["pending"], reply["expired"]) == (1, 1, 5)
-        assert scripts.redis.hget(scripts.head, "expired") == "5"
+        assert scripts.redis.hget(scripts.head, "expiredLeases") == "5"
         assert scripts.redis.zrange(scripts.leases, 0, -1) == ["live"]
         assert scripts.redis.zrange(scripts.acks, 0, -1) == ["live"]
         assert scripts.redis.hgetall(scripts.views) == {"live": "{}"}
@@ -321,7 +323,7 @@ class TestCorruption:
         assert scripts.messages() == []
 
     @every_change
-    @pytest.mark.parametrize("field", ["rev", "maxTtl", "expired", "settle", "lost"])
+    @pytest.mark.parametrize("field", ["rev", "maxTtl", "expiredLeases", "countableAt", "lostRev"])
     def test_a_head_that_is_none(self, scripts: Scripts, name: str, field: str) -> None:
         given(scripts)
         scripts.redis.hset(scripts.head, field, "x")

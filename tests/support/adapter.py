@@ -11,7 +11,7 @@ import redis
 import redis.asyncio
 
 from sessionstore import ApiKeys, AsyncSessionStore, EmbeddedServer, SessionStore
-from sessionstore.replica.view import View
+from sessionstore.replica.view import BaseView
 
 from .redis_server import RedisServer
 
@@ -41,7 +41,7 @@ class _Awaitable:
             return value
         if name in _MAKERS:
             return lambda *args, **kwargs: _Awaitable(value(*args, **kwargs))
-        if isinstance(self._target, View) and name in _PLAIN:
+        if isinstance(self._target, BaseView) and name in _PLAIN:
             return value
         return _awaitable(value)
 

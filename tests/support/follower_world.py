@@ -54,7 +54,7 @@ class Server(Redis):
 
     def _answer(self, status: str, lasts: int = 0) -> dict[str, object]:
         rev, head_id = self.head
-        return {"status": status, "now": self.now, "rev": rev, "id": head_id, "lease": lasts, "epoch": ""}
+        return {"status": status, "now": self.now, "rev": rev, "id": head_id, "leaseMs": lasts, "epoch": ""}
 
     def _join(self, lease_id: str, lease: int, info: str, rev: int, position_id: str) -> object:
         if self._is_forked(rev, position_id):
@@ -160,4 +160,4 @@ class FollowerWorld:
 
     def look_up(self, key: str) -> None:
         """Note a look-up as a view does."""
-        self.follower.note(key, self.follower.sessions[key], self.now)
+        self.follower.touch(key, self.follower.sessions[key], self.now)

@@ -7,7 +7,7 @@ it. Times are in ms of Redis's clock, which the caller moves.
 from __future__ import annotations
 
 from sessionstore.protocol.messages import Applied
-from sessionstore.protocol.replies import LeaseReply, StandingReply, WriteReply
+from sessionstore.protocol.replies import LeaseReply, LeaseStatusReply, WriteReply
 
 __all__ = ["Rules", "ServerModel"]
 
@@ -20,7 +20,7 @@ class Rules:
     #: renew.lua: a view that is behind is not given the time that it is late
     late = True
     #: lib/revision.lua: where leases may be lost, writers wait for a whole lease
-    settle = True
+    keeps_countable_at = True
     #: lib/revision.lua: leases belong to a run of the server
     run = True
 
@@ -31,6 +31,7 @@ class ServerModel:
     __slots__ = (
         "acks",
         "announced",
+        "countable_at",
         "epoch",
         "expired",
         "id",
@@ -43,7 +44,6 @@ class ServerModel:
         "rev",
         "rules",
         "server_run",
-        "settle",
     )
 
     def __init__(self, *, now: int = 0, server_run: str = "-", rules: type[Rules] = Rules) -> None:
@@ -65,7 +65,7 @@ class ServerModel:
         other.rev = self.rev
         other.id = self.id
         other.expired = self.expired
-        other.settle = self.settle
+        other.countable_at = self.countable_at
         other.lost = self.lost
         other.epoch = self.epoch
         other.leases = dict(self.leases)
@@ -80,7 +80,7 @@ class ServerModel:
         self.rev: int | None = None
         self.id = ""
         self.expired = 0
-        self.settle = 0
+        self.countable_at = 0
         self.lost = 0
         self.epoch = ""
         #: lease → expiry; the revision up to which nobody waits for it; (head it was told, applied, epoch)
@@ -158,55 +158,55 @@ class ServerModel:
         live, pending = len(self.leases), sum(ack < rev for ack in self.acks.values())
         self.published.append((rev, write_id, self.id, self.epoch))
         self.rev, self.id = rev, write_id
-        settle = max(0, self.settle - self.now)
+        countable_in_ms = max(0, self.countable_at - self.now)
         return WriteReply(
             status="ok",
             now=self.now,
             rev=rev,
-            wait_rev=rev,
+            target_rev=rev,
             live=live,
             pending=pending,
             expired=self.expired,
-            settle=settle,
+            countable_in_ms=countable_in_ms,
             epoch=self.epoch,
         )
 
-    def standing(self, rev: int, lease_ms: int) -> StandingReply:
+    def lease_status(self, rev: int, lease_ms: int) -> LeaseStatusReply:
         if self._open(lease_ms, known=rev):
             self.rev = self.rev or 0
         self._purge()
         behind = [lease_id for lease_id, ack in self.acks.items() if ack < rev]
-        return StandingReply(
+        return LeaseStatusReply(
             now=self.now,
             rev=self.rev or 0,
             live=len(self.leases),
             pending=len(behind),
             expired=self.expired,
-            left=max((self.leases[lease_id] - self.now for lease_id in behind), default=0),
-            settle=max(0, self.settle - self.now),
+            lease_left_ms=max((self.leases[lease_id] - self.now for lease_id in behind), default=0),
+            countable_in_ms=max(0, self.countable_at - self.now),
             epoch=self.epoch,
         )
 
     # Their fragments
 
     def _open(self, lease_ms: int, known: int, own: int = 0) -> bool:
-        settle = self.settle
+        countable_at = self.countable_at
         forgotten = True
         if (self.rev or 0) < known and self.lost < known:
-            settle = settle if settle > self.now else self.now + lease_ms
+            countable_at = countable_at if countable_at > self.now else self.now + lease_ms
             self.lost = known
         elif self.rev is None and self.listeners > own:
-            settle = self.now + lease_ms
+            countable_at = self.now + lease_ms
         else:
             forgotten = False
         if self.rules.run and self.epoch != "":
             run, _, first = self.epoch.partition(":")
             if run != self.server_run and "-" not in (run, self.server_run):
                 self.epoch = f"{self.server_run}:{first}"
-                settle = self.now + lease_ms
+                countable_at = self.now + lease_ms
                 forgotten = True
-        if self.rules.settle:
-            self.settle = settle
+        if self.rules.keeps_countable_at:
+            self.countable_at = countable_at
         return forgotten
 
     def _purge(self) -> None:

@@ -48,8 +48,8 @@ class Leases:
     def views(self) -> Any:
         return self.scripts.run("views", [self.scripts.head, self.scripts.leases, self.scripts.views], [])
 
-    def standing(self, rev: int, *, lease: int = LEASE_MS) -> Any:
-        return self.scripts.run("standing", [*self._keys, self.scripts.changes], [rev, lease])
+    def lease_status(self, rev: int, *, lease: int = LEASE_MS) -> Any:
+        return self.scripts.run("lease_status", [*self._keys, self.scripts.changes], [rev, lease])
 
     def announced(self) -> list[dict[str, Any]]:
         """What was published on `applied` since the last look: what comes before a marker that is published now."""
@@ -74,7 +74,7 @@ class Leases:
         score: float | None = self.scripts.redis.zscore(self.scripts.acks, lease_id)
         return score
 
-    def noted(self, lease_id: str) -> dict[str, str]:
+    def view_fields(self, lease_id: str) -> dict[str, str]:
         """What the views hash says of a lease."""
         fields: dict[str, str] = self.scripts.redis.hgetall(self.scripts.views)
         return {name: value for name, value in fields.items() if name.split(":")[0] == lease_id}

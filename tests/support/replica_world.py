@@ -327,7 +327,7 @@ class World:
         for _ in range(min(1 + a, len(self._link))):
             payload = self._link.popleft()
             if payload is None:
-                self.replica.doubt("a confirmation that nobody asked for")
+                self.replica.resync("a confirmation that nobody asked for")
             else:
                 self.replica.message(payload)
 
@@ -420,7 +420,7 @@ class World:
     def lose_patience(self, a: int, b: int) -> None:
         """Messages that a sync waits for do not come."""
         if self.replica.awaited is not None and not self._link:
-            self.replica.doubt("messages were lost")
+            self.replica.resync("messages were lost")
 
     def heal(self) -> None:
         """From now on everything arrives: the replica must get to be LIVE and equal to Redis."""
@@ -435,7 +435,7 @@ class World:
                 if self.replica.reached(*self.redis.head, since=self.replica.rev):
                     break
                 # The last messages were lost, which only a renewal shows.
-                self.replica.doubt("a lease was refused")
+                self.replica.resync("a lease was refused")
         self.step("renew", 0, 0)
         assert self.replica.state is State.LIVE
         assert (self.replica.rev, self.replica.id) == self.redis.head

@@ -19,6 +19,7 @@
 
 --@include lib/clock
 --@include lib/session
+--@include lib/layout
 --@include lib/revision
 --@include lib/lease
 --@include lib/reply
@@ -121,10 +122,10 @@ for i = 12, #KEYS do
     affected[#affected + 1] = { key, session_key, session }
   end
 end
-local await = changed and head.rev + #affected + 1
+local target_rev = changed and head.rev + #affected + 1
   or tonumber(redis.call('HGET', KEYS[7], 'catalogRev') or '0')
 head.expired = head.expired + purge_leases(KEYS[8], KEYS[9], KEYS[10], KEYS[7], now)
-local live, pending = standing(KEYS[8], KEYS[9], await)
+local live, pending = count_leases(KEYS[8], KEYS[9], target_rev)
 
 if removes then
   redis.call('SREM', KEYS[1], ARGV[5])
@@ -161,9 +162,9 @@ if changed then
   redis.call('HSET', KEYS[7], 'catalogRev', int(head.rev))
   publish_change(KEYS[11], 'catalog', head, prev, now, ARGV[4], '"catalog":' .. (removes and 'null' or ARGV[7]))
 elseif head.forgotten then
-  keep_settle(KEYS[7], head)
+  keep_head_state(KEYS[7], head)
 end
 
-local reply = written(now, head, await, live, pending, changed, stored[1] ~= false)
+local reply = written(now, head, target_rev, live, pending, changed, stored[1] ~= false)
 return string.sub(reply, 1, -2) .. ',"previous":' .. (changed and stored[2] or 'null')
   .. ',"sessions":' .. #affected .. '}'

@@ -10,6 +10,7 @@
 --@include lib/clock
 --@include lib/environment
 --@include lib/session
+--@include lib/layout
 --@include lib/revision
 --@include lib/lease
 --@include lib/failure
@@ -28,9 +29,9 @@ end
 if session then
   compare_with_head(session)
 end
-local await = session and head.rev + 1 or head.rev
+local target_rev = session and head.rev + 1 or head.rev
 local gone = gone_members(KEYS[2], head, now, ttl)
-local live, pending = count_leases(await)
+local live, pending = count_pending(target_rev)
 
 -- First of all: it works on a Redis that is out of memory, and makes room for the rest.
 redis.call('DEL', KEYS[1])
@@ -40,6 +41,6 @@ if session then
   drop_members(KEYS[2], gone)
   publish_change(KEYS[8], 'delete', head, prev, now, ARGV[5], '"sessionKey":' .. cjson.encode(session_key))
 else
-  keep_head()
+  keep_loss()
 end
-return written(now, head, await, live, pending, session ~= nil, session ~= nil)
+return written(now, head, target_rev, live, pending, session ~= nil, session ~= nil)

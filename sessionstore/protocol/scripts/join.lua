@@ -5,11 +5,12 @@
 -- ARGV[1] the lease's id, never used before  [2] lease, ms  [3] what the view says of itself, JSON
 --     [4] the revision that it has applied, and [5] its id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "lease": ms that the lease lasts}; or the same with the
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that the lease lasts}; or the same with the
 --           status forked and no lease, where the view's revision is not on this head's chain
 -- Publishes on `applied` where leases that had run out held writers up
 
 --@include lib/clock
+--@include lib/layout
 --@include lib/revision
 --@include lib/lease
 --@include lib/view
@@ -24,13 +25,13 @@ head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], n
 if head.epoch == '' then
   head.epoch = server_run() .. ':' .. lease_id
 end
-keep_settle(KEYS[1], head)
+keep_head_state(KEYS[1], head)
 
 local status = is_forked(head, rev, ARGV[5]) and 'forked' or 'ok'
 if status == 'ok' then
   redis.call('ZADD', KEYS[2], int(now + lease), lease_id)
   redis.call('ZADD', KEYS[3], int(head.rev), lease_id)
-  redis.call('HSET', KEYS[4], lease_id, ARGV[3], lease_id .. ':head', int(head.rev), lease_id .. ':at', int(rev),
+  redis.call('HSET', KEYS[4], lease_id, ARGV[3], lease_id .. ':head', int(head.rev), lease_id .. ':applied', int(rev),
     lease_id .. ':epoch', head.epoch)
 end
 announce(KEYS[6], head, floor)

@@ -4,7 +4,7 @@
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] applied (channel)
 -- ARGV[1] the lease's id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "lease": 0}
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": 0}
 -- Publishes on `applied` where it held writers up
 
 --@include lib/clock
@@ -18,7 +18,7 @@ local floor = floor_of(head)
 begin_without_memory()
 redis.call('ZREM', KEYS[2], lease_id)
 redis.call('ZREM', KEYS[3], lease_id)
-redis.call('HDEL', KEYS[4], lease_id, lease_id .. ':head', lease_id .. ':at', lease_id .. ':epoch')
+redis.call('HDEL', KEYS[4], lease_id, lease_id .. ':head', lease_id .. ':applied', lease_id .. ':epoch')
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
 announce(KEYS[5], head, floor)
 return lease_reply('ok', now, head, 0)

@@ -4,12 +4,13 @@
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)  [6] applied (channel)
 -- ARGV[1] the lease's id  [2] lease, ms  [3] the revision that the view has applied, and [4] its id
 --
--- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "epoch": …, "lease": ms that it lasts, 0 where it was not prolonged}
+-- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that it lasts, 0 where it was not prolonged}
 --           status: ok; expired: it has run out, or was taken in another epoch: join anew; refused, forked: the
 --           view has missed something: leave and resync
 -- Publishes on `applied` where every live lease has applied more than before
 
 --@include lib/clock
+--@include lib/layout
 --@include lib/revision
 --@include lib/lease
 --@include lib/view
@@ -21,7 +22,7 @@ local floor = floor_of(head)
 begin_without_memory()
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
 if head.forgotten then
-  keep_settle(KEYS[1], head)
+  keep_head_state(KEYS[1], head)
 end
 
 local expires = tonumber(redis.call('ZSCORE', KEYS[2], lease_id) or nil)

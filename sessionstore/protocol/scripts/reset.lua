@@ -9,6 +9,7 @@
 --@include lib/clock
 --@include lib/environment
 --@include lib/session
+--@include lib/layout
 --@include lib/revision
 --@include lib/lease
 --@include lib/failure

@@ -9,10 +9,12 @@
 --          "members": [session key, …], "sessions": those that exist of the ones to read}
 
 --@include lib/clock
+--@include lib/layout
 --@include lib/session
 
 local now = now_ms()
-local head = redis.call('HMGET', KEYS[1], 'rev', 'id')
+local head = redis.call('HMGET', KEYS[1], 'rev', 'id', 'layout')
+check_layout(head[1], head[3])
 
 local cursor = ARGV[1]
 local members = {}

@@ -10,6 +10,7 @@
 
 --@include lib/clock
 --@include lib/session
+--@include lib/layout
 --@include lib/revision
 
 local now = now_ms()

@@ -3,7 +3,7 @@
 -- KEYS[1] head  [2] leases  [3] views
 --
 -- Returns {"now": ms, "rev": head, "views": [{"lease": id, "info": what the view says of itself, JSON as text, "applied": the last
---         revision that it said it has applied, "left": ms until its lease runs out}, …]}, the one that runs out first first
+--         revision that it said it has applied, "leaseLeftMs": ms until its lease runs out}, …]}, the one that runs out first first
 
 --@include lib/clock
 
@@ -13,8 +13,8 @@ local live = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. int(now), '+inf', 'WITH
 local views = {}
 for i = 1, #live, 2 do
   local id = live[i]
-  local value = redis.call('HMGET', KEYS[3], id, id .. ':at')
+  local value = redis.call('HMGET', KEYS[3], id, id .. ':applied')
   views[#views + 1] = '{"lease":' .. cjson.encode(id) .. ',"info":' .. cjson.encode(value[1] or '{}')
-    .. ',"applied":' .. (value[2] or '0') .. ',"left":' .. int(tonumber(live[i + 1]) - now) .. '}'
+    .. ',"applied":' .. (value[2] or '0') .. ',"leaseLeftMs":' .. int(tonumber(live[i + 1]) - now) .. '}'
 end
 return '{"now":' .. int(now) .. ',"rev":' .. rev .. ',"views":[' .. table.concat(views, ',') .. ']}'

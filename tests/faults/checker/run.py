@@ -73,7 +73,7 @@ def check(
         for number, plan in enumerate(plan_rounds(seed, rounds, kinds)):
             world.resume()
             world.run_round(plan)
-            healed_s.append(world.settle(number))
+            healed_s.append(world.await_recovery(number))
         world.finish()
     history = History(read_records(folder), lease_s=lease_s, ttl_s=TTL_S)
     return _report(history, seed, healed_s)

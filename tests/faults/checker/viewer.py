@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sessionstore import AsyncSessionStore, Session, SessionStore, StaleView
-from sessionstore.replica.view import View
+from sessionstore.replica.view import BaseView
 
 from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings, obey, read_settings, watch_for_stalls
 from .history import Looks, Recorder, Tally, digest_of
@@ -119,7 +119,9 @@ class _Observer:
 class _Viewer:
     """The observers of this process, and the thread in which they look."""
 
-    def __init__(self, settings: ChildSettings, recorder: Recorder, views: dict[str, tuple[View, View]]) -> None:
+    def __init__(
+        self, settings: ChildSettings, recorder: Recorder, views: dict[str, tuple[BaseView, BaseView]]
+    ) -> None:
         self._recorder = recorder
         self._views = views
         self._rng = random.Random(f"{settings.seed}/{settings.name}")
@@ -188,7 +190,7 @@ class _Viewer:
         self._recorder.flush()
 
 
-def _get_some(view: View) -> Callable[[str | None], Session | None]:
+def _get_some(view: BaseView) -> Callable[[str | None], Session | None]:
     """Look half of the keys up by `get`, which keeps them alive, and half by `peek`."""
     kept = frozenset(KEYS[BRIEF][::2])
 
@@ -199,7 +201,7 @@ def _get_some(view: View) -> Callable[[str | None], Session | None]:
 
 
 def _view_in_threads(settings: ChildSettings, recorder: Recorder) -> None:
-    views: dict[str, tuple[View, View]] = {}
+    views: dict[str, tuple[BaseView, BaseView]] = {}
     for name in (MAIN, BRIEF):
         environment = SessionStore.from_url(settings.urls[0], **settings.options(name)).environment(PROJECT, name)
         views[name] = (
@@ -211,7 +213,7 @@ def _view_in_threads(settings: ChildSettings, recorder: Recorder) -> None:
 
 
 async def _view_on_a_loop(settings: ChildSettings, recorder: Recorder) -> None:
-    views: dict[str, tuple[View, View]] = {}
+    views: dict[str, tuple[BaseView, BaseView]] = {}
     for name in (MAIN, BRIEF):
         environment = AsyncSessionStore.from_url(settings.urls[0], **settings.options(name)).environment(PROJECT, name)
         views[name] = (

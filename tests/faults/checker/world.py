@@ -217,7 +217,7 @@ class World:
         if failures:
             raise failures[0]
 
-    def settle(self, round_number: int) -> float:
+    def await_recovery(self, round_number: int) -> float:
         """Pause all, wait until every view is fresh and where Redis is, and record what all hold.
 
         Returns the seconds from the round's last fault until then. Where it does not come about in time, what is there

@@ -13,7 +13,7 @@ from sessionstore.protocol.calls import Call, WriteContext
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import Applied, SessionState
 from sessionstore.protocol.operations import AwaitApplied, Pause
-from sessionstore.protocol.replies import IndexPage, SessionsReply, StandingReply, WriteReply
+from sessionstore.protocol.replies import IndexPage, LeaseStatusReply, SessionsReply, WriteReply
 from sessionstore.session import Session
 
 STATE = SessionState("ci-42", 7, "x", None, (), 0, 0, 1, 1, 10**13)
@@ -36,7 +36,7 @@ class Write:
             "status": "ok",
             "now": 1,
             "rev": 7,
-            "wait_rev": 7,
+            "target_rev": 7,
             "live": 0,
             "pending": 0,
             "epoch": "e",
@@ -59,22 +59,22 @@ class Write:
             self.step, self.session = None, stop.value
 
 
-def standing(**fields: Any) -> StandingReply:
+def lease_status(**fields: Any) -> LeaseStatusReply:
     defaults = {
         "now": 1,
         "rev": 7,
         "live": 1,
         "pending": 0,
         "expired": 0,
-        "left": 500,
-        "settle": 0,
+        "lease_left_ms": 500,
+        "countable_in_ms": 0,
         "epoch": "e",
     }
-    return StandingReply(**{**defaults, **fields})
+    return LeaseStatusReply(**{**defaults, **fields})
 
 
 def test_a_store_that_is_closed_while_a_write_lets_time_pass_does_not_deny_the_write() -> None:
-    write = Write(settle=2000)
+    write = Write(countable_in_ms=2000)
     assert isinstance(write.step, Pause)
 
     with pytest.raises(NotEffectiveError, match="was committed as revision 7"):
@@ -99,7 +99,7 @@ def test_a_write_waits_until_the_message_says_that_views_have_applied_it() -> No
 
 def test_while_leases_may_be_missing_a_write_only_lets_time_pass() -> None:
     # Given: every view that is seen has applied the write, and a lease's time has to pass after a loss of history.
-    write = Write(live=1, pending=0, settle=2000)
+    write = Write(live=1, pending=0, countable_in_ms=2000)
 
     # Then: it is one pause of that time, not a loop that asks again and again for what it knows already.
     assert isinstance(write.step, Pause)
@@ -109,7 +109,7 @@ def test_while_leases_may_be_missing_a_write_only_lets_time_pass() -> None:
 
 
 def test_a_message_that_ends_the_pending_ones_leaves_only_the_pause() -> None:
-    write = Write(live=1, pending=1, settle=2000)
+    write = Write(live=1, pending=1, countable_in_ms=2000)
     assert isinstance(write.step, AwaitApplied)
     write.answer(Applied(7, 1, 0, "e"), after=0.5)
     assert isinstance(write.step, Pause)
@@ -127,20 +127,20 @@ def test_a_message_of_another_epoch_is_asked_for_once_and_then_the_leases_are_lo
 
     # Then: the leases are looked at, and the next wait takes only what is new.
     assert isinstance(write.step, Call)
-    write.answer(standing(pending=1))
+    write.answer(lease_status(pending=1))
     assert isinstance(write.step, AwaitApplied)
     assert write.step.sent_s == 0
 
 
 def test_the_newest_answer_says_how_long_leases_may_be_missing() -> None:
     # Given: the answer came late, so that its end of the settling lies too late.
-    write = Write(live=1, pending=1, settle=2000)
+    write = Write(live=1, pending=1, countable_in_ms=2000)
     write.answer(None, after=0.05)
-    write.answer(standing(pending=1, settle=1900))
+    write.answer(lease_status(pending=1, countable_in_ms=1900))
     write.answer(None, after=1.95)
 
     # When: Redis says that it is over, then: nothing is waited for any more.
-    write.answer(standing(pending=0, settle=0))
+    write.answer(lease_status(pending=0, countable_in_ms=0))
     assert write.session is not None
 
 
@@ -148,7 +148,7 @@ def test_history_that_is_lost_while_waiting_is_said_with_the_session_that_was_co
     write = Write(live=1, pending=1)
     write.answer(None, after=0.05)
     with pytest.raises(NotEffectiveError, match="committed as revision 7") as caught:
-        write.answer(standing(rev=3))
+        write.answer(lease_status(rev=3))
     assert caught.value.session is not None
     assert caught.value.session.label == "x"
 

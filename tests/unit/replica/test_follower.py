@@ -54,7 +54,7 @@ def test_it_stops_being_fresh_by_time_alone() -> None:
     assert not world.fresh
 
 
-@pytest.mark.parametrize("event", ["lost", "doubt"])
+@pytest.mark.parametrize("event", ["lost", "resync"])
 def test_it_is_not_fresh_once_it_may_miss_a_change(event: str) -> None:
     world = live_world("a")
 
@@ -214,7 +214,7 @@ def test_while_a_sync_is_taken_over_look_ups_check_for_themselves(world: Followe
     # and again
     world.server.put("b", 3_000)
     world.messages.clear()
-    world.follower.doubt("a message was lost", world.now)
+    world.follower.resync("a message was lost", world.now)
     world.until(lambda: "b" in world.follower.sessions, 5.0)
     assert bounds == [-inf, -inf]
 
@@ -224,7 +224,7 @@ def test_a_bound_that_was_dropped_is_over() -> None:
     bound = world.follower.bound(strict=False)
     world.run()
 
-    world.follower.drop_bound(bound)
+    world.follower.drop_fast_path(bound)
     world.server.put("b")
     world.deliver()
 
@@ -412,7 +412,7 @@ def test_a_session_that_is_gone_is_not_touched() -> None:
     world.run()
 
     assert [list(touch) for touch in world.server.touches] == [["b"]]
-    assert not world.follower.seen
+    assert not world.follower.touches
 
 
 def test_sessions_that_live_shortly_are_flushed_in_time() -> None:
@@ -428,25 +428,25 @@ def test_a_mark_always_has_its_note() -> None:
 
     class Seen(dict[str, float]):
         def __setitem__(self, key: str, value: float) -> None:
-            assert session.noted, "a flush in between would take the note, and leave the mark for ever"
+            assert session.touch_pending, "a flush in between would take the note, and leave the mark for ever"
             super().__setitem__(key, value)
 
         def pop(self, key: str, default: Any = None) -> Any:
-            assert session.noted
+            assert session.touch_pending
             return super().pop(key, default)
 
-    world.follower.seen = Seen()
+    world.follower.touches = Seen()
     world.look_up("a")
     world.advance(1.0)
     only(world.poll(), "touch")
 
-    assert not session.noted
+    assert not session.touch_pending
 
 
 def test_a_touch_does_not_claim_a_history_that_is_lost() -> None:
     # Given a store that knows of a revision which Redis has lost
     world = live_world("a")
-    world.context.learn(1_000, settling=False)
+    world.context.learn(1_000, recounting=False)
     world.look_up("a")
 
     world.advance(1.0)
@@ -489,7 +489,7 @@ def test_a_failed_touch_does_not_hold_up_a_sync() -> None:
         world.advance(0.01)
 
     # When it has to resync
-    world.follower.doubt("a reason", world.now)
+    world.follower.resync("a reason", world.now)
 
     # Then it does at once
     assert [script_of(request) for request in world.poll() if script_of(request) != "touch"][-1] == "snapshot"
@@ -511,7 +511,7 @@ def test_one_resync_follows_on_another_with_a_pause() -> None:
     syncs = 0
     end = world.now + 5.0
     while world.now < end:
-        world.follower.doubt("a reason", world.now)
+        world.follower.resync("a reason", world.now)
         syncs += sum(script_of(request) == "snapshot" for request in world.poll())
         world.advance(0.01)
 
@@ -626,10 +626,10 @@ def test_closing_leaves_first_and_then_flushes_everything() -> None:
     assert [script_of(request) for request in requests] == ["leave", "touch", "touch", "touch"]
     assert not world.fresh
     assert bound.until == -inf
-    assert not world.follower.parted
+    assert not world.follower.drained
     for request in requests:
         world.answer(request)
-    assert world.follower.parted
+    assert world.follower.drained
     assert world.server.leases == {}
     assert sum(map(len, world.server.touches)) == len(keys)
 
@@ -653,10 +653,10 @@ def test_an_answer_after_closing_changes_nothing() -> None:
     world.answer(renewal)
 
     assert not world.fresh
-    assert not world.follower.parted
+    assert not world.follower.drained
     for request in last:
         world.fail(request)
-    assert world.follower.parted
+    assert world.follower.drained
 
 
 def only(requests: list[FollowerRequest], script: str) -> FollowerRequest:

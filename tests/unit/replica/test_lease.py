@@ -24,7 +24,7 @@ AT_3 = Position(3, "w3")
 AT_4 = Position(4, "w4")
 
 
-class View:
+class BaseView:
     """A lease and the local time."""
 
     def __init__(self) -> None:
@@ -69,44 +69,44 @@ class View:
 
 
 @pytest.fixture
-def view() -> View:
-    return View()
+def view() -> BaseView:
+    return BaseView()
 
 
 @pytest.fixture
-def held(view: View) -> View:
+def held(view: BaseView) -> BaseView:
     """A view that is fresh, by a lease from 100.0 on."""
     view.reply(view.send("join"))
     return view
 
 
 class TestJoin:
-    def test_a_view_that_is_live_joins_with_what_it_has_applied(self, view: View) -> None:
+    def test_a_view_that_is_live_joins_with_what_it_has_applied(self, view: BaseView) -> None:
         request = view.send("join")
 
         assert (request.lease_id, request.position, request.sent_at) == ("l1", AT_2, 100.0)
         assert request.call.args == ("l1", LEASE_MS, "{}", 2, "w2")
         assert not view.fresh
 
-    def test_a_view_that_is_not_live_does_not(self, view: View) -> None:
+    def test_a_view_that_is_not_live_does_not(self, view: BaseView) -> None:
         view.position = None
 
         assert view.poll() is None
         assert view.lease.wake_at == inf
 
-    def test_only_one_request_is_under_way(self, view: View) -> None:
+    def test_only_one_request_is_under_way(self, view: BaseView) -> None:
         view.send("join")
 
         assert view.poll() is None
         assert view.lease.wake_at == inf
 
-    def test_it_counts_from_before_the_request_less_the_margin(self, view: View) -> None:
+    def test_it_counts_from_before_the_request_less_the_margin(self, view: BaseView) -> None:
         view.reply(view.send("join"), after=1.0)
 
         assert view.lease.fresh_until() == pytest.approx(100.0 + 3.0 - 0.3)
         assert view.lease.head == AT_2
 
-    def test_it_is_fresh_once_it_has_applied_the_head_that_was_returned(self, view: View) -> None:
+    def test_it_is_fresh_once_it_has_applied_the_head_that_was_returned(self, view: BaseView) -> None:
         view.reply(view.send("join"), head=AT_4)
         assert not view.fresh
 
@@ -115,7 +115,7 @@ class TestJoin:
         view.at(AT_4)
         assert view.fresh
 
-    def test_a_head_that_was_passed_before_the_answer_came_counts(self, view: View) -> None:
+    def test_a_head_that_was_passed_before_the_answer_came_counts(self, view: BaseView) -> None:
         request = view.send("join")
         view.at(AT_3)
         view.at(AT_4)
@@ -124,7 +124,7 @@ class TestJoin:
 
         assert view.fresh
 
-    def test_a_head_that_was_passed_unseen_does_not_count_and_the_next_one_may(self, view: View) -> None:
+    def test_a_head_that_was_passed_unseen_does_not_count_and_the_next_one_may(self, view: BaseView) -> None:
         # Given a driver that did not say where the replica was in between
         request = view.send("join")
         view.at(AT_4)
@@ -137,7 +137,7 @@ class TestJoin:
         assert view.fresh
 
     @pytest.mark.parametrize("passed", ["before", "after"])
-    def test_another_revision_of_that_number_is_a_fork(self, view: View, passed: str) -> None:
+    def test_another_revision_of_that_number_is_a_fork(self, view: BaseView, passed: str) -> None:
         request = view.send("join")
         if passed == "before":
             view.at(AT_3)
@@ -145,17 +145,17 @@ class TestJoin:
         view.at(AT_3)
 
         assert not view.fresh
-        assert view.lease.take_verdict() is not None
+        assert view.lease.take_revocation() is not None
         assert view.send("leave").lease_id == "l1"
 
-    def test_redis_may_say_that_it_is_one(self, view: View) -> None:
+    def test_redis_may_say_that_it_is_one(self, view: BaseView) -> None:
         view.reply(view.send("join"), "forked", head=Position(1, "x"), lease_ms=0)
 
         assert not view.fresh
-        assert "another history" in (view.lease.take_verdict() or "")
-        assert view.lease.take_verdict() is None
+        assert "another history" in (view.lease.take_revocation() or "")
+        assert view.lease.take_revocation() is None
 
-    def test_one_whose_answer_is_lost_is_left_again_under_its_id(self, view: View) -> None:
+    def test_one_whose_answer_is_lost_is_left_again_under_its_id(self, view: BaseView) -> None:
         request = view.send("join")
         view.lease.failed(request, view.now)
         assert view.poll() is None
@@ -168,7 +168,7 @@ class TestJoin:
 
 
 class TestRenew:
-    def test_every_third_of_the_lease(self, held: View) -> None:
+    def test_every_third_of_the_lease(self, held: BaseView) -> None:
         assert held.poll() is None
         assert held.lease.wake_at == pytest.approx(101.0)
 
@@ -180,25 +180,25 @@ class TestRenew:
         held.reply(request, head=AT_3)
         assert held.lease.fresh_until() == pytest.approx(101.0 + 3.0 - 0.3)
 
-    def test_what_is_granted_counts(self, held: View) -> None:
+    def test_what_is_granted_counts(self, held: BaseView) -> None:
         held.now = 102.0
         held.reply(held.send("renew"), lease_ms=2150)
 
         assert held.lease.fresh_until() == pytest.approx(102.0 + 2.15 - 0.3)
 
-    def test_a_slow_one_that_was_granted_less_takes_nothing_away(self, held: View) -> None:
+    def test_a_slow_one_that_was_granted_less_takes_nothing_away(self, held: BaseView) -> None:
         held.now = 101.0
         held.reply(held.send("renew"), lease_ms=1500, after=1.0)
 
         assert held.lease.fresh_until() == pytest.approx(100.0 + 3.0 - 0.3)
 
-    def test_a_view_that_is_fresh_stays_so_while_a_later_head_is_on_its_way(self, held: View) -> None:
+    def test_a_view_that_is_fresh_stays_so_while_a_later_head_is_on_its_way(self, held: BaseView) -> None:
         held.now = 101.0
         held.reply(held.send("renew"), head=AT_4)
 
         assert held.fresh
 
-    def test_it_is_tried_again_soon_while_the_lease_lasts(self, held: View) -> None:
+    def test_it_is_tried_again_soon_while_the_lease_lasts(self, held: BaseView) -> None:
         held.now = 101.0
         held.lease.failed(held.send("renew"), held.now)
         assert held.poll() is None
@@ -208,14 +208,14 @@ class TestRenew:
         assert held.send("renew").lease_id == "l1"
         assert held.fresh
 
-    def test_and_less_often_after_that(self, held: View) -> None:
+    def test_and_less_often_after_that(self, held: BaseView) -> None:
         held.now = 103.0
         held.lease.failed(held.send("renew"), held.now)
 
         assert held.lease.wake_at == pytest.approx(104.0)
         assert not held.fresh
 
-    def test_one_that_redis_has_still_granted_makes_it_fresh_again(self, held: View) -> None:
+    def test_one_that_redis_has_still_granted_makes_it_fresh_again(self, held: BaseView) -> None:
         # The lease has not run out in Redis, so that writers have waited all along
         held.now = 102.9
         request = held.send("renew")
@@ -225,24 +225,24 @@ class TestRenew:
 
         assert held.fresh
 
-    def test_one_that_comes_too_late_lets_it_join_anew(self, held: View) -> None:
+    def test_one_that_comes_too_late_lets_it_join_anew(self, held: BaseView) -> None:
         held.now = 104.0
         held.reply(held.send("renew"), "expired", lease_ms=0)
 
         assert not held.fresh
-        assert held.lease.take_verdict() is None
+        assert held.lease.take_revocation() is None
         assert held.send("join").lease_id == "l2"
 
     @pytest.mark.parametrize("status", ["refused", "forked"])
-    def test_one_that_is_refused_gives_the_lease_up_and_asks_for_a_resync(self, held: View, status: str) -> None:
+    def test_one_that_is_refused_gives_the_lease_up_and_asks_for_a_resync(self, held: BaseView, status: str) -> None:
         held.now = 101.0
         held.reply(held.send("renew"), status, lease_ms=0)
 
         assert not held.fresh
-        assert held.lease.take_verdict() is not None
+        assert held.lease.take_revocation() is not None
         assert held.send("leave").lease_id == "l1"
 
-    def test_an_answer_that_comes_after_the_lease_was_given_up_is_void(self, held: View) -> None:
+    def test_an_answer_that_comes_after_the_lease_was_given_up_is_void(self, held: BaseView) -> None:
         held.now = 101.0
         request = held.send("renew")
         held.at(None)
@@ -253,7 +253,7 @@ class TestRenew:
         assert not held.fresh
         assert held.send("leave").lease_id == "l1"
 
-    def test_an_answer_that_comes_after_the_time_out_is_void(self, held: View) -> None:
+    def test_an_answer_that_comes_after_the_time_out_is_void(self, held: BaseView) -> None:
         held.now = 101.0
         request = held.send("renew")
         held.lease.failed(request, held.now)
@@ -263,24 +263,24 @@ class TestRenew:
         assert held.lease.fresh_until() == pytest.approx(102.7)
 
     @pytest.mark.parametrize(("step_ms", "given_up"), [(200, True), (100, False), (-200, True), (-100, False)])
-    def test_a_step_of_redis_clock_gives_the_lease_up(self, held: View, step_ms: int, given_up: bool) -> None:
+    def test_a_step_of_redis_clock_gives_the_lease_up(self, held: BaseView, step_ms: int, given_up: bool) -> None:
         held.now = 101.0
         held.reply(held.send("renew"), now=REDIS_MS + 101_000 + step_ms)
 
         assert held.fresh is not given_up
-        assert (held.lease.take_verdict() is not None) is given_up
+        assert (held.lease.take_revocation() is not None) is given_up
 
-    def test_a_slow_answer_is_no_step(self, held: View) -> None:
+    def test_a_slow_answer_is_no_step(self, held: BaseView) -> None:
         held.now = 101.0
         held.reply(held.send("renew"), after=1.0)
         held.now = 103.0
         held.reply(held.send("renew"), now=REDIS_MS + 103_500, after=1.0)
 
-        assert held.lease.take_verdict() is None
+        assert held.lease.take_revocation() is None
 
 
 class TestAck:
-    def test_only_where_a_writer_waits(self, held: View) -> None:
+    def test_only_where_a_writer_waits(self, held: BaseView) -> None:
         held.at(AT_3)
         assert held.poll() is None
 
@@ -292,7 +292,7 @@ class TestAck:
         held.reply(request, head=AT_3)
         assert held.poll() is None
 
-    def test_several_in_one(self, held: View) -> None:
+    def test_several_in_one(self, held: BaseView) -> None:
         held.at(AT_3)
         held.lease.want_ack()
         request = held.send("ack")
@@ -303,7 +303,7 @@ class TestAck:
 
         assert held.send("ack").position == AT_4
 
-    def test_not_for_what_is_acknowledged(self, view: View) -> None:
+    def test_not_for_what_is_acknowledged(self, view: BaseView) -> None:
         # Given a join that returned the head which is applied just now
         view.reply(view.send("join"), head=AT_3)
         view.at(AT_3)
@@ -311,7 +311,7 @@ class TestAck:
 
         assert view.poll() is None
 
-    def test_it_does_not_prolong_the_lease(self, held: View) -> None:
+    def test_it_does_not_prolong_the_lease(self, held: BaseView) -> None:
         held.at(AT_3)
         held.lease.want_ack()
         held.now = 100.5
@@ -319,7 +319,7 @@ class TestAck:
 
         assert held.lease.fresh_until() == pytest.approx(102.7)
 
-    def test_it_is_sent_again_where_its_answer_is_lost(self, held: View) -> None:
+    def test_it_is_sent_again_where_its_answer_is_lost(self, held: BaseView) -> None:
         held.at(AT_3)
         held.lease.want_ack()
         held.lease.failed(held.send("ack"), held.now)
@@ -327,7 +327,7 @@ class TestAck:
         held.now = held.lease.wake_at
         assert held.send("ack").position == AT_3
 
-    def test_where_the_lease_has_run_out_it_joins_anew(self, held: View) -> None:
+    def test_where_the_lease_has_run_out_it_joins_anew(self, held: BaseView) -> None:
         held.at(AT_3)
         held.lease.want_ack()
         held.reply(held.send("ack"), "expired", lease_ms=0)
@@ -339,22 +339,22 @@ class TestAck:
 class TestEpochs:
     """What another Redis has published may come after the lease was taken from this one."""
 
-    def test_a_change_of_another_epoch_gives_the_lease_up(self, held: View) -> None:
+    def test_a_change_of_another_epoch_gives_the_lease_up(self, held: BaseView) -> None:
         held.at(AT_3, "run0:l1")
 
         assert not held.fresh
-        assert "restarted" in (held.lease.take_verdict() or "")
+        assert "restarted" in (held.lease.take_revocation() or "")
 
-    def test_also_where_it_came_before_the_answer(self, view: View) -> None:
+    def test_also_where_it_came_before_the_answer(self, view: BaseView) -> None:
         request = view.send("join")
         view.at(AT_3, "run0:l1")
 
         view.reply(request, head=AT_2)
 
         assert not view.fresh
-        assert view.lease.take_verdict() is not None
+        assert view.lease.take_revocation() is not None
 
-    def test_what_the_head_covers_is_told_by_its_id(self, view: View) -> None:
+    def test_what_the_head_covers_is_told_by_its_id(self, view: BaseView) -> None:
         # Given a change that was published before the first lease began the epoch
         request = view.send("join")
         view.at(AT_3, "")
@@ -363,7 +363,7 @@ class TestEpochs:
 
         assert view.fresh
 
-    def test_also_where_it_comes_after_the_answer(self, view: View) -> None:
+    def test_also_where_it_comes_after_the_answer(self, view: BaseView) -> None:
         view.reply(view.send("join"), head=AT_3)
         view.at(AT_3, "")
 
@@ -371,7 +371,7 @@ class TestEpochs:
 
 
 class TestLeaving:
-    def test_a_view_that_is_not_live_gives_the_lease_up_first_and_then_says_so(self, held: View) -> None:
+    def test_a_view_that_is_not_live_gives_the_lease_up_first_and_then_says_so(self, held: BaseView) -> None:
         held.at(None)
         assert not held.fresh
         assert held.lease.wake_at <= held.now
@@ -381,14 +381,14 @@ class TestLeaving:
         held.reply(leave)
         assert held.poll() is None
 
-    def test_it_says_so_once(self, held: View) -> None:
+    def test_it_says_so_once(self, held: BaseView) -> None:
         held.at(None)
         held.lease.failed(held.send("leave"), held.now)
         held.now += 10
 
         assert held.poll() is None
 
-    def test_a_view_that_was_live_again_before_anyone_looked_has_given_it_up_too(self, held: View) -> None:
+    def test_a_view_that_was_live_again_before_anyone_looked_has_given_it_up_too(self, held: BaseView) -> None:
         held.at(None)
         held.at(AT_3)
 
@@ -396,13 +396,13 @@ class TestLeaving:
         held.reply(held.send("leave"))
         assert held.send("join").lease_id == "l2"
 
-    def test_a_view_that_goes_back_has_been_elsewhere(self, held: View) -> None:
+    def test_a_view_that_goes_back_has_been_elsewhere(self, held: BaseView) -> None:
         held.at(Position(1, "w1"))
 
         assert not held.fresh
         assert held.send("leave").lease_id == "l1"
 
-    def test_closing_leaves_at_once(self, held: View) -> None:
+    def test_closing_leaves_at_once(self, held: BaseView) -> None:
         held.now = 101.0
         held.send("renew")
 
@@ -415,7 +415,7 @@ class TestLeaving:
         assert held.lease.wake_at == inf
         assert held.lease.close() is None
 
-    def test_closing_without_a_lease_does_nothing(self, view: View) -> None:
+    def test_closing_without_a_lease_does_nothing(self, view: BaseView) -> None:
         assert view.lease.close() is None
 
 

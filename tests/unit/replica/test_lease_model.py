@@ -32,7 +32,7 @@ calls = st.one_of(
     st.tuples(st.just("renew"), st.sampled_from(IDS), positions),
     st.tuples(st.just("ack"), st.sampled_from(IDS), positions),
     st.tuples(st.just("leave"), st.sampled_from(IDS)),
-    st.tuples(st.just("standing"), st.integers(0, 4)),
+    st.tuples(st.just("lease_status"), st.integers(0, 4)),
     st.tuples(st.just("wait"), st.sampled_from([1_000, 21_000, 25_000, 40_000, 61_000])),
     st.tuples(st.just("flush")),
     st.tuples(st.just("restart")),
@@ -101,10 +101,10 @@ class Both:
         self.model.now = reply["now"]
         return reply, self.model.leave(lease_id)
 
-    def standing(self, rev: int) -> Any:
-        reply = self.leases.standing(rev, lease=LEASE_MS)
+    def lease_status(self, rev: int) -> Any:
+        reply = self.leases.lease_status(rev, lease=LEASE_MS)
         self.model.now = reply["now"]
-        return reply, self.model.standing(rev, LEASE_MS)
+        return reply, self.model.lease_status(rev, LEASE_MS)
 
     # What happens to both
 
@@ -112,9 +112,9 @@ class Both:
         for lease_id in self.model.leases:
             self.leases.age(lease_id, ms)
             self.model.leases[lease_id] -= ms
-        if self.model.settle:
-            self.scripts.redis.hincrby(self.scripts.head, "settle", -ms)
-            self.model.settle -= ms
+        if self.model.countable_at:
+            self.scripts.redis.hincrby(self.scripts.head, "countableAt", -ms)
+            self.model.countable_at -= ms
         return None, None
 
     def flush(self) -> Any:
@@ -148,13 +148,16 @@ class Both:
         assert dict(redis.zrange(scripts.acks, 0, -1, withscores=True)) == model.acks
         notes: dict[str, str] = {}
         for lease_id, (head, applied, epoch) in model.notes.items():
-            notes |= {lease_id: "{}", f"{lease_id}:head": str(head), f"{lease_id}:at": str(applied)}
+            notes |= {lease_id: "{}", f"{lease_id}:head": str(head), f"{lease_id}:applied": str(applied)}
             notes |= {f"{lease_id}:epoch": epoch}
         assert redis.hgetall(scripts.views) == notes
         head = redis.hgetall(scripts.head)
         assert (head.get("rev"), head.get("id", "")) == (None if model.rev is None else str(model.rev), model.id)
-        assert (int(head.get("expired", 0)), int(head.get("settle", 0))) == (model.expired, model.settle)
-        assert (head.get("epoch", ""), int(head.get("lost", 0))) == (model.epoch, model.lost)
+        assert (int(head.get("expiredLeases", 0)), int(head.get("countableAt", 0))) == (
+            model.expired,
+            model.countable_at,
+        )
+        assert (head.get("epoch", ""), int(head.get("lostRev", 0))) == (model.epoch, model.lost)
         announced, model.announced = model.announced, []
         assert self.leases.announced() == json.loads(msgspec.json.encode(announced))
         published, model.published = model.published, []

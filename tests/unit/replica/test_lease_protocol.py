@@ -176,7 +176,7 @@ class World:
         self.committed += 1
         reply = self.server.write(write_id, LEASE_MS, known=0)
         self.chain = (*self.chain, write_id)
-        self.waiting = (*self.waiting, (reply.rev, write_id, self.server.now + reply.settle))
+        self.waiting = (*self.waiting, (reply.rev, write_id, self.server.now + reply.countable_in_ms))
         if not reply.pending:
             self.latched |= {write_id}
         if self.connected and self.live:
@@ -201,16 +201,16 @@ class World:
         (rev, write_id, prev, epoch), *rest = self.inbox
         self.inbox = tuple(rest)
         if (rev, prev) != (self.applied.rev + 1, self.applied.id):
-            self.doubt()
+            self.become_inconsistent()
             return
         self.applied = Position(rev, write_id)
         self.path = (*self.path, write_id)
         self.lease.applied(rev, epoch)
         self.lease.want_ack()
         self.lease.at(self.applied)
-        self.take_verdict()
+        self.take_revocation()
 
-    def doubt(self) -> None:
+    def become_inconsistent(self) -> None:
         self.live = False
         self.inbox = ()
         self.lease.at(None)
@@ -244,7 +244,7 @@ class World:
         assert request is not None
         reply, self.answer = self.answer, None
         self.lease.answered(request, reply, self.local)
-        self.take_verdict()
+        self.take_revocation()
 
     def give_up_waiting(self) -> None:
         """The answer does not come in time. The request may still be on its way."""
@@ -252,16 +252,16 @@ class World:
         assert request is not None
         self.answer = None
         self.lease.failed(request, self.local)
-        self.take_verdict()
+        self.take_revocation()
         late = [item for item in self.network if item is not request]
         if request in self.network:
             late.append(request)
         # What does not fit is lost.
         self.network = tuple(late[len(late) - self.setup.delayed :]) if self.setup.delayed else ()
 
-    def take_verdict(self) -> None:
-        if self.lease.take_verdict() is not None:
-            self.doubt()
+    def take_revocation(self) -> None:
+        if self.lease.take_revocation() is not None:
+            self.become_inconsistent()
 
     # The network
 
@@ -312,7 +312,7 @@ class World:
         if not self.live:
             yield "the view is in touch again", World.resync
         if self.live and not self.connected:
-            yield "the view sees that its link is dead", World.doubt
+            yield "the view sees that its link is dead", World.become_inconsistent
         if cuts and self.connected and self.live:
             yield "the link dies", spend(0, World.cut)
         if drift:
@@ -404,9 +404,9 @@ class World:
             for i, expiry in server.leases.items():
                 if i not in name and expiry > now:
                     ghosts[server.acks[i]] = max(ghosts.get(server.acks[i], 0), expiry - now)
-            settle = max(0, server.settle - now)
+            countable_in_ms = max(0, server.countable_at - now)
             run = server.epoch[:4], epoch_key(server.epoch), server.server_run
-            return server.rev, server.id, server.lost, settle, run, *leases, *sorted(ghosts.items())
+            return server.rev, server.id, server.lost, countable_in_ms, run, *leases, *sorted(ghosts.items())
 
         sent_key: Any = sent
         if sent is not None:
@@ -626,7 +626,7 @@ class GivenLate(Rules):
 
 
 class NoSettling(Rules):
-    settle = False
+    keeps_countable_at = False
 
 
 class NoRun(Rules):

@@ -139,14 +139,14 @@ def test_the_table_has_a_row_for_each_state() -> None:
 
 def test_a_new_replica_is_empty_and_asks_for_nothing(replica: Replica) -> None:
     replica.message(set_message("a", 1))
-    replica.doubt("no reason")
+    replica.resync("no reason")
     replica.lost("no link")
 
     assert where(replica) is State.EMPTY
     assert replica.poll() is None
     assert replica.sessions == {}
     assert replica.next_expiry_ms is None
-    assert (replica.resyncs, replica.last_doubt, replica.awaited) == (0, None, None)
+    assert (replica.resyncs, replica.resync_reason, replica.awaited) == (0, None, None)
     assert not replica.reached(0, "")
 
 
@@ -183,7 +183,7 @@ def test_a_lost_link_leaves_what_was_held(replica: Replica) -> None:
     assert labels(replica) == {"a": "r2"}
     assert replica.message(set_message("b", 4)) is None
     assert not replica.reached(3, "id3")
-    assert (replica.rev, replica.id, replica.last_doubt) == (3, "id3", "the connection broke")
+    assert (replica.rev, replica.id, replica.resync_reason) == (3, "id3", "the connection broke")
     assert replica.poll() is None
 
     # And when the link is there again, it syncs
@@ -207,18 +207,18 @@ def test_a_subscription_that_is_confirmed_again_begins_a_sync_anew(replica: Repl
 def test_a_doubt_begins_a_sync_and_what_was_held_is_served_on(replica: Replica) -> None:
     make_live(replica, 3, state("a", 2))
 
-    replica.doubt("a lease was refused")
+    replica.resync("a lease was refused")
 
     assert where(replica) is State.SYNCING
     assert labels(replica) == {"a": "r2"}
-    assert (replica.rev, replica.resyncs, replica.last_doubt) == (3, 1, "a lease was refused")
+    assert (replica.rev, replica.resyncs, replica.resync_reason) == (3, 1, "a lease was refused")
 
 
 def test_an_answer_of_an_earlier_sync_is_ignored(replica: Replica) -> None:
     # Given a request in flight, and a doubt since
     replica.subscribed()
     request = due(replica)
-    replica.doubt("a lease was refused")
+    replica.resync("a lease was refused")
 
     following = due(replica)
     assert following.generation == request.generation + 1
@@ -250,7 +250,7 @@ def test_nothing_is_served_before_a_sync_is_complete(replica: Replica, told: Rec
     make_live(replica, 1, state("a", 1))
     sessions = replica.sessions
     told.take()
-    replica.doubt("no reason")
+    replica.resync("no reason")
 
     # When pages and messages bring others
     answer(replica, page(3, members=("b",), cursor="9"))
@@ -309,7 +309,7 @@ def test_messages_before_the_first_page_are_kept_up_to_a_bound(replica: Replica)
 
         # Then that is a gap, or nothing is missing
         assert where(replica) is expected
-    assert replica.last_doubt == "revision 2 was published, after revision 0"
+    assert replica.resync_reason == "revision 2 was published, after revision 0"
 
 
 def test_a_message_that_is_later_than_the_page_it_is_in_changes_nothing(replica: Replica) -> None:
@@ -444,7 +444,7 @@ def test_pages_of_another_history_than_the_messages_are_a_doubt(replica: Replica
     answer(replica, page(5, members=("a",)))
     answer(replica, page(4))
     assert replica.resyncs == 3
-    assert replica.last_doubt == "Redis went back from revision 5 to 4: it has lost part of its history"
+    assert replica.resync_reason == "Redis went back from revision 5 to 4: it has lost part of its history"
 
 
 def test_a_page_that_is_too_old_to_compare_is_read_again(replica: Replica) -> None:
@@ -488,7 +488,7 @@ def test_a_resync_that_finds_the_same_keeps_the_same_objects(replica: Replica, t
     told.take()
 
     # When a resync finds one as it was, one that was only seen, and one that was extended
-    replica.doubt("no reason")
+    replica.resync("no reason")
     answer(replica, page(4, members=("a", "b", "c")))
     answer(replica, page(4, state("a", 1), state("b", 2, last_seen_at=NOW + 1), state("c", 3, expires_at=LATER + 1)))
 
@@ -517,7 +517,7 @@ def test_a_resync_tells_of_whatever_differs(replica: Replica, told: Recorder, ch
     make_live(replica, 1, before)
     told.take()
 
-    replica.doubt("no reason")
+    replica.resync("no reason")
     answer(replica, page(2, members=("a",)))
     answer(replica, page(2, structs.replace(before, **changed)))
 
@@ -528,19 +528,19 @@ def test_what_was_noted_before_an_expiry_moved_is_noted_anew(replica: Replica) -
     # Given a resync that has taken over a session which was looked up
     make_live(replica, 1, state("a", 1), state("b", 1))
     held = replica.sessions["a"]
-    held.mark(noted=True)
-    replica.doubt("no reason")
+    held.set_touch_pending(True)
+    replica.resync("no reason")
     answer(replica, page(1, members=("a",), cursor="7"))
     answer(replica, page(1, state("a", 1), members=("b",)))
 
     # When its expiry moves, the notes are flushed, and the resync comes to its end
     replica.message(expiry_message("a", 2, LATER + 1))
-    held.mark(noted=False)
+    held.set_touch_pending(False)
     answer(replica, page(2, state("b", 1)))
 
     # Then a look-up is noted again
     assert (where(replica), replica.sessions["a"].expires_at) == (State.LIVE, LATER + 1)
-    assert not replica.sessions["a"].noted
+    assert not replica.sessions["a"].touch_pending
 
 
 # The catalog
@@ -570,7 +570,7 @@ def test_a_catalog_that_a_message_brought_is_newer_than_one_that_was_read(with_c
 
         assert with_catalog.catalog == OTHER_CATALOG
         assert where(with_catalog) is State.LIVE
-        with_catalog.doubt("the next round")
+        with_catalog.resync("the next round")
         answer(with_catalog, page(2))
 
 
@@ -582,11 +582,11 @@ def test_a_catalog_ahead_of_the_messages_waits_for_its_own(with_catalog: Replica
     with_catalog.message(catalog_message(CATALOG, 4))
     assert where(with_catalog) is State.LIVE
 
-    with_catalog.doubt("the next round")
+    with_catalog.resync("the next round")
     answer(with_catalog, page(4))
     answer(with_catalog, catalog_reply(5, OTHER_CATALOG))
     with_catalog.message(set_message("a", 5))
-    assert with_catalog.last_doubt == "no message brought the catalog of revision 5"
+    assert with_catalog.resync_reason == "no message brought the catalog of revision 5"
 
 
 def test_a_catalog_changes_and_goes(with_catalog: Replica) -> None:
@@ -674,7 +674,7 @@ def test_a_message_that_does_not_fit_is_a_doubt(replica: Replica, message: bytes
     assert replica.message(message) is None
 
     assert where(replica) is State.SYNCING
-    assert replica.last_doubt == reason
+    assert replica.resync_reason == reason
     assert (labels(replica), replica.rev, replica.id) == ({"a": "r1"}, 2, "id2")
 
 
@@ -708,7 +708,7 @@ def test_a_head_that_contradicts_the_chain_is_a_doubt(replica: Replica, rev: int
     assert not replica.reached(rev, head_id, since=since)
 
     assert where(replica) is State.SYNCING
-    assert "it has lost part of its history" in str(replica.last_doubt)
+    assert "it has lost part of its history" in str(replica.resync_reason)
 
 
 def test_a_head_that_is_too_old_to_compare_proves_nothing(replica: Replica) -> None:
@@ -789,9 +789,9 @@ def test_a_held_session_equals_a_session_whatever_is_noted(replica: Replica) -> 
         **{name: getattr(held, name) for name in Session.__struct_fields__ if name != "effect"}, effect=None
     )
 
-    held.mark(noted=True)
+    held.set_touch_pending(True)
 
-    assert held.noted
+    assert held.touch_pending
     assert held == session
     assert session == held
     # A Struct's own comparison for != goes by identity.

@@ -17,7 +17,7 @@ from sessionstore.protocol.messages import Applied
 from sessionstore.protocol.operations import AwaitApplied
 from sessionstore.replica.follower import Follower, FollowerRequest
 from sessionstore.replica.replica import State
-from sessionstore.replica.subscriptions import HEARTBEAT_S, PONG_WITHIN_S, Hub, LinkBroken
+from sessionstore.replica.subscriptions import HEARTBEAT_S, PONG_WITHIN_S, ConnectionBroken, Subscriptions
 
 from ...support.follower_world import LEASE_MS, UNAVAILABLE, Server, script_of
 from ...support.replica_world import KEYS
@@ -25,12 +25,12 @@ from ...support.replica_world import KEYS
 OTHER_KEYS = EnvironmentKeyspace("ss", "checkout", "production")
 
 
-class HubWorld:
+class SubscriptionsWorld:
     """A hub, and a Redis for each environment, linked in memory."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.hub = Hub(random.Random(0))
+        self.subscriptions = Subscriptions(random.Random(0))
         self.contexts = {keys.changes: WriteContext(keys, 86_400_000, LEASE_MS) for keys in (KEYS, OTHER_KEYS)}
         self.servers: dict[str, Server] = {}
         for channel in self.contexts:
@@ -43,13 +43,13 @@ class HubWorld:
             server.now += round(seconds * 1000)
 
     def follow(self, keys: EnvironmentKeyspace = KEYS) -> Follower:
-        return self.hub.follow(self.contexts[keys.changes], "{}", self.now)
+        return self.subscriptions.follow(self.contexts[keys.changes], "{}", self.now)
 
     def receive(self, *reply: Any) -> None:
-        self.hub.link_received(list(reply), self.now)
+        self.subscriptions.received(list(reply), self.now)
 
     def commands(self) -> list[tuple[str, ...]]:
-        return self.hub.link_commands(self.now)
+        return self.subscriptions.commands_due(self.now)
 
     def confirm(self) -> list[tuple[str, ...]]:
         """Look at the link, and have Redis answer at once."""
@@ -63,7 +63,7 @@ class HubWorld:
 
     def run(self) -> list[str]:
         ran: list[str] = []
-        while requests := self.hub.poll(self.now):
+        while requests := self.subscriptions.poll(self.now):
             for request in requests:
                 ran.append(script_of(request))
                 self.answer(request)
@@ -71,12 +71,12 @@ class HubWorld:
 
     def answer(self, request: FollowerRequest) -> None:
         server = self.servers[request.follower.keyspace.changes]
-        self.hub.answered(request, server.run(request.call), self.now)
+        self.subscriptions.answered(request, server.run(request.call), self.now)
 
     def go_live(self, keys: EnvironmentKeyspace = KEYS) -> Follower:
         follower = self.follow(keys)
-        if self.hub.link_wake_at() == inf:
-            self.hub.link_opened(self.now)
+        if self.subscriptions.commands_due_at() == inf:
+            self.subscriptions.connected(self.now)
         self.confirm()
         self.run()
         assert follower.live
@@ -84,38 +84,38 @@ class HubWorld:
 
 
 @pytest.fixture
-def world() -> HubWorld:
-    return HubWorld()
+def world() -> SubscriptionsWorld:
+    return SubscriptionsWorld()
 
 
 # Subscribing
 
 
-def test_nothing_is_wanted_at_first(world: HubWorld) -> None:
-    assert not world.hub.wanted
+def test_nothing_is_wanted_at_first(world: SubscriptionsWorld) -> None:
+    assert not world.subscriptions.wanted
     world.follow()
-    assert world.hub.wanted
+    assert world.subscriptions.wanted
 
 
-def test_what_is_followed_is_subscribed_to_in_one_command(world: HubWorld) -> None:
+def test_what_is_followed_is_subscribed_to_in_one_command(world: SubscriptionsWorld) -> None:
     world.follow()
     world.follow(OTHER_KEYS)
-    world.hub.link_opened(world.now)
+    world.subscriptions.connected(world.now)
 
     assert world.commands() == [("SUBSCRIBE", KEYS.changes, OTHER_KEYS.changes)]
     assert world.commands() == []
 
 
-def test_nothing_is_sent_without_a_link(world: HubWorld) -> None:
+def test_nothing_is_sent_without_a_link(world: SubscriptionsWorld) -> None:
     world.follow()
 
     assert world.commands() == []
-    assert world.hub.link_wake_at() == inf
+    assert world.subscriptions.commands_due_at() == inf
 
 
-def test_a_sync_begins_with_the_confirmation(world: HubWorld) -> None:
+def test_a_sync_begins_with_the_confirmation(world: SubscriptionsWorld) -> None:
     follower = world.follow()
-    world.hub.link_opened(world.now)
+    world.subscriptions.connected(world.now)
     world.commands()
     assert state_of(follower) is State.EMPTY
 
@@ -124,9 +124,9 @@ def test_a_sync_begins_with_the_confirmation(world: HubWorld) -> None:
     assert state_of(follower) is State.SYNCING
 
 
-def test_names_may_come_as_bytes(world: HubWorld) -> None:
+def test_names_may_come_as_bytes(world: SubscriptionsWorld) -> None:
     follower = world.follow()
-    world.hub.link_opened(world.now)
+    world.subscriptions.connected(world.now)
     world.commands()
 
     world.receive(b"subscribe", KEYS.changes.encode(), 1)
@@ -134,7 +134,7 @@ def test_names_may_come_as_bytes(world: HubWorld) -> None:
     assert state_of(follower) is State.SYNCING
 
 
-def test_a_confirmation_that_nobody_asked_for_is_a_doubt(world: HubWorld) -> None:
+def test_a_confirmation_that_nobody_asked_for_is_a_doubt(world: SubscriptionsWorld) -> None:
     follower = world.go_live()
 
     world.receive("subscribe", KEYS.changes, 1)
@@ -145,39 +145,39 @@ def test_a_confirmation_that_nobody_asked_for_is_a_doubt(world: HubWorld) -> Non
 
 
 @pytest.mark.parametrize("kind", ["unsubscribe", "sunsubscribe"])
-def test_an_end_that_nobody_asked_for_is_a_loss_and_is_subscribed_again(world: HubWorld, kind: str) -> None:
+def test_an_end_that_nobody_asked_for_is_a_loss_and_is_subscribed_again(world: SubscriptionsWorld, kind: str) -> None:
     follower = world.go_live()
 
     world.receive(kind, KEYS.changes, 0)
 
     assert state_of(follower) is State.EMPTY
-    assert world.hub.link_wake_at() <= world.now
+    assert world.subscriptions.commands_due_at() <= world.now
     assert world.confirm() == [("SUBSCRIBE", KEYS.changes)]
-    assert world.hub.link_wake_at() > world.now
+    assert world.subscriptions.commands_due_at() > world.now
     assert state_of(follower) is State.SYNCING
 
 
-def test_views_of_one_environment_share_its_follower_and_the_subscription(world: HubWorld) -> None:
+def test_views_of_one_environment_share_its_follower_and_the_subscription(world: SubscriptionsWorld) -> None:
     follower = world.go_live()
 
     assert world.follow() is follower
     assert world.commands() == []
 
 
-def test_the_last_view_leaves_the_channel(world: HubWorld) -> None:
+def test_the_last_view_leaves_the_channel(world: SubscriptionsWorld) -> None:
     follower = world.go_live()
     assert world.follow() is follower
 
-    world.hub.unfollow(follower, world.now)
+    world.subscriptions.unfollow(follower, world.now)
     assert world.commands() == []
-    world.hub.unfollow(follower, world.now)
+    world.subscriptions.unfollow(follower, world.now)
 
     assert world.commands() == [("UNSUBSCRIBE", KEYS.changes)]
 
 
-def test_what_is_followed_again_before_it_was_left_needs_no_confirmation(world: HubWorld) -> None:
+def test_what_is_followed_again_before_it_was_left_needs_no_confirmation(world: SubscriptionsWorld) -> None:
     first = world.go_live()
-    world.hub.unfollow(first, world.now)
+    world.subscriptions.unfollow(first, world.now)
 
     second = world.follow()
 
@@ -186,10 +186,10 @@ def test_what_is_followed_again_before_it_was_left_needs_no_confirmation(world: 
     assert world.commands() == []
 
 
-def test_what_is_followed_again_while_it_is_left_waits_for_its_own_confirmation(world: HubWorld) -> None:
+def test_what_is_followed_again_while_it_is_left_waits_for_its_own_confirmation(world: SubscriptionsWorld) -> None:
     # Given a channel that is being left
     first = world.go_live()
-    world.hub.unfollow(first, world.now)
+    world.subscriptions.unfollow(first, world.now)
     assert world.commands() == [("UNSUBSCRIBE", KEYS.changes)]
 
     # When it is followed again
@@ -206,7 +206,7 @@ def test_what_is_followed_again_while_it_is_left_waits_for_its_own_confirmation(
     assert second.last_error is None
 
 
-def test_a_message_reaches_its_environment_only(world: HubWorld) -> None:
+def test_a_message_reaches_its_environment_only(world: SubscriptionsWorld) -> None:
     here, there = world.go_live(), world.go_live(OTHER_KEYS)
 
     world.servers[KEYS.changes].put("a")
@@ -216,33 +216,33 @@ def test_a_message_reaches_its_environment_only(world: HubWorld) -> None:
 
 
 @pytest.mark.parametrize("reply", [None, 7, [], ["message"], ["surprise", "x", 1], {"a": 1}])
-def test_what_is_no_message_breaks_the_link(world: HubWorld, reply: Any) -> None:
+def test_what_is_no_message_breaks_the_link(world: SubscriptionsWorld, reply: Any) -> None:
     world.go_live()
 
-    with pytest.raises(LinkBroken):
-        world.hub.link_received(reply, world.now)
+    with pytest.raises(ConnectionBroken):
+        world.subscriptions.received(reply, world.now)
 
 
 # The link
 
 
-def test_a_lost_link_is_a_loss_for_all(world: HubWorld) -> None:
+def test_a_lost_link_is_a_loss_for_all(world: SubscriptionsWorld) -> None:
     here, there = world.go_live(), world.go_live(OTHER_KEYS)
 
-    world.hub.link_lost("the connection to Redis broke", world.now)
+    world.subscriptions.disconnected("the connection to Redis broke", world.now)
 
     assert here.replica.state is there.replica.state is State.EMPTY
     assert here.last_error == "the connection to Redis broke"
     assert world.commands() == []
 
 
-def test_a_new_link_subscribes_and_resyncs(world: HubWorld) -> None:
+def test_a_new_link_subscribes_and_resyncs(world: SubscriptionsWorld) -> None:
     follower = world.go_live()
-    world.hub.link_lost("the connection to Redis broke", world.now)
+    world.subscriptions.disconnected("the connection to Redis broke", world.now)
     world.advance(1.0)
     world.servers[KEYS.changes].put("a", published=False)
 
-    world.hub.link_opened(world.now)
+    world.subscriptions.connected(world.now)
 
     assert world.confirm() == [("SUBSCRIBE", KEYS.changes)]
     world.run()
@@ -250,18 +250,18 @@ def test_a_new_link_subscribes_and_resyncs(world: HubWorld) -> None:
     assert follower.fresh_until > world.now
 
 
-def test_an_idle_link_has_a_heartbeat(world: HubWorld) -> None:
+def test_an_idle_link_has_a_heartbeat(world: SubscriptionsWorld) -> None:
     world.go_live()
     assert world.commands() == []
 
-    world.advance(world.hub.link_wake_at() - world.now)
+    world.advance(world.subscriptions.commands_due_at() - world.now)
 
     assert world.commands() == [("PING",)]
     # One at a time.
     assert world.commands() == []
 
 
-def test_a_link_with_traffic_needs_no_heartbeat(world: HubWorld) -> None:
+def test_a_link_with_traffic_needs_no_heartbeat(world: SubscriptionsWorld) -> None:
     world.go_live()
     for _ in range(20):
         world.advance(0.9 * HEARTBEAT_S)
@@ -269,33 +269,33 @@ def test_a_link_with_traffic_needs_no_heartbeat(world: HubWorld) -> None:
         assert world.commands() == []
 
 
-def test_a_silent_link_is_broken(world: HubWorld) -> None:
+def test_a_silent_link_is_broken(world: SubscriptionsWorld) -> None:
     # Given a heartbeat
     world.go_live()
     world.advance(HEARTBEAT_S)
     assert world.commands() == [("PING",)]
 
     # When nothing is heard for as long as there is time for that
-    world.advance(world.hub.link_wake_at() - world.now)
+    world.advance(world.subscriptions.commands_due_at() - world.now)
 
     # Then the link is broken
-    with pytest.raises(LinkBroken, match=r"nothing was heard from Redis for 1\.5 s"):
+    with pytest.raises(ConnectionBroken, match=r"nothing was heard from Redis for 1\.5 s"):
         world.commands()
 
 
 @pytest.mark.parametrize("reply", [["pong", ""], "PONG", b"PONG", ["message", "another channel", b""]])
-def test_whatever_is_heard_shows_that_the_link_lives(world: HubWorld, reply: Any) -> None:
+def test_whatever_is_heard_shows_that_the_link_lives(world: SubscriptionsWorld, reply: Any) -> None:
     world.go_live()
     for _ in range(5):
         world.advance(HEARTBEAT_S)
         assert world.commands() == [("PING",)]
         world.advance(0.9 * PONG_WITHIN_S)
-        world.hub.link_received(reply, world.now)
+        world.subscriptions.received(reply, world.now)
         assert world.commands() == []
 
 
 @pytest.mark.parametrize("stall_s", [1.2, 1.9, 3.0, 600.0])
-def test_a_stall_of_ours_is_not_taken_for_silence(world: HubWorld, stall_s: float) -> None:
+def test_a_stall_of_ours_is_not_taken_for_silence(world: SubscriptionsWorld, stall_s: float) -> None:
     # Given a heartbeat, whose answer comes while this process is stopped
     world.go_live()
     world.advance(HEARTBEAT_S)
@@ -311,20 +311,20 @@ def test_a_stall_of_ours_is_not_taken_for_silence(world: HubWorld, stall_s: floa
     assert world.commands() == []
 
 
-def test_a_link_that_is_silent_after_a_stall_is_broken_all_the_same(world: HubWorld) -> None:
+def test_a_link_that_is_silent_after_a_stall_is_broken_all_the_same(world: SubscriptionsWorld) -> None:
     world.go_live()
     world.advance(HEARTBEAT_S)
     world.commands()
     world.advance(3.0)
     assert world.commands() == []
 
-    world.advance(world.hub.link_wake_at() - world.now)
+    world.advance(world.subscriptions.commands_due_at() - world.now)
 
-    with pytest.raises(LinkBroken):
+    with pytest.raises(ConnectionBroken):
         world.commands()
 
 
-def test_after_a_stall_without_a_heartbeat_there_is_one(world: HubWorld) -> None:
+def test_after_a_stall_without_a_heartbeat_there_is_one(world: SubscriptionsWorld) -> None:
     world.go_live()
     world.commands()
 
@@ -336,47 +336,47 @@ def test_after_a_stall_without_a_heartbeat_there_is_one(world: HubWorld) -> None
 # Waiting writers
 
 
-def test_a_waiter_is_woken_by_its_revision_or_a_later_one(world: HubWorld) -> None:
+def test_a_waiter_is_woken_by_its_revision_or_a_later_one(world: SubscriptionsWorld) -> None:
     woken: list[Applied | None] = []
-    world.hub.expect(AwaitApplied(KEYS, 7, 1.0), woken.append, world.now)
-    world.hub.link_opened(world.now)
+    world.subscriptions.expect(AwaitApplied(KEYS, 7, 1.0), woken.append, world.now)
+    world.subscriptions.connected(world.now)
     assert world.commands() == [("SUBSCRIBE", KEYS.applied)]
 
     # What was published before the confirmation is missed: it has to look for itself.
     world.receive("subscribe", KEYS.applied, 1)
     assert woken == [None]
 
-    world.hub.expect(AwaitApplied(KEYS, 7, 1.0), woken.append, world.now)
+    world.subscriptions.expect(AwaitApplied(KEYS, 7, 1.0), woken.append, world.now)
     for rev in (5, 6, 8, 9):
         world.receive("message", KEYS.applied, b'{"rev":%d,"live":2,"expired":0,"epoch":"e"}' % rev)
 
     assert [getattr(applied, "rev", None) for applied in woken] == [None, 8]
 
 
-def test_a_waiter_that_gives_up_is_not_woken(world: HubWorld) -> None:
+def test_a_waiter_that_gives_up_is_not_woken(world: SubscriptionsWorld) -> None:
     woken: list[Applied | None] = []
     step = AwaitApplied(KEYS, 7, 1.0)
-    waiter = world.hub.expect(step, woken.append, world.now)
+    waiter = world.subscriptions.expect(step, woken.append, world.now)
 
-    world.hub.forget(step, waiter)
-    world.hub.forget(step, waiter)
+    world.subscriptions.forget(step, waiter)
+    world.subscriptions.forget(step, waiter)
     subscribe_to_applied(world)
     world.receive("message", KEYS.applied, b'{"rev":7,"live":2,"expired":0}')
 
     assert woken == []
 
 
-def test_a_message_that_does_not_decode_wakes_everybody(world: HubWorld) -> None:
+def test_a_message_that_does_not_decode_wakes_everybody(world: SubscriptionsWorld) -> None:
     woken: list[Applied | None] = []
     subscribe_to_applied(world)
-    world.hub.expect(AwaitApplied(KEYS, 7, 1.0), woken.append, world.now)
+    world.subscriptions.expect(AwaitApplied(KEYS, 7, 1.0), woken.append, world.now)
 
     world.receive("message", KEYS.applied, b"garbage")
 
     assert woken == [None]
 
 
-def test_views_that_are_faster_than_the_answer_to_the_write_are_remembered(world: HubWorld) -> None:
+def test_views_that_are_faster_than_the_answer_to_the_write_are_remembered(world: SubscriptionsWorld) -> None:
     # Given a message that comes before the writer waits for it
     woken: list[Applied | None] = []
     subscribe_to_applied(world)
@@ -384,73 +384,73 @@ def test_views_that_are_faster_than_the_answer_to_the_write_are_remembered(world
     world.advance(0.01)
 
     # Then it counts where it came after the write was sent
-    world.hub.expect(AwaitApplied(KEYS, 7, 1.0, 0.02), woken.append, world.now)
+    world.subscriptions.expect(AwaitApplied(KEYS, 7, 1.0, 0.02), woken.append, world.now)
     assert [applied.rev for applied in woken if applied] == [7]
 
     # And not otherwise
-    world.hub.expect(AwaitApplied(KEYS, 8, 1.0, 0.02), woken.append, world.now)
-    world.hub.expect(AwaitApplied(KEYS, 7, 1.0, 0.005), woken.append, world.now)
+    world.subscriptions.expect(AwaitApplied(KEYS, 8, 1.0, 0.02), woken.append, world.now)
+    world.subscriptions.expect(AwaitApplied(KEYS, 7, 1.0, 0.005), woken.append, world.now)
     assert len(woken) == 1
 
 
-def test_what_was_remembered_goes_with_the_link(world: HubWorld) -> None:
+def test_what_was_remembered_goes_with_the_link(world: SubscriptionsWorld) -> None:
     woken: list[Applied | None] = []
     subscribe_to_applied(world)
     world.receive("message", KEYS.applied, b'{"rev":7,"live":2,"expired":0}')
-    world.hub.link_lost("a reason", world.now)
+    world.subscriptions.disconnected("a reason", world.now)
 
-    world.hub.expect(AwaitApplied(KEYS, 7, 1.0, 1.0), woken.append, world.now)
+    world.subscriptions.expect(AwaitApplied(KEYS, 7, 1.0, 1.0), woken.append, world.now)
 
     assert woken == []
 
 
-def test_channels_of_waiters_are_kept_and_not_without_bound(world: HubWorld) -> None:
-    world.hub.link_opened(world.now)
+def test_channels_of_waiters_are_kept_and_not_without_bound(world: SubscriptionsWorld) -> None:
+    world.subscriptions.connected(world.now)
     for number in range(300):
         step = AwaitApplied(EnvironmentKeyspace("ss", "checkout", f"e{number}"), 1, 1.0)
-        world.hub.forget(step, world.hub.expect(step, lambda applied: None, world.now))
+        world.subscriptions.forget(step, world.subscriptions.expect(step, lambda applied: None, world.now))
         world.confirm()
 
     subscribed = sum(
-        world.hub.is_subscribed(EnvironmentKeyspace("ss", "checkout", f"e{n}").applied) for n in range(300)
+        world.subscriptions.is_subscribed(EnvironmentKeyspace("ss", "checkout", f"e{n}").applied) for n in range(300)
     )
     assert subscribed == 256
 
 
-def test_closing_wakes_those_that_wait(world: HubWorld) -> None:
+def test_closing_wakes_those_that_wait(world: SubscriptionsWorld) -> None:
     woken: list[Applied | None] = []
-    world.hub.expect(AwaitApplied(KEYS, 7, 1.0), woken.append, world.now)
+    world.subscriptions.expect(AwaitApplied(KEYS, 7, 1.0), woken.append, world.now)
 
-    world.hub.close(world.now)
+    world.subscriptions.close(world.now)
 
     assert woken == [None]
-    assert not world.hub.wanted
+    assert not world.subscriptions.wanted
 
 
 # Leaving
 
 
-def test_the_last_calls_of_a_view_come_from_poll(world: HubWorld) -> None:
+def test_the_last_calls_of_a_view_come_from_poll(world: SubscriptionsWorld) -> None:
     follower = world.go_live()
-    world.hub.unfollow(follower, world.now)
+    world.subscriptions.unfollow(follower, world.now)
 
-    assert world.hub.wake_at(world.now) <= world.now
+    assert world.subscriptions.wake_at(world.now) <= world.now
     assert world.run() == ["leave"]
-    assert follower.parted
+    assert follower.drained
     assert world.servers[KEYS.changes].leases == {}
 
 
-def test_a_leave_comes_after_the_join_that_is_under_way(world: HubWorld) -> None:
+def test_a_leave_comes_after_the_join_that_is_under_way(world: SubscriptionsWorld) -> None:
     # Given a view that is closed while its join is on its way
     follower = world.follow()
-    world.hub.link_opened(world.now)
+    world.subscriptions.connected(world.now)
     world.confirm()
-    requests = world.hub.poll(world.now)
+    requests = world.subscriptions.poll(world.now)
     while script_of(requests[0]) != "join":
         for request in requests:
             world.answer(request)
-        requests = world.hub.poll(world.now)
-    world.hub.unfollow(follower, world.now)
+        requests = world.subscriptions.poll(world.now)
+    world.subscriptions.unfollow(follower, world.now)
 
     # When the driver goes on, one after the other
     world.answer(requests[0])
@@ -458,41 +458,43 @@ def test_a_leave_comes_after_the_join_that_is_under_way(world: HubWorld) -> None
 
     # Then no lease is left over
     assert world.servers[KEYS.changes].leases == {}
-    assert follower.parted
+    assert follower.drained
 
 
-def test_where_redis_is_away_the_last_calls_are_dropped(world: HubWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_redis_is_away_the_last_calls_are_dropped(
+    world: SubscriptionsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(calls, "TOUCH_BATCH", 10)
     server = world.servers[KEYS.changes]
     for number in range(500):
         server.put(f"k{number}", published=False)
     follower = world.go_live()
     for key, session in follower.sessions.items():
-        follower.note(key, session, world.now)
-    world.hub.unfollow(follower, world.now)
+        follower.touch(key, session, world.now)
+    world.subscriptions.unfollow(follower, world.now)
 
-    requests = world.hub.poll(world.now)
+    requests = world.subscriptions.poll(world.now)
     assert [script_of(request) for request in requests] == ["leave", *["touch"] * 15]
-    assert world.hub.parting
+    assert world.subscriptions.draining
     for request in requests:
-        world.hub.failed(request, UNAVAILABLE, world.now)
+        world.subscriptions.failed(request, UNAVAILABLE, world.now)
 
-    assert not world.hub.parting
-    assert follower.parted
+    assert not world.subscriptions.draining
+    assert follower.drained
 
 
-def test_a_view_of_a_closed_store_has_nothing_left_to_do(world: HubWorld) -> None:
+def test_a_view_of_a_closed_store_has_nothing_left_to_do(world: SubscriptionsWorld) -> None:
     follower = world.go_live()
-    world.hub.close(world.now)
+    world.subscriptions.close(world.now)
     world.run()
 
-    world.hub.unfollow(follower, world.now)
+    world.subscriptions.unfollow(follower, world.now)
 
-    assert not world.hub.parting
-    assert follower.parted
+    assert not world.subscriptions.draining
+    assert follower.drained
 
 
-def test_leases_of_several_environments_come_to_be_renewed_together(world: HubWorld) -> None:
+def test_leases_of_several_environments_come_to_be_renewed_together(world: SubscriptionsWorld) -> None:
     # Given views that were opened at different times
     world.go_live()
     world.advance(0.5 * LEASE_MS / 3000)
@@ -510,12 +512,12 @@ def test_leases_of_several_environments_come_to_be_renewed_together(world: HubWo
     assert len(polls) == pytest.approx(3 / (LEASE_MS / 3000), abs=1)
 
 
-def test_after_a_crash_everything_is_asked_anew(world: HubWorld) -> None:
+def test_after_a_crash_everything_is_asked_anew(world: SubscriptionsWorld) -> None:
     follower = world.go_live()
     world.advance(1.0)
-    assert world.hub.poll(world.now)
+    assert world.subscriptions.poll(world.now)
 
-    world.hub.crashed(world.now)
+    world.subscriptions.crashed(world.now)
     world.advance(1.0)
     world.run()
 
@@ -532,20 +534,22 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_it_says_once_when_it_loses_and_when_it_regains_touch(world: HubWorld, log: pytest.LogCaptureFixture) -> None:
+def test_it_says_once_when_it_loses_and_when_it_regains_touch(
+    world: SubscriptionsWorld, log: pytest.LogCaptureFixture
+) -> None:
     follower = world.go_live()
     assert messages(log) == ["The view of checkout/staging is in touch, at revision 0."]
 
     for _ in range(5):
-        world.hub.link_lost("the connection to Redis broke", world.now)
+        world.subscriptions.disconnected("the connection to Redis broke", world.now)
         world.advance(0.1)
-        for request in world.hub.poll(world.now):
-            world.hub.failed(request, UNAVAILABLE, world.now)
+        for request in world.subscriptions.poll(world.now):
+            world.subscriptions.failed(request, UNAVAILABLE, world.now)
     assert messages(log) == [
         "The view of checkout/staging is out of touch and serves what it has: the connection to Redis broke."
     ]
 
-    world.hub.link_opened(world.now)
+    world.subscriptions.connected(world.now)
     world.confirm()
     world.advance(1.0)
     world.run()
@@ -553,25 +557,25 @@ def test_it_says_once_when_it_loses_and_when_it_regains_touch(world: HubWorld, l
     assert messages(log) == ["The view of checkout/staging is in touch, at revision 0."]
 
 
-def test_it_says_so_where_it_never_was_in_touch(world: HubWorld, log: pytest.LogCaptureFixture) -> None:
+def test_it_says_so_where_it_never_was_in_touch(world: SubscriptionsWorld, log: pytest.LogCaptureFixture) -> None:
     world.follow()
-    world.hub.poll(world.now)
+    world.subscriptions.poll(world.now)
     assert messages(log) == []
 
     for _ in range(3):
-        world.hub.link_lost("the connection to Redis broke", world.now)
+        world.subscriptions.disconnected("the connection to Redis broke", world.now)
 
     assert messages(log) == [
         "The view of checkout/staging has never been in touch, and serves nothing: the connection to Redis broke."
     ]
 
 
-def test_it_says_so_where_the_lease_ran_out(world: HubWorld, log: pytest.LogCaptureFixture) -> None:
+def test_it_says_so_where_the_lease_ran_out(world: SubscriptionsWorld, log: pytest.LogCaptureFixture) -> None:
     follower = world.go_live()
     messages(log)
 
     world.advance(LEASE_MS / 1000)
-    world.hub.poll(world.now)
+    world.subscriptions.poll(world.now)
 
     assert messages(log) == [
         "The view of checkout/staging is out of touch and serves what it has: "
@@ -580,11 +584,11 @@ def test_it_says_so_where_the_lease_ran_out(world: HubWorld, log: pytest.LogCapt
     assert follower.last_error == "its lease ran out before it could be renewed"
 
 
-def test_the_reason_is_that_of_this_time(world: HubWorld, log: pytest.LogCaptureFixture) -> None:
+def test_the_reason_is_that_of_this_time(world: SubscriptionsWorld, log: pytest.LogCaptureFixture) -> None:
     # Given trouble that is over
     world.go_live()
-    world.hub.link_lost("the connection to Redis broke", world.now)
-    world.hub.link_opened(world.now)
+    world.subscriptions.disconnected("the connection to Redis broke", world.now)
+    world.subscriptions.connected(world.now)
     world.confirm()
     world.advance(1.0)
     world.run()
@@ -592,23 +596,23 @@ def test_the_reason_is_that_of_this_time(world: HubWorld, log: pytest.LogCapture
 
     # When the lease runs out
     world.advance(LEASE_MS / 1000)
-    world.hub.poll(world.now)
+    world.subscriptions.poll(world.now)
 
     assert "its lease ran out" in messages(log)[0]
 
 
-def test_it_says_once_that_look_ups_cannot_be_noted(world: HubWorld, log: pytest.LogCaptureFixture) -> None:
+def test_it_says_once_that_look_ups_cannot_be_noted(world: SubscriptionsWorld, log: pytest.LogCaptureFixture) -> None:
     server = world.servers[KEYS.changes]
     server.put("a", published=False)
     follower = world.go_live()
     messages(log)
-    follower.note("a", follower.sessions["a"], world.now)
+    follower.touch("a", follower.sessions["a"], world.now)
 
     for _ in range(100):
         world.advance(0.1)
-        for request in world.hub.poll(world.now):
+        for request in world.subscriptions.poll(world.now):
             if script_of(request) == "touch":
-                world.hub.failed(request, UNAVAILABLE, world.now)
+                world.subscriptions.failed(request, UNAVAILABLE, world.now)
             else:
                 world.answer(request)
 
@@ -629,35 +633,35 @@ def messages(log: pytest.LogCaptureFixture) -> list[str]:
     return texts
 
 
-def subscribe_to_applied(world: HubWorld) -> None:
+def subscribe_to_applied(world: SubscriptionsWorld) -> None:
     step = AwaitApplied(KEYS, 1, 1.0)
-    world.hub.forget(step, world.hub.expect(step, lambda applied: None, world.now))
-    world.hub.link_opened(world.now)
+    world.subscriptions.forget(step, world.subscriptions.expect(step, lambda applied: None, world.now))
+    world.subscriptions.connected(world.now)
     world.confirm()
-    assert world.hub.is_subscribed(KEYS.applied)
+    assert world.subscriptions.is_subscribed(KEYS.applied)
 
 
-def test_a_hub_that_is_closed_follows_nothing_any_more(world: HubWorld) -> None:
+def test_a_hub_that_is_closed_follows_nothing_any_more(world: SubscriptionsWorld) -> None:
     world.go_live()
-    world.hub.close(world.now)
+    world.subscriptions.close(world.now)
 
     with pytest.raises(StoreClosedError, match="open another"):
         world.follow()
-    assert not world.hub.wanted
+    assert not world.subscriptions.wanted
 
 
-def test_a_writer_that_comes_after_the_end_does_not_wait(world: HubWorld) -> None:
-    world.hub.close(world.now)
+def test_a_writer_that_comes_after_the_end_does_not_wait(world: SubscriptionsWorld) -> None:
+    world.subscriptions.close(world.now)
     woken: list[Applied | None] = []
 
-    waiter = world.hub.expect(AwaitApplied(KEYS, 7, 1.0, 0.0), woken.append, world.now)
-    world.hub.forget(AwaitApplied(KEYS, 7, 1.0, 0.0), waiter)
+    waiter = world.subscriptions.expect(AwaitApplied(KEYS, 7, 1.0, 0.0), woken.append, world.now)
+    world.subscriptions.forget(AwaitApplied(KEYS, 7, 1.0, 0.0), waiter)
 
     assert woken == [None]
-    assert not world.hub.wanted
+    assert not world.subscriptions.wanted
 
 
-def test_a_link_on_which_published_changes_do_not_come_is_made_anew(world: HubWorld) -> None:
+def test_a_link_on_which_published_changes_do_not_come_is_made_anew(world: SubscriptionsWorld) -> None:
     # Given a link that answers heartbeats, on a server that has forgotten its subscription
     follower = world.go_live()
     server = world.servers[KEYS.changes]
@@ -671,14 +675,14 @@ def test_a_link_on_which_published_changes_do_not_come_is_made_anew(world: HubWo
             world.confirm()
             world.run()
 
-    with pytest.raises(LinkBroken, match="did not come"):
+    with pytest.raises(ConnectionBroken, match="did not come"):
         live_on()
     assert follower.replica.resyncs <= 3
 
     # And another link heals it
-    world.hub.link_lost("broken", world.now)
+    world.subscriptions.disconnected("broken", world.now)
     server.publish = publish
-    world.hub.link_opened(world.now)
+    world.subscriptions.connected(world.now)
     world.advance(1.0)
     world.confirm()
     world.run()
@@ -687,7 +691,7 @@ def test_a_link_on_which_published_changes_do_not_come_is_made_anew(world: HubWo
     assert follower.live
 
 
-def test_resyncs_for_other_reasons_leave_the_link(world: HubWorld) -> None:
+def test_resyncs_for_other_reasons_leave_the_link(world: SubscriptionsWorld) -> None:
     world.go_live()
     server = world.servers[KEYS.changes]
     for number in range(10):

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from sessionstore.errors import StaleView
-from sessionstore.replica.view import View
+from sessionstore.replica.view import BaseView
 
 from ...support.follower_world import LEASE_MS
 from ...support.replica_world import KEYS
-from .test_subscriptions import HubWorld
+from .test_subscriptions import SubscriptionsWorld
 
 
 class RacingDict(dict[str, Any]):
@@ -33,39 +33,39 @@ class RacingDict(dict[str, Any]):
         return session
 
 
-class RacingWorld(HubWorld):
+class RacingWorld(SubscriptionsWorld):
     """A strict view whose sessions are in a `RacingDict`, in touch and with one session."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sessions = RacingDict()
-        follow = self.hub.follow
+        follow = self.subscriptions.follow
 
         def follow_racing(*args: Any) -> Any:
             follower = follow(*args)
             follower.replica.sessions = follower.sessions = self.sessions
             return follower
 
-        self.hub.follow = follow_racing  # type: ignore[method-assign, assignment]
+        self.subscriptions.follow = follow_racing  # type: ignore[method-assign, assignment]
         self.server = self.servers[KEYS.changes]
         self.server.put("ci-42", published=False)
-        self.view = View(self.contexts[KEYS.changes], "raise", False, 10.0, 60.0)
-        self.view._begin(self.hub, lambda: self.now)
-        self.hub.link_opened(self.now)
+        self.view = BaseView(self.contexts[KEYS.changes], "raise", False, 10.0, 60.0)
+        self.view._begin(self.subscriptions, lambda: self.now)
+        self.subscriptions.connected(self.now)
         self.confirm()
         self.run()
         assert self.view.fresh
 
     def miss_a_change(self) -> None:
         """Lose touch, and let Redis go on; what is regained later is another state."""
-        self.hub.link_lost("the connection to Redis broke", self.now)
+        self.subscriptions.disconnected("the connection to Redis broke", self.now)
         self.advance(LEASE_MS / 1000 + 1.0)
         self.run()
         assert not self.view.fresh
         self.server.put("ci-42", published=False)
 
     def regain_touch(self) -> None:
-        self.hub.link_opened(self.now)
+        self.subscriptions.connected(self.now)
         self.confirm()
         self.advance(1.0)
         self.run()
@@ -94,10 +94,10 @@ def test_a_state_from_before_touch_was_regained_is_not_returned(world: RacingWor
     assert found != before
 
 
-@pytest.mark.parametrize("noted", [False, True])
-def test_a_session_that_ends_while_it_is_looked_up_is_not_returned(world: RacingWorld, noted: bool) -> None:
+@pytest.mark.parametrize("touch_pending", [False, True])
+def test_a_session_that_ends_while_it_is_looked_up_is_not_returned(world: RacingWorld, touch_pending: bool) -> None:
     # Given a session that was read, and then time in which it ends
-    if noted:
+    if touch_pending:
         assert world.view.get("ci-42") is not None
     expires_at = world.sessions["ci-42"].expires_at
 

@@ -21,16 +21,16 @@ local function purge_leases(leases, acks, views, head_key, now, index)
   for _, id in ipairs(gone) do
     redis.call('ZREM', leases, id)
     redis.call('ZREM', acks, id)
-    redis.call('HDEL', views, id, id .. ':head', id .. ':at', id .. ':epoch')
+    redis.call('HDEL', views, id, id .. ':head', id .. ':applied', id .. ':epoch')
   end
   if #gone > 0 then
-    redis.call('HINCRBY', head_key, 'expired', #gone)
+    redis.call('HINCRBY', head_key, 'expiredLeases', #gone)
   end
   return #gone
 end
 
 -- How many leases live, and how many of them have not applied `rev`. Call purge_leases first.
-local function standing(leases, acks, rev)
+local function count_leases(leases, acks, rev)
   local live = redis.call('ZCARD', leases)
   if live == 0 then
     return 0, 0

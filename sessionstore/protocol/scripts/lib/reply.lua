@@ -1,11 +1,11 @@
 -- What every script that writes a session answers where it succeeds: one JSON object.
 
--- `await` is the revision that the caller has to wait for; `live` and `pending` count the leases that live now and those of
+-- `target_rev` is the revision that the caller has to wait for; `live` and `pending` count the leases that live now and those of
 -- them that have not applied it. `epoch` tells later whether Redis was emptied, restarted or replaced since.
-local function written(now, head, await, live, pending, changed, existed, body)
-  return '{"status":"ok","now":' .. int(now) .. ',"rev":' .. int(head.rev) .. ',"await":' .. int(await)
+local function written(now, head, target_rev, live, pending, changed, existed, body)
+  return '{"status":"ok","now":' .. int(now) .. ',"rev":' .. int(head.rev) .. ',"targetRev":' .. int(target_rev)
     .. ',"live":' .. int(live) .. ',"pending":' .. int(pending) .. ',"expired":' .. int(head.expired)
-    .. ',"settle":' .. int(math.max(0, head.settle - now)) .. ',"epoch":' .. cjson.encode(head.epoch)
+    .. ',"countableInMs":' .. int(math.max(0, head.countableAt - now)) .. ',"epoch":' .. cjson.encode(head.epoch)
     .. ',"changed":' .. (changed and 'true' or 'false') .. ',"existed":' .. (existed and 'true' or 'false')
     .. ',"session":' .. (body or 'null') .. '}'
 end

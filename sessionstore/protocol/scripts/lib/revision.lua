@@ -8,7 +8,7 @@
 
 -- Count on no lease that is seen now: some may be lost.
 local function forget_leases(head, now, lease)
-  head.settle = now + lease
+  head.countableAt = now + lease
   head.forgotten = true
 end
 
@@ -33,23 +33,25 @@ local function open_head(head_key, changes, now, lease, known, own)
   if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', changes, '') then
     error(redis.error_reply('NOPERM this user may not publish on the channels of the prefix'))
   end
-  local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expired', 'settle', 'epoch', 'lost')
+  local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expiredLeases', 'countableAt', 'epoch', 'lostRev',
+    'layout')
+  check_layout(value[1], value[8])
   local head = {
     rev = whole(value[1] or '0'),
     id = value[2] or '',
     maxTtl = whole(value[3] or '0'),
     expired = whole(value[4] or '0'),
-    settle = whole(value[5] or '0'),
+    countableAt = whole(value[5] or '0'),
     epoch = value[6] or '',
-    lost = whole(value[7] or '0'),
+    lostRev = whole(value[7] or '0'),
     missing = not value[1],
   }
-  if not (head.rev and head.maxTtl and head.expired and head.settle and head.lost) then
+  if not (head.rev and head.maxTtl and head.expired and head.countableAt and head.lostRev) then
     error('SSCORRUPT ' .. head_key)
   end
-  if head.rev < known and head.lost < known then
-    forget_leases(head, now, head.settle > now and head.settle - now or lease)
-    head.lost = known
+  if head.rev < known and head.lostRev < known then
+    forget_leases(head, now, head.countableAt > now and head.countableAt - now or lease)
+    head.lostRev = known
   elseif head.missing and redis.call('PUBSUB', 'NUMSUB', changes)[2] > (own or 0) then
     forget_leases(head, now, lease)
   end
@@ -65,10 +67,10 @@ local function open_head(head_key, changes, now, lease, known, own)
 end
 
 -- Keep what open_head has found out, so that it is found out once.
-local function keep_settle(head_key, head)
-  redis.call('HSET', head_key, 'rev', int(head.rev), 'settle', int(head.settle))
-  if head.lost > 0 then
-    redis.call('HSET', head_key, 'lost', int(head.lost))
+local function keep_head_state(head_key, head)
+  redis.call('HSET', head_key, 'rev', int(head.rev), 'countableAt', int(head.countableAt), 'layout', LAYOUT)
+  if head.lostRev > 0 then
+    redis.call('HSET', head_key, 'lostRev', int(head.lostRev))
   end
   if head.epoch ~= '' then
     redis.call('HSET', head_key, 'epoch', head.epoch)
@@ -81,12 +83,15 @@ local function advance_head(head_key, head, id, ttl)
   head.rev = head.rev + 1
   head.id = id
   redis.call('HSET', head_key, 'rev', int(head.rev), 'id', id)
+  if head.missing then
+    redis.call('HSET', head_key, 'layout', LAYOUT)
+  end
   if ttl > head.maxTtl then
     head.maxTtl = ttl
     redis.call('HSET', head_key, 'maxTtl', int(ttl))
   end
   if head.forgotten then
-    keep_settle(head_key, head)
+    keep_head_state(head_key, head)
   end
   return prev
 end

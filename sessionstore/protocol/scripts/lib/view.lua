@@ -2,7 +2,7 @@
 
 -- The head as it is. Renewing and joining look at it closer, with open_head.
 local function read_head(head_key)
-  local value = redis.call('HMGET', head_key, 'rev', 'id', 'expired', 'epoch')
+  local value = redis.call('HMGET', head_key, 'rev', 'id', 'expiredLeases', 'epoch')
   return { rev = whole(value[1] or '0'), id = value[2] or '', expired = whole(value[3] or '0'), epoch = value[4] or '' }
 end
 
@@ -36,12 +36,12 @@ end
 -- Note that the lease's view has applied `rev`. Never lowers what it has acknowledged.
 local function acknowledge(lease_id, rev)
   redis.call('ZADD', KEYS[3], 'GT', int(rev), lease_id)
-  redis.call('HSET', KEYS[4], lease_id .. ':at', int(rev))
+  redis.call('HSET', KEYS[4], lease_id .. ':applied', int(rev))
 end
 
 -- The answer: how it stands, the head, its epoch, and how long the lease lasts from now on, in ms.
 local function lease_reply(status, now, head, lasts)
   return '{"status":"' .. status .. '","now":' .. int(now) .. ',"rev":' .. int(head.rev)
     .. ',"id":' .. cjson.encode(head.id) .. ',"epoch":' .. cjson.encode(head.epoch)
-    .. ',"lease":' .. int(lasts) .. '}'
+    .. ',"leaseMs":' .. int(lasts) .. '}'
 end

@@ -21,25 +21,25 @@ local function compare_with_head(session)
   end
 end
 
--- How many leases live, and how many of them the caller waits for until they have applied `await`.
-local function count_leases(await)
+-- How many leases live, and how many of them the caller waits for until they have applied `target_rev`.
+local function count_pending(target_rev)
   local live = redis.call('ZCARD', KEYS[4])
   if live == 0 then
     return 0, 0
   end
   local gone = purge_leases(KEYS[4], KEYS[5], KEYS[6], KEYS[3], now, KEYS[2])
   head.expired = head.expired + gone
-  if await > head.rev then
+  if target_rev > head.rev then
     -- Nobody can have applied what has yet to be published.
     return live - gone, live - gone
   end
-  return standing(KEYS[4], KEYS[5], await)
+  return count_leases(KEYS[4], KEYS[5], target_rev)
 end
 
 -- Keep what a write that takes no revision has found out about the head.
-local function keep_head()
+local function keep_loss()
   if head.forgotten then
-    keep_settle(KEYS[3], head)
+    keep_head_state(KEYS[3], head)
   end
 end
 
@@ -47,10 +47,10 @@ end
 local function commit_session(session, changed, existed)
   compare_with_head(session)
   local moved = see_session(session, now, ttl)
-  local await = (changed or moved) and head.rev + 1 or math.max(session.rev, session.expiryRev)
+  local target_rev = (changed or moved) and head.rev + 1 or math.max(session.rev, session.expiryRev)
   -- The index grows only by sessions that are new.
   local gone = existed and {} or gone_members(KEYS[2], head, now, ttl)
-  local live, pending = count_leases(await)
+  local live, pending = count_pending(target_rev)
   local prev, kind, body, state
   drop_members(KEYS[2], gone)
   -- First of all: it fails where the index is of another type.
@@ -72,11 +72,11 @@ local function commit_session(session, changed, existed)
       body = '"sessions":[[' .. cjson.encode(session_key) .. ',' .. int(session.expiresAt) .. ','
         .. int(session.lastSeenAt) .. ']]'
     else
-      keep_head()
+      keep_loss()
     end
   end
   if kind then
     publish_change(KEYS[8], kind, head, prev, now, ARGV[5], body)
   end
-  return written(now, head, await, live, pending, changed, existed, state or session_json(session_key, session))
+  return written(now, head, target_rev, live, pending, changed, existed, state or session_json(session_key, session))
 end

@@ -4,10 +4,11 @@
 -- ARGV[1] the revision that the writer waits for  [2] lease, ms
 --
 -- Returns {"now": ms, "rev": head, "live": leases that live, "pending": those of them that have not applied it,
---          "expired": leases that ever ran out, "left": ms until the last of the pending ones runs out, "settle": ms during
+--          "expired": leases that ever ran out, "leaseLeftMs": ms until the last of the pending ones runs out, "countableInMs": ms during
 --          which live leases may be missing from the count, "epoch": that of the leases}
 
 --@include lib/clock
+--@include lib/layout
 --@include lib/revision
 --@include lib/lease
 
@@ -15,10 +16,10 @@ local now = now_ms()
 local rev = tonumber(ARGV[1])
 local head = open_head(KEYS[1], KEYS[5], now, tonumber(ARGV[2]), rev)
 if head.forgotten then
-  keep_settle(KEYS[1], head)
+  keep_head_state(KEYS[1], head)
 end
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
-local live, pending = standing(KEYS[2], KEYS[3], rev)
+local live, pending = count_leases(KEYS[2], KEYS[3], rev)
 local left = 0
 if pending > 0 then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. int(rev))) do
@@ -26,5 +27,5 @@ if pending > 0 then
   end
 end
 return '{"now":' .. int(now) .. ',"rev":' .. int(head.rev) .. ',"live":' .. int(live) .. ',"pending":' .. int(pending)
-  .. ',"expired":' .. int(head.expired) .. ',"left":' .. int(left) .. ',"settle":' .. int(math.max(0, head.settle - now))
+  .. ',"expired":' .. int(head.expired) .. ',"leaseLeftMs":' .. int(left) .. ',"countableInMs":' .. int(math.max(0, head.countableAt - now))
   .. ',"epoch":' .. cjson.encode(head.epoch) .. '}'
