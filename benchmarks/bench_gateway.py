@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with RedisServer() as server, contextlib.ExitStack() as stack:
         plain = generate_secret()
         with SessionStore.from_url(server.url) as store:  # which makes Redis know the scripts, too
-            key = store.keys.create("benchmark", project="catalogued").secret
+            key = store.api_keys.create("benchmark", project="catalogued").secret
             store.project("catalogued").apply_catalog(CATALOG)
             for project, number in itertools.product(("checkout", "catalogued"), range(SESSIONS)):
                 store.environment(project, "staging").put(

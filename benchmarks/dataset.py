@@ -24,6 +24,7 @@ _TTL_MS = 24 * 60 * 60 * 1000
 _LOADER = """
 --@include lib/clock
 --@include lib/session
+--@include lib/layout
 --@include lib/revision
 
 local now, first, ttl = now_ms(), tonumber(ARGV[1]), tonumber(ARGV[2])

@@ -111,7 +111,7 @@ class Authenticator:
         assert self._store is not None, "there is a store to load from"
         sent_at = lease_clock()
         try:
-            snapshot = await self._store.keys.snapshot()
+            snapshot = await self._store.api_keys.snapshot()
         except SessionStoreError as exc:
             if self._in_touch:
                 known = "only the bootstrap key is known" if self._bootstrapped else "none is known"
@@ -187,7 +187,7 @@ class Authenticator:
         if not uses or lease_clock() < self._note_again_at:
             return
         try:
-            await self._store.keys.mark_used(uses)
+            await self._store.api_keys.mark_used(uses)
         except SessionStoreError as exc:
             self._note_again_at = lease_clock() + _NOTE_AGAIN_S
             log.warning("The use of API keys can't be noted: %s", exc)

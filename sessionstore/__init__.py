@@ -8,8 +8,9 @@ from __future__ import annotations
 from msgspec import UNSET
 
 from .aio.api_keys import AsyncApiKeys
+from .aio.environment import AsyncEnvironment
 from .aio.project import AsyncProject
-from .aio.store import AsyncEnvironment, AsyncSessionStore
+from .aio.store import AsyncSessionStore
 from .aio.view import AsyncView
 from .api_keys.model import ApiKey, KeySnapshot, NewApiKey
 from .api_keys.ring import KeyRing, Refusal
@@ -20,6 +21,7 @@ from .errors import (
     ApiKeyNotFoundError,
     CorruptDataError,
     EnvironmentNotFoundError,
+    IncompatibleLayoutError,
     InvalidCatalogError,
     InvalidFieldError,
     InvalidInputError,
@@ -44,10 +46,21 @@ from .options import Observer, StoreOptions
 from .protocol.calls import IfMatch
 from .protocol.catalog_operations import CatalogReport, EnvironmentReport
 from .replica.view import BaseView, ChangeCallback, OnStale, ViewStats
-from .session import Deletion, Effect, LiveView, Session, SessionPage, normalize_session_key, session_key_from_header
+from .session import (
+    Deletion,
+    Effect,
+    LiveView,
+    Session,
+    SessionPage,
+    SessionPatch,
+    SessionProperties,
+    normalize_session_key,
+    session_key_from_header,
+)
 from .sync.api_keys import ApiKeys
+from .sync.environment import Environment
 from .sync.project import Project
-from .sync.store import Environment, SessionStore
+from .sync.store import SessionStore
 from .sync.view import View
 from .version import __version__
 
@@ -69,6 +82,8 @@ __all__ = [
     "LiveView",
     "Session",
     "SessionPage",
+    "SessionPatch",
+    "SessionProperties",
     # views
     "AsyncView",
     "BaseView",
@@ -105,6 +120,7 @@ __all__ = [
     "ApiKeyNotFoundError",
     "CorruptDataError",
     "EnvironmentNotFoundError",
+    "IncompatibleLayoutError",
     "InvalidCatalogError",
     "InvalidFieldError",
     "InvalidInputError",

@@ -22,6 +22,7 @@
     │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
     │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
     ├── CorruptDataError                        what Redis holds is not what this library writes
+    ├── IncompatibleLayoutError                 Redis holds the data of another release's layout
     ├── StoreClosedError                        used after close, or after a fork
     └── StaleView                               a view with no lease, where on_stale="raise"
 
@@ -30,10 +31,7 @@ Every class has a ``code``: the one that the HTTP API answers with.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from .session import Session
+from typing import ClassVar
 
 
 class SessionStoreError(Exception):
@@ -133,17 +131,21 @@ class NotEffectiveError(StoreUnavailableError):
 
     Attributes
     ----------
-    session : Session or None
-        The state that was committed; None for a deletion.
+    revision : int or None
+        The session's revision that was committed; None for a deletion and for a catalog.
     """
 
-    def __init__(self, message: str, session: Session | None = None) -> None:
+    def __init__(self, message: str, revision: int | None = None) -> None:
         super().__init__(message)
-        self.session = session
+        self.revision = revision
 
 
 class CorruptDataError(SessionStoreError):
     """Redis holds something under our keys that this library did not write."""
+
+
+class IncompatibleLayoutError(SessionStoreError):
+    """An environment's data in Redis has another layout than this release reads and writes; nothing was changed."""
 
 
 class StoreClosedError(SessionStoreError):

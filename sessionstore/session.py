@@ -12,10 +12,11 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import force_setattr
 
 from .errors import (
     InvalidFieldError,
@@ -43,11 +44,41 @@ MAX_TIME_MS = 253_402_300_799_999
 #: A slug: it can't hold ``:``, ``{`` or ``}``, which separate the parts of a Redis key.
 SLUG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
-_SLUG = re.compile(SLUG_PATTERN[:-1] + r"\Z")
-_OVERRIDE_ID = re.compile(r"ovr_[A-Za-z0-9_-]{1,124}\Z")
-_SCENARIO_ID = re.compile(r"scn_[A-Za-z0-9_-]{1,124}\Z")
+OVERRIDE_PATTERN = r"^ovr_[A-Za-z0-9_-]{1,124}$"
+SCENARIO_PATTERN = r"^scn_[A-Za-z0-9_-]{1,124}$"
+
+# In Python `$` also matches before a line break at the end; in JSON Schema it does not.
+_SLUG, _OVERRIDE_ID, _SCENARIO_ID = (
+    re.compile(pattern[:-1] + r"\Z") for pattern in (SLUG_PATTERN, OVERRIDE_PATTERN, SCENARIO_PATTERN)
+)
 #: The line breaks that a key loses: LF, CR, and Unicode's line and paragraph separators.
 _WITHOUT_LINE_BREAKS = str.maketrans("", "", "\n\r\u2028\u2029")
+
+
+# Bounds are checked in `SessionPatch`, which can say what to do; these say the same to the API's schema.
+ScenarioId = Annotated[
+    str,
+    Meta(
+        description="Id of the scenario; it replaces the one before.", extra_json_schema={"pattern": SCENARIO_PATTERN}
+    ),
+]
+OverrideIds = Annotated[
+    tuple[Annotated[str, Meta(extra_json_schema={"pattern": OVERRIDE_PATTERN})], ...],
+    Meta(
+        description="The exact set of published mocks that shall be active: any other activation is removed. At most "
+        f"{MAX_OVERRIDES}; duplicates are folded, the first place kept."
+    ),
+]
+_DELAY_BOUNDS = {"minimum": 0, "maximum": MAX_DELAY_MS}
+Delay = Annotated[int, Meta(description="Milliseconds that each response is delayed.", extra_json_schema=_DELAY_BOUNDS)]
+DelayMax = Annotated[
+    int,
+    Meta(
+        description="Where it is greater than globalDelayMs, the delay is drawn evenly between the two.",
+        extra_json_schema=_DELAY_BOUNDS,
+    ),
+]
+Label = Annotated[str, Meta(description="A note for people.", extra_json_schema={"maxLength": MAX_LABEL_LENGTH})]
 
 
 class Effect(Struct, frozen=True, gc=False):
@@ -173,6 +204,61 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
     def to_json(self) -> bytes:
         """Encode to exactly the JSON of the HTTP API."""
         return _encode(self.document())
+
+
+class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What a PUT sets. A property that is UNSET stays as it is; None clears it.
+
+    Attributes
+    ----------
+    scenario : str or None
+        A scenario's id, ``scn_`` and 1 to 124 letters, digits, ``_`` or ``-``.
+    overrides : tuple of str
+        Ids of published mocks, ``ovr_…``: exactly these are active afterwards. At most 200; duplicates are folded, the
+        first place kept. None is an error: ``()`` switches all off.
+    global_delay_ms, global_delay_max_ms : int or None
+        Milliseconds, 0 to 120,000.
+    label : str or None
+        At most 200 code points.
+
+    Raises
+    ------
+    InvalidFieldError, InvalidScenarioError, InvalidOverrideError
+        When it is made; in a msgspec decoder this is the cause of a ``ValidationError``.
+    """
+
+    scenario: ScenarioId | None | UnsetType = UNSET
+    overrides: OverrideIds | UnsetType = UNSET
+    global_delay_ms: Delay | None | UnsetType = UNSET
+    global_delay_max_ms: DelayMax | None | UnsetType = UNSET
+    label: Label | None | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.scenario is not UNSET and self.scenario is not None:
+            validate_scenario(self.scenario)
+        if self.overrides is not UNSET:
+            force_setattr(self, "overrides", validate_overrides(self.overrides))
+        if self.global_delay_ms is not UNSET and self.global_delay_ms is not None:
+            validate_delay(self.global_delay_ms, "globalDelayMs")
+        if self.global_delay_max_ms is not UNSET and self.global_delay_max_ms is not None:
+            validate_delay(self.global_delay_max_ms, "globalDelayMaxMs")
+        if self.label is not UNSET and self.label is not None:
+            validate_label(self.label)
+
+
+class SessionProperties(TypedDict, total=False):
+    """The properties of `SessionPatch` as keyword arguments."""
+
+    scenario: str | None | UnsetType
+    overrides: Iterable[str] | UnsetType
+    global_delay_ms: int | None | UnsetType
+    global_delay_max_ms: int | None | UnsetType
+    label: str | None | UnsetType
+
+
+def make_patch(properties: SessionProperties) -> SessionPatch:
+    """Make a patch of keyword arguments; `overrides` may be any iterable."""
+    return SessionPatch(**properties)  # type: ignore[arg-type]  # __post_init__ makes a tuple of any iterable
 
 
 class Deletion(Struct, frozen=True, gc=False):

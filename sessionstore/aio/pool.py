@@ -9,7 +9,16 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..errors import StoreClosedError
-from ..options import CLOSED
+from ..options import CLOSED, StoreConfig
+from ..transport.connect import client_options
+
+
+def pool_settings(config: StoreConfig) -> dict[str, Any]:
+    """Options of the pool and its connections.
+
+    No socket time-out: each call's deadline does its work, and redis-py would make a task for each command.
+    """
+    return {**client_options(config.deadline_s), "socket_timeout": None}
 
 
 class Pool(redis.asyncio.ConnectionPool):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..catalog.document import CatalogDocument, check_project
 from ..protocol import catalog_operations, operations
 from ..protocol.calls import WriteContext
 from ..protocol.catalog_operations import CatalogReport
 from ..protocol.keyspace import ProjectKeyspace
-
-if TYPE_CHECKING:
-    from .store import AsyncSessionStore
+from .runner import Runner
 
 
 class AsyncProject:
@@ -21,11 +19,11 @@ class AsyncProject:
     Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
     """
 
-    __slots__ = ("_keyspace", "_name", "_store")
+    __slots__ = ("_keyspace", "_name", "_runner")
 
-    def __init__(self, store: AsyncSessionStore, project: str) -> None:
-        self._store = store
-        self._keyspace = ProjectKeyspace(store.config.prefix, project)
+    def __init__(self, runner: Runner, project: str) -> None:
+        self._runner = runner
+        self._keyspace = ProjectKeyspace(runner.config.prefix, project)
         self._name = project
 
     @property
@@ -35,18 +33,18 @@ class AsyncProject:
 
     async def environments(self) -> tuple[str, ...]:
         """Read the registered environments, in alphabetical order."""
-        return await self._store._run(operations.environments(self._keyspace))
+        return await self._runner.run(operations.environments(self._keyspace))
 
     async def live_sessions(self) -> dict[str, int]:
         """Count the live sessions of each registered environment: cheap, for a figure to watch.
 
         A session counts until the longest TTL that any writer used has passed since it was last seen.
         """
-        return await self._store._run(operations.live_sessions(self._keyspace, self._context))
+        return await self._runner.run(operations.live_sessions(self._keyspace, self._context))
 
     async def catalog(self) -> CatalogDocument:
         """Read what every registered environment offers."""
-        return await self._store._run(catalog_operations.read_project(self._keyspace, self._name, self._context))
+        return await self._runner.run(catalog_operations.read_project(self._keyspace, self._name, self._context))
 
     async def apply_catalog(
         self, document: CatalogDocument | dict[str, Any], *, prune: bool = False, wait: bool = True
@@ -73,7 +71,7 @@ class AsyncProject:
         NotEffectiveError
             Something was committed, but whether every view serves it is not known.
         """
-        return await self._store._run(
+        return await self._runner.run(
             catalog_operations.apply(
                 self._keyspace,
                 self._context,
@@ -91,9 +89,9 @@ class AsyncProject:
         ------
         InvalidCatalogError
         """
-        return await self._store._run(
+        return await self._runner.run(
             catalog_operations.diff(self._keyspace, self._context, check_project(document, self._name), prune=prune)
         )
 
     def _context(self, environment: str) -> WriteContext:
-        return self._store.config.context(self._name, environment)
+        return self._runner.config.context(self._name, environment)

@@ -25,6 +25,8 @@ class SubscriptionsDriver:
 
     def __init__(self, pool: Any, config: StoreConfig) -> None:
         self.subscriptions = Subscriptions()
+        #: nothing to lock on one event loop; the driver for threads has a lock here
+        self.lock = contextlib.nullcontext()
         self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
         self._pool = pool
         self._connections = Connections(pool, config, self._deadline_s)

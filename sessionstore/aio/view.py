@@ -37,7 +37,8 @@ class AsyncView(BaseView):
             It was not in touch in time.
         """
         self._driver.start()
-        self._begin(self._driver.subscriptions, lease_clock)
+        with self._driver.lock:
+            self._begin(self._driver.subscriptions, lease_clock)
         self._driver.wake()
         if self._wait:
             try:
@@ -51,10 +52,11 @@ class AsyncView(BaseView):
 
     async def aclose(self) -> None:
         """Flush what was looked up and leave; closing twice is fine. Look-ups raise `StoreClosedError` from then on."""
-        if self._closed is not None:
-            return
-        self._end("This view is closed; open another.")
-        self._driver.subscriptions.unfollow(self._follower, lease_clock())
+        with self._driver.lock:
+            if self._closed is not None:
+                return
+            self._end("This view is closed; open another.")
+            self._driver.subscriptions.unfollow(self._follower, lease_clock())
         await self._driver.await_drained(self._follower)
 
     async def __aenter__(self) -> Self:

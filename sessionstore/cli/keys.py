@@ -39,7 +39,7 @@ def create(
 ) -> None:
     """Make a key and print it: the only time that it can be seen. The rest goes to standard error."""
     with opened(redis_url, prefix) as store:
-        new = store.keys.create(name, project=project, expires_at=_expiry(expires_in, expires_at))
+        new = store.api_keys.create(name, project=project, expires_at=_expiry(expires_in, expires_at))
     if as_json:
         print_json({**msgspec.to_builtins(new.key), "key": new.secret})
         return
@@ -58,7 +58,7 @@ def list_keys(
 ) -> None:
     """List the keys, oldest first; what is listed does not open anything."""
     with opened(redis_url, prefix) as store:
-        snapshot = store.keys.snapshot()
+        snapshot = store.api_keys.snapshot()
     keys = sorted(snapshot.keys.values(), key=lambda key: (key.created_at, key.id))
     listed = [(key, status) for key in keys if (status := key.status(snapshot.now)) == "active" or every]
     if as_json:
@@ -90,7 +90,7 @@ def revoke(
 ) -> None:
     """Revoke a key for good; fine where it is revoked already."""
     with opened(redis_url, prefix) as store:
-        key = store.keys.revoke(key_id)
+        key = store.api_keys.revoke(key_id)
     if as_json:
         print_json(_document(key, "revoked"))
     else:

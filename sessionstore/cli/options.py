@@ -11,7 +11,8 @@ import typer
 from ..errors import InvalidInputError, InvalidQueryError
 from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S, StoreOptions, check_seconds
 from ..protocol.keyspace import DEFAULT_PREFIX
-from ..sync.store import Environment, SessionStore
+from ..sync.environment import Environment
+from ..sync.store import SessionStore
 
 RedisUrlOption = Annotated[
     str | None,

@@ -16,7 +16,8 @@ import os
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from ..aio.store import AsyncEnvironment, AsyncSessionStore
+from ..aio.environment import AsyncEnvironment
+from ..aio.store import AsyncSessionStore
 from ..aio.view import AsyncView
 from ..errors import InvalidInputError
 from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S

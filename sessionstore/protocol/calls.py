@@ -7,23 +7,20 @@ is one that may be sent.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from ..catalog.model import Catalog
 from ..errors import InvalidFieldError, InvalidQueryError
 from ..session import (
     MAX_OVERRIDES,
-    validate_delay,
-    validate_label,
+    SessionPatch,
     validate_override,
-    validate_overrides,
-    validate_scenario,
     validate_session_key,
 )
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
@@ -149,31 +146,13 @@ def put(
     context: WriteContext,
     op_id: str,
     session_key: str,
+    patch: SessionPatch,
     *,
-    label: str | None | UnsetType = UNSET,
-    scenario: str | None | UnsetType = UNSET,
-    overrides: Iterable[str] | UnsetType = UNSET,
-    global_delay_ms: int | None | UnsetType = UNSET,
-    global_delay_max_ms: int | None | UnsetType = UNSET,
     if_match: IfMatch | None = None,
     if_none_match: Literal["*"] | None = None,
     wait: bool = True,
 ) -> Call[WriteReply]:
-    """Set the properties that are given, clear those that are None, and leave the others unchanged."""
-    patch: list[str | int] = []
-    if label is not UNSET:
-        patch += ("-label", "") if label is None else ("+label", validate_label(label))
-    if scenario is not UNSET:
-        patch += ("-scenario", "") if scenario is None else ("+scenario", validate_scenario(scenario))
-    if overrides is not UNSET:
-        patch += ("+overrides", encode_overrides(validate_overrides(overrides)))
-    if global_delay_ms is not UNSET:
-        patch += ("+globalDelayMs", validate_delay(0 if global_delay_ms is None else global_delay_ms, "globalDelayMs"))
-    if global_delay_max_ms is not UNSET:
-        patch += (
-            "+globalDelayMaxMs",
-            validate_delay(0 if global_delay_max_ms is None else global_delay_max_ms, "globalDelayMaxMs"),
-        )
+    """Set the properties that the patch has, clear those that are None, and leave the others unchanged."""
     if if_none_match not in (None, "*"):
         raise InvalidQueryError('if_none_match must be None or "*".')
     keyspace = context.keyspace
@@ -183,10 +162,19 @@ def put(
         op_id,
         session_key,
         wait,
-        keyspace=(keyspace.catalog, keyspace.catalog_mocks, keyspace.catalog_local, keyspace.catalog_scenarios),
-        args=(_if_match_argument(if_match), if_none_match or "", *patch),
+        keys=(keyspace.catalog, keyspace.catalog_mocks, keyspace.catalog_local, keyspace.catalog_scenarios),
+        args=(_if_match_argument(if_match), if_none_match or "", *_patch_arguments(patch)),
         declarative=True,
     )
+
+
+def _patch_arguments(patch: SessionPatch) -> Iterator[str | int]:
+    for attribute, name in zip(SessionPatch.__struct_fields__, SessionPatch.__struct_encode_fields__, strict=True):
+        value = getattr(patch, attribute)
+        if value is None:
+            yield from (f"-{name}", "")
+        elif value is not UNSET:
+            yield from (f"+{name}", encode_overrides(value) if type(value) is tuple else value)
 
 
 def activate(
@@ -433,7 +421,7 @@ def _toggle(
         op_id,
         session_key,
         wait,
-        keyspace=(keyspace.catalog, keyspace.catalog_mocks, keyspace.catalog_local),
+        keys=(keyspace.catalog, keyspace.catalog_mocks, keyspace.catalog_local),
         args=(validate_override(override), *bounds),
     )
 
@@ -445,7 +433,7 @@ def _write(
     session_key: str,
     wait: bool,
     *,
-    keyspace: tuple[str, ...] = (),
+    keys: tuple[str, ...] = (),
     args: tuple[str | int, ...] = (),
     declarative: bool = False,
 ) -> Call[WriteReply]:
@@ -463,7 +451,7 @@ def _write(
             names.views,
             names.environments,
             names.changes,
-            *keyspace,
+            *keys,
         ),
         (
             op_id,

@@ -13,6 +13,9 @@ from ..session import validate_slug
 
 DEFAULT_PREFIX = "ss"
 
+#: The layout of an environment's head, leases and messages; scripts/lib/layout.lua has the same.
+LAYOUT = 2
+
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,32}\Z")
 
 

@@ -7,15 +7,14 @@ generator.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from ..errors import InvalidQueryError, NotEffectiveError, SessionStoreError, StoreUnavailableError
-from ..session import Deletion, Effect, LiveView, Session, SessionPage
+from ..session import Deletion, Effect, LiveView, Session, SessionPage, SessionPatch
 from . import calls
 from .calls import Call, IfMatch, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
@@ -115,30 +114,14 @@ def put(
     context: WriteContext,
     clock: Clock,
     session_key: str,
+    patch: SessionPatch,
     *,
-    label: str | None | UnsetType = UNSET,
-    scenario: str | None | UnsetType = UNSET,
-    overrides: Iterable[str] | UnsetType = UNSET,
-    global_delay_ms: int | None | UnsetType = UNSET,
-    global_delay_max_ms: int | None | UnsetType = UNSET,
     if_match: IfMatch | None = None,
     if_none_match: Literal["*"] | None = None,
     wait: bool = True,
 ) -> Operation[Session]:
     """Set a session's state."""
-    call = calls.put(
-        context,
-        new_id(),
-        session_key,
-        label=label,
-        scenario=scenario,
-        overrides=overrides,
-        global_delay_ms=global_delay_ms,
-        global_delay_max_ms=global_delay_max_ms,
-        if_match=if_match,
-        if_none_match=if_none_match,
-        wait=wait,
-    )
+    call = calls.put(context, new_id(), session_key, patch, if_match=if_match, if_none_match=if_none_match, wait=wait)
     return (yield from _write_session(context, clock, call, wait))
 
 
@@ -316,5 +299,5 @@ def _is_lost(reply: WriteReply, lease_status: LeaseStatusReply) -> bool:
 def _not_effective(reply: WriteReply, session: Session | None, why: str) -> NotEffectiveError:
     return NotEffectiveError(
         f"The write was committed as revision {reply.target_rev}, but whether every view serves it is not known: {why}",
-        session,
+        None if session is None else session.revision,
     )

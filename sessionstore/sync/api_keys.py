@@ -1,16 +1,14 @@
+# Generated from aio/api_keys.py by .ci/unasync.py: change that file instead.
 """API keys, for threads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ..api_keys import operations
 from ..api_keys.model import ApiKey, KeySnapshot, NewApiKey
 from ..protocol.keyspace import StoreKeyspace
-
-if TYPE_CHECKING:
-    from .store import SessionStore
+from .runner import Runner
 
 
 class ApiKeys:
@@ -19,11 +17,11 @@ class ApiKeys:
     Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
     """
 
-    __slots__ = ("_keyspace", "_store")
+    __slots__ = ("_keyspace", "_runner")
 
-    def __init__(self, store: SessionStore) -> None:
-        self._store = store
-        self._keyspace = StoreKeyspace(store.config.prefix)
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._keyspace = StoreKeyspace(runner.config.prefix)
 
     def create(self, name: str, *, project: str | None = None, expires_at: int | None = None) -> NewApiKey:
         """Make a key. The secret that this returns is nowhere else: it can't be shown again.
@@ -43,11 +41,11 @@ class ApiKeys:
             25 keys are active; revoked and expired ones do not count.
         InvalidFieldError, InvalidSlugError
         """
-        return self._store._run(operations.create(self._keyspace, name, project=project, expires_at=expires_at))
+        return self._runner.run(operations.create(self._keyspace, name, project=project, expires_at=expires_at))
 
     def list(self) -> tuple[ApiKey, ...]:
         """Read what is known of every key, oldest first; those that have ended lately are among them."""
-        return self._store._run(operations.list_keys(self._keyspace))
+        return self._runner.run(operations.list_keys(self._keyspace))
 
     def revoke(self, key_id: str) -> ApiKey:
         """Revoke a key for good; every gateway refuses it within a second. Revoking it again changes nothing.
@@ -56,11 +54,11 @@ class ApiKeys:
         ------
         ApiKeyNotFoundError
         """
-        return self._store._run(operations.revoke(self._keyspace, key_id))
+        return self._runner.run(operations.revoke(self._keyspace, key_id))
 
     def snapshot(self) -> KeySnapshot:
         """Read every record by the hash of its key, for a `KeyRing`."""
-        return self._store._run(operations.snapshot(self._keyspace))
+        return self._runner.run(operations.snapshot(self._keyspace))
 
     def mark_used(self, used: Mapping[str, int]) -> int:
         """Note when keys were last used, each at most once a minute; returns how many records that changed.
@@ -70,4 +68,4 @@ class ApiKeys:
         used : mapping
             Key id → ms since 1970, in Redis time: what `KeyRing.due_uses` returns.
         """
-        return self._store._run(operations.mark_used(self._keyspace, used))
+        return self._runner.run(operations.mark_used(self._keyspace, used))

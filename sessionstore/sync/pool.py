@@ -12,7 +12,13 @@ import redis
 from redis.exceptions import MaxConnectionsError, RedisError
 
 from ..errors import StoreClosedError
-from ..options import CLOSED
+from ..options import CLOSED, StoreConfig
+from ..transport.connect import client_options
+
+
+def pool_settings(config: StoreConfig) -> dict[str, Any]:
+    """Options of the pool and its connections: half of a call's deadline to get one, half to connect it."""
+    return {**client_options(config.deadline_s), "timeout": config.deadline_s / 2}
 
 
 class Pool(redis.ConnectionPool):

@@ -1,3 +1,4 @@
+# Generated from aio/view.py by .ci/unasync.py: change that file instead.
 """The view for threads."""
 
 from __future__ import annotations

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import redis.exceptions as redis_errors
 
-from ..errors import CorruptDataError, OutcomeUnknownError, SessionStoreError, StoreClosedError, StoreUnavailableError
+from ..errors import (
+    CorruptDataError,
+    IncompatibleLayoutError,
+    OutcomeUnknownError,
+    SessionStoreError,
+    StoreClosedError,
+    StoreUnavailableError,
+)
 from ..options import CLOSED
 from ..protocol.calls import Call
+from ..protocol.keyspace import LAYOUT
 
 #: What redis-py, the socket and a deadline raise. A ValueError is redis-py's parser's, for a number that is none, and
 #: for text that is not UTF-8 where the client decodes responses.
@@ -48,6 +57,10 @@ _REFUSAL_CLASSES: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+#: What lib/layout.lua says.
+_LAYOUT = re.compile(r"SSLAYOUT (\w+)")
+
+
 def describe_loss(error: Exception) -> str:
     """Why a link ended, in a few words, without host or data."""
     if isinstance(error, redis_errors.RedisError):
@@ -66,6 +79,12 @@ def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreE
         again = "" if word in _LASTING else ", try again later"
         return StoreUnavailableError(f"Redis {_REFUSALS[word]}; nothing was changed{again}.")
     if isinstance(error, redis_errors.ResponseError):
+        layout = _LAYOUT.search(str(error))
+        if layout is not None:
+            return IncompatibleLayoutError(
+                f"Redis holds this environment in layout {layout[1]}, and this release needs layout {LAYOUT}; nothing "
+                "was changed. Follow the steps of an upgrade in CHANGELOG.md."
+            )
         return CorruptDataError(_unexpected(str(error), call))
     slow = isinstance(error, redis_errors.TimeoutError | TimeoutError)
     what = "did not answer in time" if slow else "can't be reached"

@@ -22,7 +22,7 @@ from ..support.redis_server import RedisServer
 
 
 def connected(store: Any) -> int:
-    pool = store._connections.pool
+    pool = store._runner.connections.pool
     return sum(connection.is_connected for connection in (*pool._available_connections, *pool._in_use_connections))
 
 

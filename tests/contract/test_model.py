@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from sessionstore import AsyncSessionStore, PreconditionFailedError, Session, SessionNotFoundError, SessionStore
-from sessionstore.protocol import calls as library_commands
+from sessionstore.protocol import calls as library_calls
 from sessionstore.protocol.scripts import Script, compose, load_script
 
 from ..support.adapter import Driver
@@ -297,7 +297,7 @@ def load_clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Script]:
         return compose(name, load_script(name).text.replace(READ_REDIS_TIME, READ_CLOCK))
 
     assert READ_REDIS_TIME in load_script("put").text
-    monkeypatch.setattr(library_commands, "load_script", load)
+    monkeypatch.setattr(library_calls, "load_script", load)
     return load
 
 
@@ -356,7 +356,7 @@ def test_a_bug_in_a_script_is_found(
         assert text in script.text, "the bug has a place in the script"
         return compose(wanted, script.text.replace(text, planted))
 
-    monkeypatch.setattr(library_commands, "load_script", load_with_bug)
+    monkeypatch.setattr(library_calls, "load_script", load_with_bug)
 
     # pytest's own failures, of a `pytest.raises`, are no AssertionError.
     with pytest.raises((AssertionError, pytest.fail.Exception)):

@@ -78,9 +78,9 @@ async def test_the_documented_user_may_do_all_that_is_needed_and_no_harm(kind: A
             await staging.touch({"ci-42": 1})
             assert await store.project("checkout").live_sessions() == {"staging": 1}
             await staging.delete("ci-42")
-        key = (await store.keys.create("ci")).key
-        await store.keys.mark_used({key.id: (await store.keys.snapshot()).now})
-        await store.keys.revoke(key.id)
+        key = (await store.api_keys.create("ci")).key
+        await store.api_keys.mark_used({key.id: (await store.api_keys.snapshot()).now})
+        await store.api_keys.revoke(key.id)
     with guarded.client(username="sessions", password="password") as client:
         for harm in ("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "CONFIG GET *", "KEYS *", "CLIENT KILL TYPE normal", "GET x"):
             with pytest.raises(NoPermissionError):

@@ -41,7 +41,7 @@ DRIVERS = pytest.mark.parametrize("backend", ["sync-redis", "asyncio-redis"], in
 
 @DRIVERS
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("name", ["poll", "answered", "link_received", "link_commands"])
+@pytest.mark.parametrize("name", ["poll", "answered", "received", "commands_due"])
 async def test_a_bug_is_logged_and_does_not_end_the_view(
     store: AsyncSessionStore, name: str, after: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,7 +114,7 @@ async def test_an_observer_that_fails_has_no_other_effect(backend: Backend, capl
 async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
     async with store.environment("checkout", "staging").view():
         subscriptions = driver_of(store).subscriptions
-        counts = dict.fromkeys(("poll", "link_commands"), 0)
+        counts = dict.fromkeys(("poll", "commands_due"), 0)
 
         def counting(name: str) -> Callable[..., Any]:
             method = getattr(subscriptions, name)
@@ -133,7 +133,7 @@ async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
 
     # Each second: three renewals at most, a flush, two heartbeats and their answers; each may wake it twice.
     assert counts["poll"] <= 20 * seconds + 10
-    assert counts["link_commands"] <= 20 * seconds + 10
+    assert counts["commands_due"] <= 20 * seconds + 10
 
 
 async def test_a_change_that_nobody_waits_for_wakes_nobody(store: AsyncSessionStore) -> None:
@@ -161,4 +161,4 @@ async def test_a_change_that_nobody_waits_for_wakes_nobody(store: AsyncSessionSt
 
 
 def driver_of(store: AsyncSessionStore) -> Any:
-    return store._driver
+    return store._runner.driver

@@ -169,7 +169,7 @@ async def test_a_writer_whose_store_is_closed_while_it_waits_is_told(backend: Ba
         # When a store is closed while one of its writes waits
         store = backend.store(lease_s=30.0)
         writing = asyncio.create_task(put(backend, store))
-        await eventually(lambda: store._driver.subscriptions.wanted)
+        await eventually(lambda: store._runner.driver.subscriptions.wanted)
         await store.aclose()
 
         # Then the write says that it was committed, and nothing of the store is left
@@ -513,13 +513,13 @@ def test_a_view_that_is_opened_while_its_store_is_closed(
 ) -> None:
     with SessionStore.from_url(shared_redis.url, prefix=prefix) as store:
         view = store.environment("checkout", "staging").view(wait=wait)
-        start = store._driver.start
+        start = store._runner.driver.start
 
         def start_and_be_closed() -> None:
             start()
             store.close()
 
-        monkeypatch.setattr(store._driver, "start", start_and_be_closed)
+        monkeypatch.setattr(store._runner.driver, "start", start_and_be_closed)
         with pytest.raises(StoreClosedError):
             view.open()
         with pytest.raises(StoreClosedError):

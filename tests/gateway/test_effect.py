@@ -181,7 +181,7 @@ class TestNotEffective:
     ) -> None:
         # Given views whose confirmation is not known
         await api.put("ci-42", {"overrides": ["ovr_a"] if method == "DELETE" else []})
-        real = api.store._run
+        real = api.store._runner.run
 
         async def run(operation: object) -> object:
             await real(operation)  # type: ignore[arg-type]

@@ -153,7 +153,7 @@ class TestInternalError:
         assert record.__dict__["fields"]["requestId"] == "ci-7"
 
     async def test_what_redis_holds_is_not_ours(self, api: API, shared_redis: object, prefix: str) -> None:
-        pool = api.store._connections.pool
+        pool = api.store._runner.connections.pool
         connection = await pool.get_connection()
         await connection.send_command("SET", f"{prefix}:{{checkout}}:staging:s:ci-42", "x")
         await connection.read_response()

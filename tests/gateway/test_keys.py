@@ -94,22 +94,22 @@ async def make_expired_key(store: AsyncSessionStore) -> NewApiKey:
     # As short as can be: a slow machine needs more time to make one that has not expired yet.
     lifetime_ms = 5
     while True:
-        expires_at = (await store.keys.snapshot()).now + lifetime_ms
+        expires_at = (await store.api_keys.snapshot()).now + lifetime_ms
         try:
-            expired = await store.keys.create("expired", expires_at=expires_at)
+            expired = await store.api_keys.create("expired", expires_at=expires_at)
             break
         except InvalidFieldError:
             lifetime_ms *= 4
-    while (await store.keys.snapshot()).now <= expires_at:
+    while (await store.api_keys.snapshot()).now <= expires_at:
         pass
     return expired
 
 
 async def make_keys(store: AsyncSessionStore) -> Keys:
-    org = await store.keys.create("org")
-    project = await store.keys.create("project", project="checkout")
-    revoked = await store.keys.create("revoked")
-    await store.keys.revoke(revoked.key.id)
+    org = await store.api_keys.create("org")
+    project = await store.api_keys.create("project", project="checkout")
+    revoked = await store.api_keys.create("revoked")
+    await store.api_keys.revoke(revoked.key.id)
     expired = await make_expired_key(store)
     made = {"org": org, "project": project, "revoked": revoked, "expired": expired}
     return Keys(
@@ -464,16 +464,16 @@ class TestLife:
         async with first.authenticator.keeping() as loaded, second.authenticator.keeping():
             assert loaded
             for number in range(5):
-                key = await first.store.keys.create(f"key {number}")
+                key = await first.store.api_keys.create(f"key {number}")
                 assert (await second.get(key.secret)).status_code == 404
                 assert (await first.get(key.secret)).status_code == 404
 
     async def test_revoked_one_is_refused_on_every_gateway_and_stays_so(self, first: Gateway, second: Gateway) -> None:
-        key = await first.store.keys.create("key")
+        key = await first.store.api_keys.create("key")
         async with first.authenticator.keeping(), second.authenticator.keeping():
             assert (await second.get(key.secret)).status_code == 404
 
-            await first.store.keys.revoke(key.key.id)
+            await first.store.api_keys.revoke(key.key.id)
 
             async with asyncio.timeout(20):
                 while (response := await second.get(key.secret)).status_code == 404:
@@ -488,11 +488,11 @@ class TestLife:
         now = 100.0
         monkeypatch.setattr(gateway.auth, "lease_clock", lambda: now)
         monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 0.001)
-        key = await first.store.keys.create("key")
+        key = await first.store.api_keys.create("key")
         assert await second.authenticator.load()
 
         # When it is revoked and the second gateway hears nothing
-        await first.store.keys.revoke(key.key.id)
+        await first.store.api_keys.revoke(key.key.id)
         now += REVOCATION_BOUND_S
         assert (await second.get(key.secret)).status_code == 404
         now += 0.001
@@ -559,8 +559,8 @@ class TestLife:
     ) -> None:
         async with open_gateway(own_redis, prefix, deadline_s=5) as only:
             await only.authenticator.load()
-            key = await only.store.keys.create("ci")
-            await only.store.keys.revoke(key.key.id)
+            key = await only.store.api_keys.create("ci")
+            await only.store.api_keys.revoke(key.key.id)
             await only.authenticator.load()
             with own_redis.client() as behind:
                 behind.flushall()
@@ -595,14 +595,14 @@ class TestLife:
     async def test_last_use_is_noted_once_a_minute_however_many_gateways_ask(
         self, first: Gateway, second: Gateway
     ) -> None:
-        key = await first.store.keys.create("key")
+        key = await first.store.api_keys.create("key")
         for _ in range(3):
             for one in (first, second):
                 await one.authenticator.load()
                 assert (await one.get(key.secret)).status_code == 404
                 await one.authenticator.load()
 
-        (record,) = await first.store.keys.list()
+        (record,) = await first.store.api_keys.list()
         assert record.last_used_at is not None
         assert record.last_used_at >= record.created_at
         assert (first.calls + second.calls).count("key_used") == 1
@@ -611,7 +611,7 @@ class TestLife:
         self, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with open_gateway(own_redis, prefix) as only:
-            key = await only.store.keys.create("key")
+            key = await only.store.api_keys.create("key")
             await only.authenticator.load()
             assert (await only.get(key.secret)).status_code == 404
             with own_redis.client() as behind:

@@ -176,7 +176,7 @@ class World:
 @pytest.fixture
 async def world(embedded_server: EmbeddedServer, prefix: str) -> AsyncIterator[World]:
     async with AsyncSessionStore.embedded(embedded_server, prefix=prefix, lease_s=LEASE_S) as store:
-        searcher = (await store.keys.create("search", project="search")).secret
+        searcher = (await store.api_keys.create("search", project="search")).secret
         authenticator = Authenticator(KEY, store)
         assert await authenticator.load()
         app = create_app(store, authenticator, metrics=Metrics())

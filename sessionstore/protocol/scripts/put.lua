@@ -55,7 +55,7 @@ for i = 10, #ARGV, 2 do
   elseif name == 'label' then
     value = set and value or nil
   else
-    value = tonumber(value)
+    value = set and tonumber(value) or 0
   end
   if session[name] ~= value then
     session[name] = value

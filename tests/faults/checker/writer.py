@@ -180,7 +180,7 @@ def _answer_of(result: Session | Deletion) -> _Answer:
 
 def _failure_of(error: SessionStoreError) -> _Answer:
     if isinstance(error, NotEffectiveError):
-        return _Answer("committed", error.session.revision if error.session else 0, detail=str(error))
+        return _Answer("committed", error.revision or 0, detail=str(error))
     if isinstance(error, OutcomeUnknownError):
         return _Answer("unknown", detail=str(error))
     if isinstance(error, StoreUnavailableError):

@@ -14,7 +14,7 @@ from ...support.redis_server import RedisServer
 
 def idle(store: AsyncSessionStore) -> list[Any]:
     """The connections that nobody uses at the moment."""
-    connections: list[Any] = store._connections.pool._available_connections
+    connections: list[Any] = store._runner.connections.pool._available_connections
     return connections
 
 
@@ -77,7 +77,7 @@ async def test_calls_that_are_cancelled_lose_no_connection(shared_redis: RedisSe
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-        pool: Any = store._connections.pool
+        pool: Any = store._runner.connections.pool
         assert not pool._in_use_connections
         assert len(pool._available_connections) <= 2
         sessions = await asyncio.gather(*(staging.get("ci-42") for _ in range(10)))

@@ -20,7 +20,7 @@ class Spy:
     """What a view's driver does with its connections, and in which thread; each answer may be held back."""
 
     def __init__(self, store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.driver: Any = store._driver
+        self.driver: Any = store._runner.driver
         self.begun: list[tuple[str, str]] = []
         self.finished: list[tuple[str, bool]] = []
         self.executed: list[tuple[str, str]] = []
@@ -114,7 +114,7 @@ def test_without_a_connection_at_hand_the_other_thread_acknowledges(
 def test_only_an_idle_connection_is_lent_at_once(shared_redis: RedisServer, prefix: str) -> None:
     url = f"{shared_redis.url}?client_name={prefix}"
     with SessionStore.from_url(url, prefix=prefix, max_connections=1) as store:
-        pool = store._connections.pool
+        pool = store._runner.connections.pool
 
         # Given no connection yet, then
         assert pool.get_idle_connection() is None

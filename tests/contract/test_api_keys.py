@@ -19,8 +19,8 @@ from sessionstore import (
     StoreClosedError,
     TooManyApiKeysError,
 )
-from sessionstore.api_keys import model as apikeys
-from sessionstore.api_keys.model import MAX_ACTIVE_KEYS, MAX_ENDED_KEYS, hash_secret
+from sessionstore.api_keys import operations as api_keys
+from sessionstore.api_keys.model import MAX_ACTIVE_KEYS, MAX_ENDED_KEYS, generate_secret, hash_secret
 
 from ..support.adapter import Backend
 
@@ -32,13 +32,13 @@ def in_ms(ms: int) -> int:
 async def test_a_key_is_created_listed_and_found_by_its_hash_alone(backend: Backend, store: AsyncSessionStore) -> None:
     # Given an org-wide key and one of a project
     expires_at = in_ms(60_000)
-    everywhere = await store.keys.create("nightly")
-    scoped = await store.keys.create("Zürich 🔑", project="checkout", expires_at=expires_at)
+    everywhere = await store.api_keys.create("nightly")
+    scoped = await store.api_keys.create("Zürich 🔑", project="checkout", expires_at=expires_at)
 
     # Then both are listed, oldest first, and each opens what it should
-    assert {key.id for key in await store.keys.list()} == {everywhere.key.id, scoped.key.id}
+    assert {key.id for key in await store.api_keys.list()} == {everywhere.key.id, scoped.key.id}
     ring = KeyRing()
-    ring.load(await store.keys.snapshot(), 0.0)
+    ring.load(await store.api_keys.snapshot(), 0.0)
     assert ring.authenticate(everywhere.secret, 0.0) == everywhere.key
     assert ring.authenticate(scoped.secret, 0.0) == scoped.key
     assert (scoped.key.name, scoped.key.project, scoped.key.expires_at) == ("Zürich 🔑", "checkout", expires_at)
@@ -56,69 +56,69 @@ def _texts(values: Any) -> set[str]:
 
 async def test_a_key_whose_id_is_taken_is_made_anew(store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a source of keys that repeats itself
-    first, second = apikeys.generate_secret(), apikeys.generate_secret()
+    first, second = generate_secret(), generate_secret()
     secrets = iter([first, first, first, second])
-    monkeypatch.setattr(apikeys, "generate_secret", lambda: next(secrets))
+    monkeypatch.setattr(api_keys, "generate_secret", lambda: next(secrets))
     # When two keys are created, then they differ
-    assert [(await store.keys.create("ci")).secret, (await store.keys.create("ci")).secret] == [first, second]
+    assert [(await store.api_keys.create("ci")).secret, (await store.api_keys.create("ci")).secret] == [first, second]
     # When it only repeats itself, then that is an error
-    monkeypatch.setattr(apikeys, "generate_secret", lambda: first)
+    monkeypatch.setattr(api_keys, "generate_secret", lambda: first)
     with pytest.raises(CorruptDataError, match="random"):
-        await store.keys.create("ci")
+        await store.api_keys.create("ci")
 
 
 async def test_a_revoked_key_is_refused_and_stays_listed(store: AsyncSessionStore) -> None:
-    new = await store.keys.create("ci")
-    revoked = await store.keys.revoke(new.key.id)
+    new = await store.api_keys.create("ci")
+    revoked = await store.api_keys.revoke(new.key.id)
     assert revoked.revoked_at is not None
     # When it is revoked again, then the time stays
-    assert await store.keys.revoke(new.key.id) == revoked
-    assert await store.keys.list() == (revoked,)
+    assert await store.api_keys.revoke(new.key.id) == revoked
+    assert await store.api_keys.list() == (revoked,)
     ring = KeyRing()
-    ring.load(await store.keys.snapshot(), 0.0)
+    ring.load(await store.api_keys.snapshot(), 0.0)
     assert ring.authenticate(new.secret, 0.0) is Refusal.REVOKED
 
 
 async def test_a_key_that_is_not_there_cant_be_revoked(store: AsyncSessionStore) -> None:
     with pytest.raises(ApiKeyNotFoundError, match="000000000000"):
-        await store.keys.revoke("000000000000")
+        await store.api_keys.revoke("000000000000")
 
 
 async def test_only_so_many_keys_are_active(store: AsyncSessionStore) -> None:
     # Given as many as there may be
-    first = await store.keys.create("first")
+    first = await store.api_keys.create("first")
     for _ in range(MAX_ACTIVE_KEYS - 1):
-        await store.keys.create("more")
+        await store.api_keys.create("more")
     # When one more is created, then it is refused
     with pytest.raises(TooManyApiKeysError, match="25 active"):
-        await store.keys.create("too many")
-    assert len(await store.keys.list()) == MAX_ACTIVE_KEYS
+        await store.api_keys.create("too many")
+    assert len(await store.api_keys.list()) == MAX_ACTIVE_KEYS
     # When one is revoked, then there is room for one
-    await store.keys.revoke(first.key.id)
-    await store.keys.create("again")
+    await store.api_keys.revoke(first.key.id)
+    await store.api_keys.create("again")
     with pytest.raises(TooManyApiKeysError):
-        await store.keys.create("too many")
+        await store.api_keys.create("too many")
 
 
 async def test_keys_that_have_ended_dont_pile_up(store: AsyncSessionStore) -> None:
     for _ in range(MAX_ENDED_KEYS + 5):
-        await store.keys.revoke((await store.keys.create("short")).key.id)
-    assert len(await store.keys.list()) == MAX_ENDED_KEYS + 1
+        await store.api_keys.revoke((await store.api_keys.create("short")).key.id)
+    assert len(await store.api_keys.list()) == MAX_ENDED_KEYS + 1
 
 
 async def test_uses_are_noted_once_a_minute(store: AsyncSessionStore) -> None:
     # Given two keys
-    first = (await store.keys.create("first")).key
-    second = (await store.keys.create("second")).key
+    first = (await store.api_keys.create("first")).key
+    second = (await store.api_keys.create("second")).key
     # When both were used, and one again at once
-    now = (await store.keys.snapshot()).now
-    assert await store.keys.mark_used({first.id: now - 70_000, second.id: now - 5_000}) == 2
-    assert await store.keys.mark_used({first.id: now, second.id: now}) == 1
+    now = (await store.api_keys.snapshot()).now
+    assert await store.api_keys.mark_used({first.id: now - 70_000, second.id: now - 5_000}) == 2
+    assert await store.api_keys.mark_used({first.id: now, second.id: now}) == 1
     # Then only the use after a minute was written
-    assert {key.id: key.last_used_at for key in await store.keys.list()} == {first.id: now, second.id: now - 5_000}
+    assert {key.id: key.last_used_at for key in await store.api_keys.list()} == {first.id: now, second.id: now - 5_000}
     # When there is nothing to note, or nothing to note it in, then nothing happens
-    assert await store.keys.mark_used({}) == 0
-    assert await store.keys.mark_used({"000000000000": now}) == 0
+    assert await store.api_keys.mark_used({}) == 0
+    assert await store.api_keys.mark_used({"000000000000": now}) == 0
 
 
 @pytest.mark.parametrize(
@@ -139,30 +139,30 @@ async def test_uses_are_noted_once_a_minute(store: AsyncSessionStore) -> None:
 )
 async def test_bad_input_creates_nothing(store: AsyncSessionStore, fields: dict[str, Any], error: Any) -> None:
     with pytest.raises(error):
-        await store.keys.create(**{"name": "ci", **fields})
-    assert await store.keys.list() == ()
+        await store.api_keys.create(**{"name": "ci", **fields})
+    assert await store.api_keys.list() == ()
 
 
 @pytest.mark.parametrize("key_id", ["", "fmk_secret", "0" * 11, "0" * 13, "A" * 12, "0" * 12 + "\n", None])
 async def test_what_is_no_id_is_not_quoted(store: AsyncSessionStore, key_id: Any) -> None:
     with pytest.raises(InvalidFieldError) as caught:
-        await store.keys.revoke(key_id)
+        await store.api_keys.revoke(key_id)
     assert "secret" not in str(caught.value)
     with pytest.raises(InvalidFieldError):
-        await store.keys.mark_used({key_id: 1})
+        await store.api_keys.mark_used({key_id: 1})
     with pytest.raises(InvalidFieldError):
-        await store.keys.mark_used({"0" * 12: -1})
+        await store.api_keys.mark_used({"0" * 12: -1})
 
 
 async def test_records_that_the_library_did_not_write(backend: Backend, store: AsyncSessionStore) -> None:
     backend.raw.hset(f"{backend.prefix}:keys", "0" * 64, '{"id": 5}')
     with pytest.raises(CorruptDataError):
-        await store.keys.list()
+        await store.api_keys.list()
 
 
 async def test_a_store_that_is_closed(backend: Backend) -> None:
     async with backend.store() as store:
-        keys = store.keys
+        keys = store.api_keys
     with pytest.raises(StoreClosedError):
         await keys.list()
 
@@ -170,8 +170,8 @@ async def test_a_store_that_is_closed(backend: Backend) -> None:
 async def test_each_operation_is_one_round_trip(backend: Backend) -> None:
     scripts: list[str] = []
     async with backend.store(observe=lambda script, _seconds, _error: scripts.append(script)) as store:
-        key: ApiKey = (await store.keys.create("ci")).key
-        await store.keys.list()
-        await store.keys.mark_used({key.id: 1})
-        await store.keys.revoke(key.id)
+        key: ApiKey = (await store.api_keys.create("ci")).key
+        await store.api_keys.list()
+        await store.api_keys.mark_used({key.id: 1})
+        await store.api_keys.revoke(key.id)
     assert scripts == ["key_create", "key_list", "key_used", "key_revoke"]

@@ -1,0 +1,62 @@
+"""Make the drivers' common files for threads from those for asyncio: ``python .ci/unasync.py``.
+
+With ``--check`` it writes nothing, and exits with 1 where a file is not what it would write.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "sessionstore"
+NAMES = ("api_keys", "environment", "project", "store", "view")
+
+#: Each is applied in turn to the whole text.
+REPLACEMENTS = [
+    (r"\bAsync(?=[A-Z])", ""),
+    (r"\basync (?=def|with|for)", ""),
+    (r"\bawait ", ""),
+    (r"\b__a(?=enter__|exit__)", "__"),
+    (r"\baclose\b", "close"),
+    (r"\basync_client\b", "client"),
+    (r"\bredis\.asyncio\b", "redis"),
+    (r"The asyncio (store|view)\b", r"The \1 for threads"),
+    (r"for asyncio\b", "for threads"),
+    (r"It belongs to one event loop\.", "Any thread may use it."),
+    (r"tasks on the event loop", "background threads"),
+]
+
+
+def generate(name: str) -> str:
+    """The text of one file for threads."""
+    text = (PACKAGE / "aio" / f"{name}.py").read_text(encoding="utf-8")
+    for pattern, replacement in REPLACEMENTS:
+        text = re.sub(pattern, replacement, text)
+    text = f"# Generated from aio/{name}.py by .ci/unasync.py: change that file instead.\n{text}"
+    for action in (["check", "--fix-only", "--select", "I"], ["format"]):
+        command = [sys.executable, "-m", "ruff", *action, "--stdin-filename", str(PACKAGE / "sync" / f"{name}.py"), "-"]
+        text = subprocess.run(command, input=text, text=True, capture_output=True, check=True).stdout
+    return text
+
+
+def main() -> int:
+    """Write or check every file; returns the exit code."""
+    checks = sys.argv[1:] == ["--check"]
+    stale = []
+    for name in NAMES:
+        path, text = PACKAGE / "sync" / f"{name}.py", generate(name)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path.name)
+        if not checks:
+            path.write_text(text, encoding="utf-8")
+    if checks and stale:
+        print(f"Not generated from sessionstore/aio: sync/{', sync/'.join(stale)}; run python .ci/unasync.py.")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Takes the steps of a store's operations, on its connections and its subscriptions."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+from ..errors import SessionStoreError, StoreClosedError
+from ..options import CLOSED, StoreConfig
+from ..protocol.operations import AwaitApplied, Operation, Pause
+from ..transport.connect import database_of
+from ..transport.errors import closed_error
+from .connections import Connections
+from .subscriptions import SubscriptionsDriver
+
+T = TypeVar("T")
+
+
+class Runner:
+    """Everything of one store that does I/O. It belongs to the event loop that it is first used on."""
+
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
+        config.database = database_of(pool)
+        self.config = config
+        self.connections = Connections(pool, config)
+        self.driver = SubscriptionsDriver(pool, config)
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Take an operation's steps; return its result."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise StoreClosedError("This store belongs to another event loop; open one on each.")
+            self._loop = loop
+        try:
+            step = next(operation)
+            while True:
+                try:
+                    if self._closed:
+                        # In mid-operation too: a closed pool would connect again.
+                        raise StoreClosedError(CLOSED)
+                    if isinstance(step, AwaitApplied):
+                        result: Any = await self.driver.await_applied(step)
+                    elif isinstance(step, Pause):
+                        await asyncio.sleep(step.seconds)
+                        result = None
+                    else:
+                        result = await self.connections.execute(step)
+                except SessionStoreError as exc:
+                    step = operation.throw(closed_error(exc) if self._closed else exc)
+                else:
+                    step = operation.send(result)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    async def aclose(self) -> None:
+        """Drain the views and close all connections; closing twice is fine."""
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            return  # a loop that has ended takes its connections with it
+        if self._closing is None:
+            self._closing = loop.create_task(self._close(), name="sessionstore-close")
+        # A caller that is cancelled here leaves nothing half closed.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self.driver.aclose()
+        await self.connections.pool.aclose()

@@ -1,0 +1,225 @@
+# Generated from aio/environment.py by .ci/unasync.py: change that file instead.
+"""The sessions of one environment, for threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Literal, Unpack
+
+from ..catalog.model import Catalog, ScenarioPage
+from ..errors import InvalidFieldError
+from ..protocol import catalog_operations, operations
+from ..protocol.calls import IfMatch, WriteContext
+from ..replica.follower import DEFAULT_TOUCH_INTERVAL_S
+from ..replica.view import DEFAULT_OPEN_TIMEOUT_S, OnStale
+from ..session import Deletion, LiveView, Session, SessionPage, SessionPatch, SessionProperties, make_patch
+from .runner import Runner
+from .view import View
+
+
+class Environment:
+    """The sessions of one environment of one project. Made by `SessionStore.environment`.
+
+    Every method may raise `InvalidInputError` before anything is sent, `EnvironmentNotFoundError` where the project has
+    registered environments and this is none of them, `StoreUnavailableError` where Redis can't serve the call, and
+    `OutcomeUnknownError` where a write was sent and no answer came.
+    """
+
+    __slots__ = ("_context", "_runner")
+
+    def __init__(self, runner: Runner, context: WriteContext) -> None:
+        self._runner = runner
+        self._context = context
+
+    @property
+    def project(self) -> str:
+        """The project's slug."""
+        return self._context.keyspace.project
+
+    @property
+    def name(self) -> str:
+        """The environment's slug."""
+        return self._context.keyspace.environment
+
+    def get(self, session_key: str) -> Session | None:
+        """Read one session, or None. It does not count as seen."""
+        return self._runner.run(operations.get(self._context.keyspace, session_key))
+
+    def put(
+        self,
+        session_key: str,
+        patch: SessionPatch | None = None,
+        /,
+        *,
+        if_match: IfMatch | None = None,
+        if_none_match: Literal["*"] | None = None,
+        wait: bool = True,
+        **properties: Unpack[SessionProperties],
+    ) -> Session:
+        """Set a session's state, all of it or nothing; create the session if it is missing.
+
+        Parameters
+        ----------
+        session_key : str
+            Normalised, see `normalize_session_key`.
+        patch : SessionPatch, optional
+            The properties as one object, instead of `properties`.
+        if_match : int, sequence of int, or "*"
+            Only if the session is at this revision, at one of these, or exists.
+        if_none_match : "*"
+            Only if the session does not exist.
+        wait : bool
+            Return when every live view serves the new state; False returns when Redis has committed it.
+        **properties
+            `label`, `scenario`, `overrides`, `global_delay_ms`, `global_delay_max_ms`: see `SessionPatch`. A property
+            that is omitted stays as it is; None clears it.
+
+        Raises
+        ------
+        InvalidFieldError, InvalidOverrideError, InvalidScenarioError
+            A property is out of its bounds, or an id is malformed or not in the environment's catalog.
+        PreconditionFailedError
+        NotEffectiveError
+            The write was committed, but not every view is known to serve it.
+        """
+        if patch is None:
+            patch = make_patch(properties)
+        elif properties:
+            raise InvalidFieldError("put takes a patch or properties, not both; put all of them into the patch.")
+        return self._runner.run(
+            operations.put(
+                self._context,
+                time.monotonic,
+                session_key,
+                patch,
+                if_match=if_match,
+                if_none_match=if_none_match,
+                wait=wait,
+            )
+        )
+
+    def activate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
+        """Switch one published mock on; create the session if it is missing.
+
+        Raises
+        ------
+        OverrideNotFoundError
+            The catalog has no such mock.
+        InvalidOverrideError
+            The id is malformed, the mock is scenario-local, or the session has as many as there can be.
+        """
+        return self._runner.run(operations.activate(self._context, time.monotonic, session_key, override, wait=wait))
+
+    def deactivate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
+        """Switch one published mock off.
+
+        Raises
+        ------
+        SessionNotFoundError
+        OverrideNotFoundError, InvalidOverrideError
+            As for `activate`.
+        """
+        return self._runner.run(operations.deactivate(self._context, time.monotonic, session_key, override, wait=wait))
+
+    def reset(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Session:
+        """Clear everything that `put` can set, and keep the session.
+
+        Raises
+        ------
+        SessionNotFoundError, PreconditionFailedError
+        """
+        return self._runner.run(
+            operations.reset(self._context, time.monotonic, session_key, if_match=if_match, wait=wait)
+        )
+
+    def delete(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Deletion:
+        """Remove a session; what it returns is true where there was one.
+
+        Raises
+        ------
+        PreconditionFailedError
+        """
+        return self._runner.run(
+            operations.delete(self._context, time.monotonic, session_key, if_match=if_match, wait=wait)
+        )
+
+    def list(self, limit: int = 50, cursor: str | None = None) -> SessionPage:
+        """Read one page of the live sessions, newest seen first.
+
+        Parameters
+        ----------
+        limit : int
+            1 to 100.
+        cursor : str, optional
+            `SessionPage.next_cursor` of the page before.
+
+        Raises
+        ------
+        InvalidQueryError
+        """
+        return self._runner.run(operations.list_sessions(self._context.keyspace, limit, cursor))
+
+    def catalog(self) -> Catalog | None:
+        """Read what the environment offers; None: it has no catalog, and takes any well-formed id."""
+        return self._runner.run(catalog_operations.read(self._context.keyspace))
+
+    def scenarios(self, limit: int = 50, search: str | None = None, before: str | None = None) -> ScenarioPage:
+        """Read one page of the scenarios, by name without regard to case.
+
+        Parameters
+        ----------
+        limit : int
+            1 to 100.
+        search : str, optional
+            Only scenarios whose name holds this, without regard to case.
+        before : str, optional
+            `ScenarioPage.next_before` of the page before.
+
+        Raises
+        ------
+        InvalidQueryError
+        """
+        return self._runner.run(catalog_operations.list_scenarios(self._context.keyspace, limit, search, before))
+
+    def touch(self, last_seen_at: Mapping[str, int]) -> int:
+        """Note when sessions were last seen, and keep them alive; returns how many of them there were.
+
+        A session that is gone is not revived, ``last_seen_at`` never goes back, and a time in the future counts as now.
+
+        Parameters
+        ----------
+        last_seen_at : mapping
+            Session key → ms since 1970, in Redis time. Sent in batches of 200, each atomic.
+        """
+        return self._runner.run(operations.touch(self._context, last_seen_at))
+
+    def views(self) -> tuple[LiveView, ...]:
+        """List the views of this environment that hold a lease, in every process; the one that runs out first first."""
+        return self._runner.run(operations.views(self._context.keyspace))
+
+    def view(
+        self,
+        *,
+        on_stale: OnStale = "serve",
+        wait: bool = True,
+        timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
+        touch_interval_s: float = DEFAULT_TOUCH_INTERVAL_S,
+    ) -> View:
+        """Make a view: the environment's sessions in local memory, kept right by background threads.
+
+        Use it as a context manager. Views of one environment share their memory, and all views of a store share one
+        subscription.
+
+        Parameters
+        ----------
+        on_stale : "serve" or "raise"
+            What a look-up does where the view can't prove that it is current: serve what it has, or raise `StaleView`.
+        wait : bool
+            Opening returns when the view is in touch; False: at once, and it serves nothing until it is.
+        timeout_s : float
+            Seconds that opening waits.
+        touch_interval_s : float
+            Seconds between two flushes of what was looked up. ``last_seen_at`` is exact to within it.
+        """
+        return View(self._runner.driver, self._context, on_stale, wait, timeout_s, touch_interval_s)
