@@ -189,7 +189,7 @@ class TestNotEffective:
                 "The write was committed as revision 7, but whether every view serves it is not known."
             )
 
-        monkeypatch.setattr(api.store, "_run", run)
+        monkeypatch.setattr(api.store._runner, "run", run)
         response = await api.call(method, path, json=body)
         monkeypatch.undo()
 
@@ -206,7 +206,7 @@ class TestNotEffective:
         real = Connections.execute
 
         async def execute(self: Connections, call: object) -> object:
-            if call.script.name == "standing":  # type: ignore[attr-defined]
+            if call.script.name == "lease_status":  # type: ignore[attr-defined]
                 raise StoreUnavailableError("Redis can't be reached; nothing was changed, try again later.")
             return await real(self, call)  # type: ignore[arg-type]
 

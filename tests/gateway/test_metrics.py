@@ -184,7 +184,7 @@ class TestEffect:
         async def run(operation: object) -> None:
             raise NotEffectiveError("The write was committed.")
 
-        monkeypatch.setattr(measured.store, "_run", run)
+        monkeypatch.setattr(measured.store._runner, "run", run)
         await measured.client.put(f"{SESSIONS}/ci-42", json={})
         monkeypatch.undo()
 
