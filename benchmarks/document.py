@@ -42,7 +42,8 @@ def _section(document: dict[str, Any], plot: Path) -> list[str]:
         "|" + " --- |" + " ---: |" * (len(columns) - 1),
         *map(_row, results["rows"]),
         "",
-        *(f"- {bar}" for bar in bars),
+        f"{sum(bar.met for bar in bars)} of {len(bars)} bars are met.",
+        *(f"- {bar}" for bar in bars if not bar.met),
     ]
     if results["notes"]:
         lines += ["", *(f"- {note.strip()}" for note in results["notes"])]
