@@ -49,6 +49,8 @@ class Pool(redis.asyncio.ConnectionPool):
                 await connection.disconnect(nowait=True)
             if not connection.is_connected:
                 await connection.connect()
+                if self._is_closed:
+                    raise StoreClosedError(CLOSED)
         except BaseException:
             await self.release(connection)
             raise
@@ -56,15 +58,21 @@ class Pool(redis.asyncio.ConnectionPool):
 
     async def release(self, connection: Any) -> None:
         """Take a connection back. Nothing is awaited before that is done, so a cancellation can't lose it."""
-        self._in_use_connections.remove(connection)
+        self._in_use_connections.discard(connection)
         self._available_connections.append(connection)
         self._free.release()
         if self._is_closed:
             await connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
-        """End for good: connections that are lent break, and are closed."""
+        """Close for good: lent connections break, and `release` closes what their calls have connected again."""
         self._is_closed = True
+        lent = self._in_use_connections
+        self._in_use_connections = set()
+        for connection in lent:
+            # Without `nowait`, redis-py keeps the writer until the socket is closed. A call that writes in between gets
+            # TypeError from Python 3.12 on.
+            await connection.disconnect(nowait=True)
         await super().aclose()
 
     async def _is_stale(self, connection: Any) -> bool:

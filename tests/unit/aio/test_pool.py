@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+import redis.asyncio
 
-from sessionstore import AsyncSessionStore, StoreUnavailableError
+from sessionstore import AsyncSessionStore, StoreClosedError, StoreUnavailableError
 
 from ...support.redis_server import RedisServer
 
@@ -106,3 +107,30 @@ async def test_failure_to_connect_gives_the_place_back() -> None:
         for _ in range(3):
             with pytest.raises(StoreUnavailableError):
                 await store.ping()
+
+
+async def test_call_that_connects_while_the_store_closes_is_not_sent(
+    shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a call that is connecting
+    connecting, may_connect = asyncio.Event(), asyncio.Event()
+    connect: Any = redis.asyncio.Connection.connect
+
+    async def connect_when_told(connection: Any) -> None:
+        connecting.set()
+        await may_connect.wait()
+        await connect(connection)
+
+    monkeypatch.setattr(redis.asyncio.Connection, "connect", connect_when_told)
+    store = AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, deadline_s=20)
+    call = asyncio.create_task(store.environment("checkout", "staging").get("ci-42"))
+    await connecting.wait()
+
+    # When the store closes before the connection is made
+    await store.aclose()
+    may_connect.set()
+
+    # Then the call fails, and no connection stays open
+    with pytest.raises(StoreClosedError):
+        await call
+    assert [connection.is_connected for connection in idle(store)] == [False]
