@@ -1,5 +1,5 @@
-# Two commands for everybody: `make run` and `make test`. For developers: `make check` (luacheck is Debian's lua-check),
-# `make format`, `make bench`, `make soak`, `make clean`. Each installs what it needs into .venv first.
+# Two commands for everybody: `make run` and `make test`. The others are for developers, see CONTRIBUTING.md. Each installs
+# what it needs into .venv first; luacheck is Debian's package lua-check.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,22 +10,49 @@ RUN_STAMP := $(VENV)/.installed-to-run
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
 # Each worker has servers of its own; a file's tests stay together, since they share them.
-TESTS ?= --numprocesses=2 --dist=loadfile
+ALL_TESTS := --numprocesses=2 --dist=loadfile
 
-.PHONY: run test check format bench soak clean
+# tox finds each Python on PATH. pyenv puts only the selected versions there.
+TOX := PATH="$$PATH$(subst $() ,,$(patsubst %,:%,$(wildcard $(HOME)/.pyenv/versions/3.1[1-3].*/bin)))" $(BIN)/tox
+QUICK := quick-py311,quick-py312,quick-py313
+SMOKE := smoke-py311,smoke-py312,smoke-py313
+
+.PHONY: run test test-quick test-all check format build bench soak clean
 
 run: $(RUN_STAMP)  ## the gateway on an embedded store; prints a key and curl lines to try
 	SESSIONSTORE_REDIS_URL= $(BIN)/python -m gateway
 
-test: $(STAMP)  ## all tests, or TESTS="-k views"; those that need a redis-server start their own
+# A part of the tests covers a part of the code: with TESTS nothing is measured.
+test: $(STAMP)  ## all tests, and the branches that they cover, or TESTS="-k views"; each test starts the redis-server it needs
+ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS)
+else
+	rm -rf build/coverage
+	$(BIN)/coverage run -m pytest $(ALL_TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+endif
 
-check: $(STAMP)  ## lint, format, types, Lua
+test-quick: $(STAMP)  ## the quick part of the tests with each of Python 3.11 to 3.13 that is installed
+	$(TOX) run-parallel --parallel-no-spinner -e $(QUICK)
+
+test-all: $(STAMP)  ## all tests with each of Python 3.11 to 3.13 that is installed
+	$(TOX) run
+
+check: $(STAMP)  ## lint, format, types, imports, spelling, Lua, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+	$(BIN)/python .ci/unasync.py --check
 	$(BIN)/python tests/support/lua.py build/lua
 	luacheck --quiet build/lua
+
+build: $(STAMP)  ## sdist and wheel into dist/; the wheel is tried in an empty environment of each Python
+	rm -rf dist
+	$(BIN)/python -m build
+	$(TOX) run-parallel --parallel-no-spinner -e $(SMOKE) --installpkg dist/*.whl
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -38,7 +65,7 @@ soak: $(STAMP)  ## the guarantee under faults, for an hour; SOAK="--minutes 10 -
 	$(BIN)/python -m tests.faults.checker $(SOAK)
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) .tox build dist
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
