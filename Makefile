@@ -17,7 +17,7 @@ TOX := PATH="$$PATH$(subst $() ,,$(patsubst %,:%,$(wildcard $(HOME)/.pyenv/versi
 QUICK := quick-py311,quick-py312,quick-py313
 SMOKE := smoke-py311,smoke-py312,smoke-py313
 
-.PHONY: run test test-quick test-all check format build bench soak clean
+.PHONY: run test test-quick test-all check format hooks build bench soak clean
 
 run: $(RUN_STAMP)  ## the gateway on an embedded store; prints a key and curl lines to try
 	SESSIONSTORE_REDIS_URL= $(BIN)/python -m gateway
@@ -57,6 +57,9 @@ build: $(STAMP)  ## sdist and wheel into dist/; the wheel is tried in an empty e
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+hooks: $(STAMP)  ## run the quick checks before each commit
+	$(BIN)/pre-commit install
 
 bench: $(STAMP)  ## all benchmarks, or BENCH="lookup sync"; BENCH_OPTIONS="--rounds 3", --quick or --check
 	$(BIN)/python -m benchmarks $(BENCH) $(BENCH_OPTIONS)
