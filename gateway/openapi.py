@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from sessionstore import __version__
-from sessionstore.catalog.model import MAX_SCENARIO_PAGE, MAX_SEARCH_LENGTH
-from sessionstore.protocol.calls import MAX_PAGE
+from sessionstore.catalog.model import MAX_SEARCH_LENGTH
+from sessionstore.paging import MAX_PAGE
 from sessionstore.session import MAX_SLUG_LENGTH, SLUG_PATTERN
 
 from .description import Handler, Link, Operation, operation_of
@@ -89,7 +89,6 @@ _QUERY: dict[str, JSONObject] = {
         "schema": {"type": "string", "format": "scenario-cursor"},
     },
 }
-assert MAX_PAGE == MAX_SCENARIO_PAGE, "both lists take the same limit"
 
 _PATH: dict[str, JSONObject] = {
     "sessionKey": {

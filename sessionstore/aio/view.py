@@ -8,6 +8,7 @@ from typing import Self
 from ..clock import lease_clock
 from ..protocol.calls import WriteContext
 from ..replica.view import BaseView, OnStale
+from ..transport.connect import describe_process
 from .subscriptions import SubscriptionsDriver
 
 
@@ -38,7 +39,7 @@ class AsyncView(BaseView):
         """
         self._driver.start()
         with self._driver.lock:
-            self._begin(self._driver.subscriptions, lease_clock)
+            self._begin(self._driver.subscriptions, lease_clock, describe_process())
         self._driver.wake()
         if self._wait:
             try:

@@ -6,8 +6,6 @@ they belong to that scenario alone and can't be activated by themselves. Drafts 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,10 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import InvalidQueryError
+from ..paging import decode_cursor, encode_cursor, validate_limit
 from ..session import Session
 
-#: Scenarios of one page of a list, at most.
-MAX_SCENARIO_PAGE = 100
 #: Code points of what a list is searched for.
 MAX_SEARCH_LENGTH = 200
 
@@ -134,11 +131,10 @@ def page_scenarios(
     ------
     InvalidQueryError
     """
-    if type(limit) is not int or not 1 <= limit <= MAX_SCENARIO_PAGE:
-        raise InvalidQueryError(f"limit must be a whole number from 1 to {MAX_SCENARIO_PAGE}.")
+    validate_limit(limit)
     if search is not None and len(search) > MAX_SEARCH_LENGTH:
         raise InvalidQueryError(f"search must be at most {MAX_SEARCH_LENGTH} characters long.")
-    after = ("", "") if before is None else _decode_place(before)
+    after = ("", "") if before is None else decode_cursor(before, tuple[str, str], "before")
     wanted = (search or "").casefold()
     scenarios = catalog.scenarios if catalog is not None else ()
     rest = sorted(
@@ -146,24 +142,12 @@ def page_scenarios(
         key=_place,
     )
     page = tuple(rest[:limit])
-    return ScenarioPage(page, _encode_place(_place(page[-1])) if len(rest) > limit else None)
+    return ScenarioPage(page, encode_cursor(_place(page[-1])) if len(rest) > limit else None)
 
 
 def _place(scenario: Scenario) -> tuple[str, str]:
     """Where a scenario stands in a list."""
     return scenario.name.casefold(), scenario.id
-
-
-def _encode_place(place: tuple[str, str]) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
-
-
-def _decode_place(text: str) -> tuple[str, str]:
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(raw, type=tuple[str, str])
-    except (binascii.Error, ValueError, msgspec.DecodeError, AttributeError, TypeError) as exc:
-        raise InvalidQueryError("before is not what a list of scenarios returned; begin without it.") from exc
 
 
 def _diff(old: Iterable[T], new: Iterable[T]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

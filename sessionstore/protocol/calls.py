@@ -50,8 +50,6 @@ from .replies import (
 from .scripts import Script, load_script
 from .server_identity import ServerIdentity
 
-#: Sessions of one page of a list, at most.
-MAX_PAGE = 100
 #: Sessions that one script reads: some 10 µs each, during which Redis serves nobody else.
 READ_BATCH = 100
 #: Environments that one script counts the sessions of.

@@ -13,13 +13,14 @@ from typing import Any, Literal, TypeVar
 
 from msgspec.structs import replace
 
-from ..errors import InvalidQueryError, NotEffectiveError, SessionStoreError, StoreUnavailableError
+from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError
+from ..paging import decode_cursor, encode_cursor, validate_limit
 from ..session import Deletion, Effect, LiveView, Session, SessionPage, SessionPatch
 from . import calls
 from .calls import Call, IfMatch, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied
-from .replies import LeaseStatusReply, WriteReply, decode_cursor, decode_view_info, encode_cursor, session_from_state
+from .replies import LeaseStatusReply, WriteReply, decode_view_info, session_from_state
 
 #: Seconds between two looks at the leases while a writer waits, at first and at most: a message says when every view
 #: has applied the revision, and the looks are there in case it is lost.
@@ -177,9 +178,8 @@ def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
 
 def list_sessions(keyspace: EnvironmentKeyspace, limit: int, cursor: str | None) -> Operation[SessionPage]:
     """Read one page of the live sessions, newest seen first; it may be short where many others are gone."""
-    if type(limit) is not int or not 1 <= limit <= calls.MAX_PAGE:
-        raise InvalidQueryError(f"limit must be a whole number from 1 to {calls.MAX_PAGE}.")
-    after = None if cursor is None else decode_cursor(cursor)
+    validate_limit(limit)
+    after = None if cursor is None else decode_cursor(cursor, tuple[int, str], "cursor")
     sessions: list[Session] = []
     # One member more than is looked at tells whether there is a next page. The index may name sessions that are gone,
     # so a page may take more than one look; past a number of them it is returned short, with where to go on.
@@ -196,12 +196,12 @@ def list_sessions(keyspace: EnvironmentKeyspace, limit: int, cursor: str | None)
             if key in states:
                 sessions.append(session_from_state(states[key], keyspace.project, keyspace.environment))
                 if len(sessions) == limit and number < len(members):
-                    return SessionPage(tuple(sessions), encode_cursor(*after))
+                    return SessionPage(tuple(sessions), encode_cursor(after))
         if len(members) <= count:
             return SessionPage(tuple(sessions), None)
         count = calls.READ_BATCH
     assert after is not None, "there was a member, since there are more"
-    return SessionPage(tuple(sessions), encode_cursor(*after))
+    return SessionPage(tuple(sessions), encode_cursor(after))
 
 
 def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:

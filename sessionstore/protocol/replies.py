@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,7 +13,6 @@ from ..errors import (
     CorruptDataError,
     EnvironmentNotFoundError,
     InvalidOverrideError,
-    InvalidQueryError,
     InvalidScenarioError,
     OverrideNotFoundError,
     PreconditionFailedError,
@@ -312,24 +309,3 @@ def decode_view_info(text: str) -> ViewInfo:
         return msgspec.json.decode(text, type=ViewInfo)
     except msgspec.DecodeError:
         return ViewInfo()
-
-
-def encode_cursor(last_seen_at: int, session_key: str) -> str:
-    """Where the next page of a list begins, as opaque text that is safe in a URL."""
-    return base64.urlsafe_b64encode(_encode_json((last_seen_at, session_key))).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str) -> tuple[int, str]:
-    """The inverse of `encode_cursor`.
-
-    Raises
-    ------
-    InvalidQueryError
-    """
-    try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        last_seen_at, session_key = msgspec.json.decode(raw, type=tuple[int, str])
-        session_key.encode()
-    except (binascii.Error, ValueError, msgspec.DecodeError, AttributeError, TypeError) as exc:
-        raise InvalidQueryError("The cursor is not one that a list returned; begin without one.") from exc
-    return last_seen_at, session_key

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import weakref
 from collections.abc import Callable
 from typing import Literal, cast
@@ -18,7 +17,6 @@ from ..catalog.model import Catalog
 from ..errors import InvalidInputError, StaleView, StoreClosedError, StoreUnavailableError
 from ..options import check_seconds
 from ..protocol.calls import WriteContext
-from ..protocol.replies import ViewInfo, encode_view_info
 from ..session import Session, normalize_session_key
 from .held_session import HeldSession
 from .subscriptions import Subscriptions
@@ -112,11 +110,11 @@ class BaseView:
         self._closed: str | None = "This view is not open; use it as a context manager, or call open() first."
         self.get = self._refuse
 
-    def _begin(self, subscriptions: Subscriptions, clock: Callable[[], float]) -> None:
+    def _begin(self, subscriptions: Subscriptions, clock: Callable[[], float], info: str) -> None:
         """Follow the environment, and answer look-ups from now on."""
         if self._closed is None:
             raise InvalidInputError("This view is open already; make another with view().")
-        follower = subscriptions.follow(self._context, describe_process(), clock(), self._touch_interval_s)
+        follower = subscriptions.follow(self._context, info, clock(), self._touch_interval_s)
         self._follower = follower
         self._sessions = follower.sessions
         self._clock = clock
@@ -282,10 +280,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def describe_process() -> str:
-    """What a view says of itself to operators, as JSON."""
-    from .. import __version__
-
-    return encode_view_info(ViewInfo(socket.gethostname(), os.getpid(), __version__))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +18,8 @@ from ..errors import (
     InvalidInputError,
 )
 from ..options import MAX_CONNECTIONS
+from ..protocol.replies import ViewInfo, encode_view_info
+from ..version import __version__
 
 #: Connections that one store may be asked for, at most.
 _MAX_CONNECTIONS = 10_000
@@ -133,3 +137,8 @@ def never_reconnect(link: Any) -> None:
         raise redis_errors.ConnectionError("The connection is closed.")
 
     link.connect = link.connect_check_health = refuse
+
+
+def describe_process() -> str:
+    """How a view of this process describes itself to operators, as JSON."""
+    return encode_view_info(ViewInfo(socket.gethostname(), os.getpid(), __version__))

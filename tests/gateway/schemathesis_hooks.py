@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.openapi import ENTITY_TAGS_PATTERN
 from sessionstore import Scenario
 from sessionstore.catalog.model import Catalog, page_scenarios
-from sessionstore.protocol.replies import encode_cursor
+from sessionstore.paging import encode_cursor
 
 __all__ = ["CATALOG", "PLACES"]
 
@@ -42,7 +42,8 @@ def _place_after(name: str) -> str:
 
 
 schemathesis.openapi.format(
-    "session-cursor", st.builds(encode_cursor, st.integers(0, 2**53 - 1), st.text(min_size=1, max_size=5))
+    "session-cursor",
+    st.builds(lambda *place: encode_cursor(place), st.integers(0, 2**53 - 1), st.text(min_size=1, max_size=5)),
 )
 schemathesis.openapi.format("scenario-cursor", st.builds(_place_after, st.text(max_size=5)))
 

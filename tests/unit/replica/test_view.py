@@ -50,7 +50,7 @@ class RacingWorld(SubscriptionsWorld):
         self.server = self.servers[KEYS.changes]
         self.server.put("ci-42", published=False)
         self.view = BaseView(self.contexts[KEYS.changes], "raise", False, 10.0, 60.0)
-        self.view._begin(self.subscriptions, lambda: self.now)
+        self.view._begin(self.subscriptions, lambda: self.now, "{}")
         self.subscriptions.connected(self.now)
         self.confirm()
         self.run()
