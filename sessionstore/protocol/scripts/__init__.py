@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from msgspec import Struct
 
@@ -24,24 +24,32 @@ class Script(Struct, frozen=True):
     sha: str
 
 
-def _read(name: str) -> str:
-    return resources.files(__name__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+def _read_folder(folder: Traversable, prefix: str = "") -> dict[str, str]:
+    return {
+        prefix + entry.name.removesuffix(".lua"): entry.read_text(encoding="utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".lua")
+    }
+
+
+_FRAGMENTS = _read_folder(resources.files(__name__) / "lib", "lib/")
 
 
 def compose(name: str, text: str) -> Script:
-    """Make a script of its text: put the fragments in that it includes."""
-    text = _INCLUDE.sub(lambda match: _read(match[1]).rstrip(), text)
+    """Make a script from its text, with the fragments that it includes."""
+    text = _INCLUDE.sub(lambda match: _FRAGMENTS[match[1]].rstrip(), text)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-@cache
+#: Read at import: a process that runs out of file descriptors later can still make its first call of a script.
+_SCRIPTS = {name: compose(name, text) for name, text in sorted(_read_folder(resources.files(__name__)).items())}
+
+
 def load_script(name: str) -> Script:
-    """Read a script from the package, once."""
-    return compose(name, _read(name))
+    """Return the script of this name."""
+    return _SCRIPTS[name]
 
 
 def script_names() -> list[str]:
-    """Every operation's script, in alphabetical order."""
-    return sorted(
-        entry.name.removesuffix(".lua") for entry in resources.files(__name__).iterdir() if entry.name.endswith(".lua")
-    )
+    """List the names of the scripts in alphabetical order."""
+    return list(_SCRIPTS)
