@@ -1,10 +1,15 @@
 -- The environment's head and its chain of revisions.
 --
--- head (hash): rev, the revision counter; id, the random id of the write that made it; maxTtl, the longest TTL in ms
--- that a write has used; expired, how many leases have run out; settle, a Redis time until which no write may
--- count on the leases it sees (see open_head); lost, the highest revision that a caller has proved by that there was a
--- longer history; epoch, the server's run and the first lease that was taken: leases and changes of another epoch may be
--- on another chain than the head's.
+-- The head is a hash with these fields:
+--   rev            revision counter; each change of the environment adds one
+--   id             random id of the write that made rev
+--   layout         layout of the environment's data, see lib/layout.lua
+--   maxTtl         longest TTL in ms that a write has used
+--   expiredLeases  number of leases that have expired
+--   countableAt    Redis time in ms; before it, no write may count the leases, since some may be lost (see open_head)
+--   lostRev        highest revision a caller has seen that this head no longer contains
+--   epoch          id of the server's run, then the id of the first lease taken. Leases and changes of another epoch
+--                  may belong to another chain than the head's.
 
 -- Count on no lease that is seen now: some may be lost.
 local function forget_leases(head, now, lease)
