@@ -1,0 +1,48 @@
+"""`translate` gives each foreign error its class, and quotes neither host nor password."""
+
+from __future__ import annotations
+
+import pytest
+import redis.exceptions as redis_errors
+
+from sessionstore.errors import IncompatibleLayoutError, SessionStoreError
+from sessionstore.protocol.calls import Call
+from sessionstore.protocol.scripts import load_script
+from sessionstore.transport.errors import translate
+
+CALL = Call(load_script("ping"), (), (), lambda payload: payload)
+SECRETS = "redis://user:hunter2@db.internal:6379"
+KINDS = [
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.AuthenticationError,
+    redis_errors.NoPermissionError,
+    redis_errors.ReadOnlyError,
+    redis_errors.BusyLoadingError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.InvalidResponse,
+    redis_errors.MaxConnectionsError,
+    redis_errors.ResponseError,
+    redis_errors.RedisError,
+    ConnectionRefusedError,
+    OSError,
+    TimeoutError,
+    ValueError,
+]
+
+
+def test_another_layout_is_an_incompatible_layout_error() -> None:
+    error = translate(redis_errors.ResponseError("SSLAYOUT 1 script: abc, on @user_script:9."), CALL, sent=True)
+
+    assert isinstance(error, IncompatibleLayoutError)
+    assert "layout 1," in str(error)
+
+
+@pytest.mark.parametrize("sent", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_error_quotes_the_host_or_the_password(kind: type[Exception], sent: bool) -> None:
+    error = translate(kind(f"Error at {SECRETS}"), CALL, sent=sent)
+
+    assert isinstance(error, SessionStoreError)
+    assert "hunter2" not in str(error)
+    assert "db.internal" not in str(error)
