@@ -1,10 +1,11 @@
--- Acknowledge what a lease's view has applied, between two renewals, since a writer waits for it. Does not prolong the lease.
+-- Acknowledge what a lease's view has applied, between two renewals, since a writer waits for it. Does not prolong the
+-- lease.
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] applied (channel)
 -- ARGV[1] the lease's id  [2] the revision that the view has applied, and [3] its id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that the lease still lasts}; or the same with the status
---           expired: it has run out, join anew; or forked: leave and resync
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that the lease still
+--           lasts}; or the same with the status expired: it has run out, join anew; or forked: leave and resync
 -- Publishes on `applied` where every live lease has applied more than before
 
 --@include lib/clock

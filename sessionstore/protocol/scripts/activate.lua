@@ -4,8 +4,8 @@
 -- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
 -- ARGV[8] override id  [9] how many overrides a session may have
 --
--- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override, local_override,
---           too_many_overrides
+-- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
+--           local_override, too_many_overrides
 -- Publishes 'set' where the override was off, or 'expiry' where only the expiry moved
 
 --@include lib/clock

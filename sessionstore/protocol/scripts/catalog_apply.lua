@@ -1,19 +1,22 @@
--- Give an environment its catalog and register it, or take both away. Where the new catalog no longer offers what sessions
--- use, it is deactivated in all of them within this run, so that no PUT can slip in between. The catalog that is there
--- already changes nothing: no revision, no message.
+-- Give an environment its catalog and register it, or take both away. Where the new catalog no longer offers what
+-- sessions use, it is deactivated in all of them within this run, so that no PUT can slip in between. The catalog that
+-- is there already changes nothing: no revision, no message.
 --
--- Sessions have to be named in KEYS, and are needed only where something may have to be deactivated: the first call names
--- none, and where that is not enough, the answer says which members of the index are missing.
+-- Sessions have to be named in KEYS, and are needed only where something may have to be deactivated: the first call
+-- names none, and where that is not enough, the answer says which members of the index are missing.
 --
 -- KEYS[1] environments  [2] catalog  [3] catalog:mocks  [4] catalog:local  [5] catalog:scenarios
 --     [6] index  [7] head  [8] leases  [9] acks  [10] views  [11] changes (channel)  [12..] sessions
--- ARGV[1] id of this write; its n-th revision has the id and '.' and n  [2] lease, ms  [3] highest revision the writer knows
---     [4] '1' if it waits  [5] environment  [6] SHA-256 of the catalog's JSON  [7] the JSON, or '' to take the catalog away
+-- ARGV[1] id of this write; its n-th revision has the id and '.' and n  [2] lease, ms  [3] highest revision the writer
+--         knows
+--     [4] '1' if it waits  [5] environment  [6] SHA-256 of the catalog's JSON  [7] the JSON, or '' to take the catalog
+--     away
 --     [8] how many published mocks, [9] scenario-local mocks, [10] scenarios there are
---     [11..] pairs: published mock, name; then local mock, scenario; then scenario, its JSON; then the session keys of KEYS[12..]
+--     [11..] pairs: published mock, name; then local mock, scenario; then scenario, its JSON; then the session keys of
+--     KEYS[12..]
 --
--- Returns   lib/reply.lua, written, with no session, and "previous": the catalog before, or null where nothing changed or there was
---           none, "sessions": how many were changed; `existed` says that there was a catalog. Or
+-- Returns   lib/reply.lua, written, with no session, and "previous": the catalog before, or null where nothing changed
+--           or there was none, "sessions": how many were changed; `existed` says that there was a catalog. Or
 --           {"status": "need_sessions", "missing": [session key, …], "more": whether that is not all}
 -- Publishes 'set' for each session that was changed, then 'catalog'
 

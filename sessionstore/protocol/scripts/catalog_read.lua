@@ -3,8 +3,8 @@
 -- KEYS[1] catalog  [2] head  [3] environments
 -- ARGV[1] environment
 --
--- Returns {"now": ms, "known": whether the environment may be used, "rev": the revision of the catalog's last change, 0 where
---         there never was one, "catalog": … or null where there is none}
+-- Returns {"now": ms, "known": whether the environment may be used, "rev": the revision of the catalog's last change, 0
+--         where there never was one, "catalog": … or null where there is none}
 
 --@include lib/clock
 --@include lib/environment

@@ -4,7 +4,8 @@
 -- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
 -- ARGV[8] override id
 --
--- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override, local_override, not_found
+-- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
+--           local_override, not_found
 -- Publishes 'set' where the override was on, or 'expiry' where only the expiry moved
 
 --@include lib/clock

@@ -4,7 +4,8 @@
 -- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
 -- ARGV[8] If-Match: '', '*' or ',7,9,'
 --
--- Returns   lib/reply.lua, written, with no session; or lib/failure.lua with the status unknown_environment, precondition_failed
+-- Returns   lib/reply.lua, written, with no session; or lib/failure.lua with the status unknown_environment,
+--           precondition_failed
 -- Publishes 'delete' where there was a session
 
 --@include lib/clock

@@ -5,8 +5,8 @@
 -- ARGV[1] the lease's id, never used before  [2] lease, ms  [3] what the view says of itself, JSON
 --     [4] the revision that it has applied, and [5] its id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that the lease lasts}; or the same with the
---           status forked and no lease, where the view's revision is not on this head's chain
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that the lease lasts}; or
+--           the same with the status forked and no lease, where the view's revision is not on this head's chain
 -- Publishes on `applied` where leases that had run out held writers up
 
 --@include lib/clock

@@ -4,8 +4,8 @@
 -- ARGV[1] SHA-256 of the key  [2] name  [3] project, or '' for every project  [4] expiresAt, ms, or ''
 --      [5] how many active keys there may be  [6] how many ended ones are kept
 --
--- Returns {"status": "ok", "now": ms, "key": …}; or lib/failure.lua with the status too_many_keys, expires_in_past, taken (another
---         key has the same id; make another)
+-- Returns {"status": "ok", "now": ms, "key": …}; or lib/failure.lua with the status too_many_keys, expires_in_past,
+--         taken (another key has the same id; make another)
 
 --@include lib/clock
 --@include lib/failure

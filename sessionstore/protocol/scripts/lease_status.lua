@@ -4,8 +4,8 @@
 -- ARGV[1] the revision that the writer waits for  [2] lease, ms
 --
 -- Returns {"now": ms, "rev": head, "live": leases that live, "pending": those of them that have not applied it,
---          "expired": leases that ever ran out, "leaseLeftMs": ms until the last of the pending ones runs out, "countableInMs": ms during
---          which live leases may be missing from the count, "epoch": that of the leases}
+--          "expired": leases that ever ran out, "leaseLeftMs": ms until the last of the pending ones runs out,
+--          "countableInMs": ms during which live leases may be missing from the count, "epoch": that of the leases}
 
 --@include lib/clock
 --@include lib/layout

@@ -1,5 +1,5 @@
--- Give a lease up: no writer waits for it any more. Its view must have stopped calling itself fresh before. A lease that is gone
--- already is no error.
+-- Give a lease up: no writer waits for it any more. Its view must have stopped calling itself fresh before. A lease
+-- that is gone already is no error.
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] applied (channel)
 -- ARGV[1] the lease's id

@@ -6,8 +6,8 @@
 -- ARGV[8] If-Match: '', '*' or ',7,9,'  [9] If-None-Match: '' or '*'
 -- ARGV[10..] pairs: '+name', value (set) or '-name', '' (clear); name is a property, overrides are a JSON array
 --
--- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed, unknown_override,
---           local_override, unknown_scenario
+-- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
+--           unknown_override, local_override, unknown_scenario
 -- Publishes 'set', or 'expiry' where only the expiry moved
 
 --@include lib/clock

@@ -1,12 +1,12 @@
--- Prolong a lease, and acknowledge what its view has applied. Only a view that has applied the head which its last join or
--- renewal returned may go on: one whose subscription is dead while its commands work is refused.
+-- Prolong a lease, and acknowledge what its view has applied. Only a view that has applied the head which its last join
+-- or renewal returned may go on: one whose subscription is dead while its commands work is refused.
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)  [6] applied (channel)
 -- ARGV[1] the lease's id  [2] lease, ms  [3] the revision that the view has applied, and [4] its id
 --
--- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that it lasts, 0 where it was not prolonged}
---           status: ok; expired: it has run out, or was taken in another epoch: join anew; refused, forked: the
---           view has missed something: leave and resync
+-- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that it lasts, 0 where it was
+--           not prolonged} status: ok; expired: it has run out, or was taken in another epoch: join anew; refused,
+--           forked: the view has missed something: leave and resync
 -- Publishes on `applied` where every live lease has applied more than before
 
 --@include lib/clock
@@ -35,8 +35,8 @@ elseif is_forked(head, rev, ARGV[4]) then
 elseif rev < tonumber(held[1]) then
   status = 'refused'
 else
-  -- A writer that commits now waits for a lease and a third, and a twentieth for a renewal that is a little late. A view
-  -- that is behind and renews later than that is not given the time it was late.
+  -- A writer that commits now waits for a lease and a third, and a twentieth for a renewal that is a little late. A
+  -- view that is behind and renews later than that is not given the time it was late.
   local due = expires - lease + math.floor(lease / 3 + lease / 20)
   lasts = lease - (rev < head.rev and math.max(0, now - due) or 0)
   redis.call('ZADD', KEYS[2], int(now + lasts), lease_id)

@@ -3,7 +3,8 @@
 -- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
 -- ARGV[8] If-Match: '', '*' or ',7,9,'
 --
--- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed, not_found
+-- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
+--           not_found
 -- Publishes 'set' where something was cleared, or 'expiry' where only the expiry moved
 
 --@include lib/clock

@@ -1,9 +1,10 @@
--- One step of a snapshot: read the sessions that the step before has found in the index, and find the next ones. It says at
--- which revision it was read, so that a view can prove that the steps and the messages it receives are of one history.
--- Every member that is in the index from the first step to the last is found at least once.
+-- One step of a snapshot: read the sessions that the step before has found in the index, and find the next ones. It
+-- says at which revision it was read, so that a view can prove that the steps and the messages it receives are of one
+-- history. Every member that is in the index from the first step to the last is found at least once.
 --
 -- KEYS[1] head  [2] index  [3..] sessions to read
--- ARGV[1] cursor, '0' to begin  [2] about how many members to find; '0': none  [3..] the session keys, in the order of KEYS
+-- ARGV[1] cursor, '0' to begin  [2] about how many members to find; '0': none  [3..] the session keys, in the order of
+--         KEYS
 --
 -- Returns {"now": ms, "rev": 0 where nothing was ever written, "id": '', "cursor": text, '0' at the end,
 --          "members": [session key, …], "sessions": those that exist of the ones to read}

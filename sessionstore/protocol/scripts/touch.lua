@@ -1,5 +1,5 @@
--- Note when sessions were last seen. lastSeenAt never goes back, a time in the future counts as now, and a session that
--- is gone is not revived.
+-- Touch sessions: record when they were last seen. lastSeenAt never goes back, and a time in the future counts as now.
+-- A session that has expired is not revived.
 --
 -- KEYS[1] index  [2] head  [3] changes (channel)  [4..] sessions
 -- ARGV[1] id of this write  [2] TTL, ms  [3] lease, ms  [4] highest revision the writer knows

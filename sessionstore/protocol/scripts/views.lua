@@ -2,8 +2,9 @@
 --
 -- KEYS[1] head  [2] leases  [3] views
 --
--- Returns {"now": ms, "rev": head, "views": [{"lease": id, "info": what the view says of itself, JSON as text, "applied": the last
---         revision that it said it has applied, "leaseLeftMs": ms until its lease runs out}, …]}, the one that runs out first first
+-- Returns {"now": ms, "rev": head, "views": [{"lease": id, "info": what the view says of itself, JSON as text,
+--         "applied": the last revision that it said it has applied, "leaseLeftMs": ms until its lease runs out}, …]},
+--         the one that runs out first first
 
 --@include lib/clock
 

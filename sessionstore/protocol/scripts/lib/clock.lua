@@ -1,7 +1,7 @@
 -- Redis time, and numbers as text.
 
--- A Lua number prints with 14 digits by default; milliseconds since 1970 and revisions need them all. '%d' takes them as
--- 64 bits, in half the time of '%.0f'.
+-- A Lua number prints with 14 digits by default; milliseconds since 1970 and revisions need them all. '%d' takes them
+-- as 64 bits, in half the time of '%.0f'.
 local function int(n)
   return string.format('%d', n)
 end

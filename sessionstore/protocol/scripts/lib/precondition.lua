@@ -1,4 +1,5 @@
--- If-Match and If-None-Match. `if_match` is '', '*' or revisions between commas (',7,9,'); `if_none_match` is '' or '*'.
+-- If-Match and If-None-Match. `if_match` is '', '*' or revisions between commas (',7,9,'); `if_none_match` is '' or
+-- '*'.
 local function precondition_holds(session, if_match, if_none_match)
   if if_none_match == '*' and session then
     return false

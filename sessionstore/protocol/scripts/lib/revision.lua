@@ -17,7 +17,8 @@ local function forget_leases(head, now, lease)
   head.forgotten = true
 end
 
--- The id of this run of the server: another one after a restart, and after a replica took over. '-' where it is not told.
+-- The id of this run of the server: another one after a restart, and after a replica took over. '-' where it is not
+-- told.
 local function server_run()
   local info = redis.pcall('INFO', 'server')
   -- Plain, since a pattern would be tried at each of hundreds of characters.
@@ -25,14 +26,14 @@ local function server_run()
   return before and string.sub(info, before + 1, before + 12) or '-'
 end
 
--- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`, where
--- given, how many subscriptions the caller has itself.
+-- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`,
+-- where given, how many subscriptions the caller has itself.
 -- Where leases may have been lost, writes wait for a whole lease: the head is lower than the caller knows it was; it is
 -- missing although somebody listens; or leases were taken from another run of the server, so that the last of them, and
 -- the last acknowledgements, may not have reached this one's data. Without leases nobody has to ask for the run.
 -- The same loss counts once: leases that were lost have run out a lease after it was first found, and callers that come
--- to know of it one after another, a view that was cut off for long among them, must not make writers wait anew. One more
--- loss in the meantime shows by itself, by a head that is missing or by the server's run.
+-- to know of it one after another, a view that was cut off for long among them, must not make writers wait anew. One
+-- more loss in the meantime shows by itself, by a head that is missing or by the server's run.
 local function open_head(head_key, changes, now, lease, known, own)
   -- To publish is the last thing that a script does. It has to be allowed, or nothing may be written.
   if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', changes, '') then
@@ -101,10 +102,11 @@ local function advance_head(head_key, head, id, ttl)
   return prev
 end
 
--- The two oldest members of the index that are certainly gone, for a script that adds one, or that comes often. No session
--- lives longer than the longest TTL after it was last seen, so the scores alone tell, and no key has to be looked at that
--- KEYS does not name. Call it before the first write of a script, and drop them before members are added: a session that
--- is set anew may be among them.
+-- The two oldest members of the index that are certainly gone, for a script that adds one, or that comes often. No
+-- session lives longer than the longest TTL after it was last seen, so the scores alone tell, and no key has to be
+-- looked at that
+-- KEYS does not name. Call it before the first write of a script, and drop them before members are added: a session
+-- that is set anew may be among them.
 local function gone_members(index, head, now, ttl)
   return redis.call('ZRANGEBYSCORE', index, '-inf', int(now - math.max(head.maxTtl, ttl)), 'LIMIT', 0, 2)
 end
@@ -115,7 +117,8 @@ local function drop_members(index, gone)
   end
 end
 
--- Publish one change. `wait` says that a writer waits until every view has applied it. The epoch is there once there is one.
+-- Publish one change. `wait` says that a writer waits until every view has applied it. The epoch is there once there is
+-- one.
 local function publish_change(changes, kind, head, prev, now, wait, body)
   redis.call('PUBLISH', changes, '{"type":"' .. kind .. '","rev":' .. int(head.rev)
     .. ',"id":' .. cjson.encode(head.id) .. ',"prev":' .. cjson.encode(prev)

@@ -1,10 +1,11 @@
 -- One session: its hash, and its JSON as replies and messages carry it.
 --
 -- The hash has one field for each property, named as in the HTTP API; a property that is null, empty or 0 has no field.
--- expiryRev is the revision that moved its expiry since it was set: who finds the session unchanged waits for that, too, or
--- a view that has not applied it could let the session end early.
+-- expiryRev is the revision that moved its expiry since it was set: who finds the session unchanged waits for that,
+-- too, or a view that has not applied it could let the session end early.
 
--- Milliseconds that a hash outlives its expiresAt: Redis collects it, but expiresAt alone says when a session has ended.
+-- Milliseconds that a hash outlives its expiresAt: Redis collects it, but expiresAt alone says when a session has
+-- ended.
 local COLLECT_AFTER_MS = 10000
 
 -- Whether the text is a JSON array of ids, without spaces: it is copied into messages as it is.
@@ -53,8 +54,8 @@ local function new_session(now)
   }
 end
 
--- Replace the hash whole, so that it holds no field that was cleared, nor one of an earlier, expired session of the same
--- key. Where a field is only set or changed, as mostly, nothing has to be deleted.
+-- Replace the hash whole, so that it holds no field that was cleared, nor one of an earlier, expired session of the
+-- same key. Where a field is only set or changed, as mostly, nothing has to be deleted.
 local function save_session(key, session)
   local fields = {
     'rev', int(session.rev), 'createdAt', int(session.createdAt), 'lastSeenAt', int(session.lastSeenAt),
@@ -96,7 +97,7 @@ local function session_json(session_key, session)
     .. ',"expiresAt":' .. int(session.expiresAt) .. '}'
 end
 
--- Note that a session was seen at `seen`. Returns true where that moves its expiry, which is the case only when it
+-- Touch a session that was seen at `seen`. Returns true where that moves its expiry, which is the case only when it
 -- gains more than a tenth of the TTL: Redis and every view then agree on the expiry without a message per request.
 local function see_session(session, seen, ttl)
   session.lastSeenAt = math.max(session.lastSeenAt, seen)

@@ -6,8 +6,9 @@ local function read_head(head_key)
   return { rev = whole(value[1] or '0'), id = value[2] or '', expired = whole(value[3] or '0'), epoch = value[4] or '' }
 end
 
--- Call it ahead of all other writes: a script that has begun with one that only removes runs to its end on a Redis that is out
--- of memory. Nothing changes there, and so views can stay fresh. Where the keys are not what they should be, it fails here.
+-- Call it ahead of all other writes: a script that has begun with one that only removes runs to its end on a Redis that
+-- is out of memory. Nothing changes there, and so views can stay fresh. Where the keys are not what they should be, it
+-- fails here.
 local function begin_without_memory()
   redis.call('HLEN', KEYS[4])
   redis.call('ZREM', KEYS[2], '')
@@ -33,7 +34,7 @@ local function announce(channel, head, before)
   end
 end
 
--- Note that the lease's view has applied `rev`. Never lowers what it has acknowledged.
+-- Record that the lease's view has applied `rev`. Never lowers what it has acknowledged.
 local function acknowledge(lease_id, rev)
   redis.call('ZADD', KEYS[3], 'GT', int(rev), lease_id)
   redis.call('HSET', KEYS[4], lease_id .. ':applied', int(rev))

@@ -1,5 +1,5 @@
--- The common end of each script that writes one session. Whatever can fail is read before the first write: the leases and
--- the head too, since a script that fails midway is not undone. The index is written first.
+-- The common end of each script that writes one session. Whatever can fail is read before the first write: the leases
+-- and the head too, since a script that fails midway is not undone. The index is written first.
 --
 -- All of them are called with the same first keys and arguments:
 --   KEYS[1] session  [2] index  [3] head  [4] leases  [5] acks  [6] views  [7] environments  [8] changes (channel)
@@ -43,7 +43,7 @@ local function keep_loss()
   end
 end
 
--- Write `session` where `changed`, else only note that it was seen, and publish what views have to know.
+-- Write `session` where `changed`, else only touch it, and publish what views have to know.
 local function commit_session(session, changed, existed)
   compare_with_head(session)
   local moved = see_session(session, now, ttl)
