@@ -52,7 +52,7 @@ class Chain:
 
         Raises
         ------
-        Doubt
+        Inconsistent
             It is not the next one.
         """
         if not self.continues(change):

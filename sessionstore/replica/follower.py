@@ -1,4 +1,4 @@
-"""One environment as a store follows it: its replica, its lease, and the notes of what was looked up.
+"""One environment as a store follows it: its replica, its lease, and the pending touches.
 
 No I/O, no clock, no thread: the drivers feed in what arrives and when, run the calls that `poll` asks for, and bring
 the answers back. What a look-up reads is kept here as plain attributes, each replaced by one assignment, so that any
@@ -76,7 +76,7 @@ class FastPath:
     """
 
     strict: bool
-    until: float = -inf
+    valid_until: float = -inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +144,7 @@ class Follower:
         self._head_to_confirm: tuple[Position, int] | None = None
         #: since when a sync only waits for messages
         self._awaiting_since: float | None = None
-        #: doubts since the last message: that many resyncs were in vain if messages do not come
+        #: resyncs since the last message: they were in vain if messages do not come
         self.unheard = 0
         self.closed = False
         self.replica.on_change = self._changed
@@ -155,21 +155,21 @@ class Follower:
         """Redis time at local time `now`, or a little later: a session is never served past its expiry by it."""
         return now * 1000 + (self._redis_offset_ms or 0.0)
 
-    def bound(self, *, strict: bool) -> FastPath:
-        """Make the bound of one more view."""
-        bound = FastPath(strict)
-        self._fast_paths.append(bound)
-        return bound
+    def add_fast_path(self, *, strict: bool) -> FastPath:
+        """Make the fast path of one more view."""
+        fast_path = FastPath(strict)
+        self._fast_paths.append(fast_path)
+        return fast_path
 
-    def drop_fast_path(self, bound: FastPath) -> None:
-        """A view is closed: its look-ups take the way that says so."""
-        self._fast_paths.remove(bound)
-        bound.until = -inf
+    def drop_fast_path(self, fast_path: FastPath) -> None:
+        """Close the fast path of a closed view, whose look-ups then raise."""
+        self._fast_paths.remove(fast_path)
+        fast_path.valid_until = -inf
 
     def touch(self, session_key: str, session: HeldSession, now: float) -> None:
-        """Note that a session was looked up. The mark on the session spares later look-ups the note until the flush."""
+        """Record a look-up. Until the flush, `touch_pending` spares later look-ups the same work."""
         if not session.touch_pending:
-            # In this order, and the other way round in the flush: a mark without a note would never be taken off.
+            # The flush clears these in the reverse order: `touch_pending` without a touch would never be cleared.
             session.set_touch_pending(True)
             self.touches[session_key] = now
 
@@ -186,7 +186,7 @@ class Follower:
         self._refresh(now)
 
     def lost(self, reason: str, now: float) -> None:
-        """The subscription's link is down."""
+        """The pub/sub connection is down."""
         self.unheard = 0
         self._blame(reason)
         self.replica.lost(reason)
@@ -215,8 +215,8 @@ class Follower:
 
     def _close_fast_paths(self) -> None:
         """Have look-ups check the expiry themselves, until that of the state which is about to come is known."""
-        for bound in self._fast_paths:
-            bound.until = -inf
+        for fast_path in self._fast_paths:
+            fast_path.valid_until = -inf
 
     # What is to do
 
@@ -299,7 +299,7 @@ class Follower:
         self._refresh(now)
 
     def crashed(self, now: float) -> None:
-        """Go on after an error that nobody expected: nothing is known of what was asked, nor of what is held."""
+        """Recover from an unexpected error: every request fails, and the replica resyncs."""
         error = StoreUnavailableError("an unexpected error, see the log.")
         for request in tuple(self._asked):
             self.failed(request, error, now)
@@ -309,7 +309,7 @@ class Follower:
         """Local time at which `poll` has to be called again at the latest."""
         wake = self.lease.wake_at
         if not self._touch_in_flight:
-            # Also where there is nothing to flush yet: look-ups can't wake anybody.
+            # Even with nothing to flush yet: a look-up can't wake the driver.
             wake = min(wake, self._touch_at)
         if self._awaiting_since is not None:
             wake = min(wake, self._awaiting_since + _AWAIT_S)
@@ -358,7 +358,7 @@ class Follower:
             self.replica.reached(head.rev, head.id, since=since)
 
     def _check_awaited(self, now: float) -> None:
-        """Doubt a sync that only waits for messages, where they do not come: they may be lost."""
+        """Resync when a sync waits for messages that do not come: they may be lost."""
         if self.replica.awaited is None:
             self._awaiting_since = None
         elif self._awaiting_since is None:
@@ -400,7 +400,7 @@ class Follower:
             session_key = self._flushing.pop()
             seen_at = self.touches.pop(session_key, None)
             held = self.sessions.get(session_key)
-            # A touch would not revive a session that is gone.
+            # A touch can't revive a deleted or expired session.
             if seen_at is not None and held is not None:
                 held.set_touch_pending(False)
                 batch[session_key] = seen_at
@@ -432,8 +432,8 @@ class Follower:
         self.fresh_until = self.lease.fresh_until()
         if self.closed:
             horizon = self.fresh_until = -inf
-        for bound in self._fast_paths:
-            bound.until = min(horizon, self.fresh_until) if bound.strict else horizon
+        for fast_path in self._fast_paths:
+            fast_path.valid_until = min(horizon, self.fresh_until) if fast_path.strict else horizon
 
 
 def _clause(error: SessionStoreError) -> str:

@@ -32,7 +32,7 @@ class HeldSession(Session, frozen=True, kw_only=True, gc=False, eq=False):
         return hash(astuple(self)[:_CONTENT])
 
     def __repr__(self) -> str:
-        # As a Session, which is what whoever looks it up takes it for.
+        # Callers know it as a Session.
         return repr(Session(**{name: getattr(self, name) for name in Session.__struct_fields__}))
 
 
@@ -43,6 +43,6 @@ _CONTENT = len(Session.__struct_fields__) - 1
 def moved(session: HeldSession, expires_at: int, last_seen_at: int) -> HeldSession:
     """The session with another expiry; it keeps its revision.
 
-    That it was noted is not taken over: the flush unmarks what is served, and this may come to be served only later.
+    `touch_pending` starts anew: the flush clears it only on sessions that are served, and this one may be served later.
     """
     return replace(session, expires_at=expires_at, last_seen_at=last_seen_at, touch_pending=False)

@@ -82,7 +82,7 @@ class Lease:
 
     Parameters
     ----------
-    keys : EnvironmentKeys
+    keyspace : EnvironmentKeyspace
         The environment.
     lease_ms : int
         How long a lease lasts. All views and writers of one Redis need the same.

@@ -1,24 +1,24 @@
 """One environment's sessions in local memory, kept right by messages: a state machine without I/O, clock or thread.
 
-A driver feeds in what happens on the subscription's link (`subscribed`, `message`, `lost`, `resync`), runs the calls
+A driver feeds in what happens to the pub/sub connection (`subscribed`, `message`, `lost`, `resync`), runs the calls
 that `poll` asks for and brings the answers back (`answered`, `failed`). Events lead from state to state by the table
 below:
 
-- **EMPTY**: there is no link. What was held is still served.
+- **EMPTY**: there is no connection. What was held is still served.
 - **SYNCING**: the subscription is confirmed, and the contents are read anew beside those that are served (snapshot.py
   says how, and why the result is right).
 - **LIVE**: what is served is the environment's state at the position `rev`, `id`, exactly, and each message takes it to
   the next one.
 
-Any doubt means a resync: a message that does not decode, or is not the very next one of the same history; a position
-that Redis names and the chain contradicts; whatever the driver can't explain. A resync is cheap and can't be wrong; a
-repair can.
+Every inconsistency means a resync: a message that does not decode, or is not the very next one of the same history; a
+position that Redis names and the chain contradicts; whatever the driver can't explain. A resync is cheap and can't be
+wrong; a repair can.
 
 LIVE does not mean current, since messages may be on their way, or lost with nothing after them to show it. `reached`
 tells that for a position which Redis has named: the replica is as current as that position where it is true.
 
 ``sessions`` may be read from any thread without a lock: it is one dict, changed in place by single operations, and the
-sessions in it are immutable but for a mark. Everything else belongs to the one flow that drives the replica.
+sessions in it are immutable but for `touch_pending`. Everything else belongs to the one flow that drives the replica.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Replica:
     ----------
     project, environment : str
         What the sessions are held for.
-    keys : EnvironmentKeys
+    keyspace : EnvironmentKeyspace
         Its names in Redis.
     catalog_call : Call, optional
         How to read the catalog (`calls.read_catalog`); without it, only messages tell of it.
@@ -112,7 +112,7 @@ class Replica:
         The position that has been applied; that of the last time it was LIVE where it is not.
     resyncs : int
         Syncs after the first.
-    last_doubt : str or None
+    resync_reason : str or None
         Why it was last not LIVE any more, as a clause.
     on_change : callable or None
         Called with session key and session after each change is applied, also for what a resync finds; None is for
@@ -146,18 +146,18 @@ class Replica:
         #: values that many sessions have, so that each is held once
         self._shared: dict[Any, Any] = {}
 
-    # The link
+    # The pub/sub connection
 
     def subscribed(self) -> None:
-        """The subscription's link is up, and the confirmation that was asked for has come: sync."""
+        """Redis confirmed the subscription that was asked for: sync."""
         self._enter(Event.SUBSCRIBED)
 
     def lost(self, reason: str) -> None:
-        """The link is down. What is held is served on."""
+        """The connection is down. What is held is still served."""
         self._enter(Event.LOST, reason)
 
     def resync(self, reason: str) -> None:
-        """Something can't be explained while the link is up: resync."""
+        """Something can't be explained while the connection is up: resync."""
         self._enter(Event.RESYNC, reason)
 
     def message(self, payload: bytes | str) -> Change | None:
@@ -245,7 +245,7 @@ class Replica:
             self._report(key, None)
 
     def reached(self, rev: int, head_id: str, *, since: int = 0) -> bool:
-        """Whether a position that Redis has named has been applied; one that contradicts the chain is a doubt.
+        """Whether a position that Redis has named has been applied; a contradiction means a resync.
 
         Parameters
         ----------
@@ -353,7 +353,7 @@ class Replica:
         self._enter(Event.COMPLETED)
 
     def _keep(self, session: HeldSession) -> None:
-        """Put a session in place of the one that is held, and note when it expires."""
+        """Put a session in place of the one that is held, and remember when it expires."""
         key = session.session_key
         held = self.sessions.get(key)
         self.sessions[key] = session

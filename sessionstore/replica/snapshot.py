@@ -38,7 +38,7 @@ class Snapshot:
 
     Parameters
     ----------
-    keys : EnvironmentKeys
+    keyspace : EnvironmentKeyspace
         The environment.
     catalog_call : Call, optional
         How to read the catalog; without it, only messages tell of it.
@@ -117,7 +117,7 @@ class Snapshot:
 
         Raises
         ------
-        Doubt
+        Inconsistent
             It does not belong to the history that the chain tells.
         """
         if isinstance(reply, CatalogReply):
@@ -149,7 +149,7 @@ class Snapshot:
 
         Raises
         ------
-        Doubt
+        Inconsistent
             One whose expiry moved was not found, although it can't have expired yet: where it was looked for, Redis had
             lost that.
         """
@@ -232,7 +232,7 @@ class Snapshot:
 
         Raises
         ------
-        Doubt
+        Inconsistent
             It is not the next one, or shows that a page was not of this history.
         """
         chain = self.chain

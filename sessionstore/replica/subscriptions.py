@@ -1,4 +1,4 @@
-"""Everything a store follows, over one subscription link: its environments, and what its waiting writers wait for.
+"""Everything a store follows, over one pub/sub connection: its environments, and what its waiting writers wait for.
 
 No I/O, no clock, no thread. A driver keeps one connection subscribed to the channels that are wanted and hands over
 what it receives; in a second flow it runs the calls that `poll` asks for, all that are due together. redis-py's own
@@ -22,17 +22,17 @@ from ..protocol.operations import AwaitApplied
 from .follower import DEFAULT_TOUCH_INTERVAL_S, Follower, FollowerRequest
 from .lease import LeaseRequest
 
-#: Seconds between two heartbeats on the subscription link.
+#: Seconds between two heartbeats on the pub/sub connection.
 HEARTBEAT_S = 0.5
-#: Seconds in which something has to arrive after a heartbeat, else the link is dead.
+#: Seconds in which something has to arrive after a heartbeat, else the connection is dead.
 PONG_WITHIN_S = 1.0
-#: Seconds that one round trip of a hub may take, and that it may take to connect the link: after a fault that swallows
-#: an answer, a view has to be right again within three seconds.
+#: Seconds that one round trip may take, and that connecting for pub/sub may take: a view must be right again within
+#: three seconds of a fault that loses an answer.
 CALL_WITHIN_S = 1.0
 
-#: Seconds by which a look at the link may come late before this process is taken to have been stopped or stalled.
+#: Seconds by which a look at the connection may come late before this process is taken to have been stopped or stalled.
 _LATE_S = 0.1
-#: Doubts without a message in between after which the link is not trusted any more, whatever it answers to heartbeats.
+#: Resyncs without a message in between after which the connection is no longer trusted, even if it answers heartbeats.
 _MOST_UNHEARD = 2
 #: Calls of closed followers that go out together.
 _LAST_CALLS = 16
@@ -45,7 +45,7 @@ log = logging.getLogger("sessionstore")
 
 
 class ConnectionBroken(Exception):  # noqa: N818  never leaves the drivers
-    """The link can't be trusted any more: close it and open another."""
+    """The connection can't be trusted any more: close it and open another."""
 
 
 class Waiter:
@@ -68,7 +68,7 @@ class Subscriptions:
         self._waiters: dict[str, list[Waiter]] = {}
         #: the last message of each channel that has waiters, and when it was received
         self._applied: dict[str, tuple[Applied, float]] = {}
-        #: channels of this link: asked for and not confirmed yet, confirmed, and how often left but not confirmed yet
+        #: channels of this connection: requested, confirmed, and how many confirmations of UNSUBSCRIBE are yet to come
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
         self._leaving: Counter[str] = Counter()
@@ -76,13 +76,13 @@ class Subscriptions:
         self._open = False
         self._pinged_at = -inf
         self._heard_at = -inf
-        #: when the link has to be looked at next, and whether at once: Redis has ended a subscription, or may have
+        #: when `commands_due` is due next; at once where Redis has ended a subscription, or may have
         self._look_at = inf
         self._ended = False
         self._deaf = False
         #: what is left to run for followers that are closed
         self._draining: deque[FollowerRequest] = deque()
-        #: what the log says: whether an environment is in touch, and whose look-ups can't be noted
+        #: what the log says: whether an environment is in touch, and whose touches fail
         self._told_fresh: dict[Follower, bool] = {}
         self._told_untouched: set[Follower] = set()
 
@@ -141,7 +141,7 @@ class Subscriptions:
         return waiter
 
     def is_subscribed(self, channel: str) -> bool:
-        """Whether a channel has been subscribed to on this link, confirmed or not."""
+        """Whether a channel has been subscribed to on this connection, confirmed or not."""
         return channel in self._asked or channel in self._confirmed
 
     def forget(self, step: AwaitApplied, waiter: Waiter) -> None:
@@ -150,7 +150,7 @@ class Subscriptions:
         if waiter in waiters:
             waiters.remove(waiter)
 
-    # The link
+    # The pub/sub connection
 
     @property
     def wanted(self) -> bool:
@@ -160,24 +160,24 @@ class Subscriptions:
     def connected(self, now: float) -> None:
         """A new connection is there, with no subscription."""
         self._open = True
-        self._forget_link()
+        self._forget_connection()
         self._pinged_at = self._heard_at = now
         self._look_at = self.commands_due_at()
 
     def disconnected(self, reason: str, now: float) -> None:
-        """The connection is gone, or could not be made."""
+        """The connection was lost, or could not be made."""
         self._open = False
-        self._forget_link()
+        self._forget_connection()
         for follower in self._followers.values():
             follower.lost(reason, now)
         self._tell(now)
 
     def commands_due(self, now: float) -> list[tuple[str, ...]]:
-        """Take what is to be sent on the link now: subscriptions and heartbeats.
+        """Take the commands to send now: subscriptions and heartbeats.
 
         Raises
         ------
-        LinkBroken
+        ConnectionBroken
             A heartbeat was not answered in time, or messages do not come.
         """
         if not self._open:
@@ -218,11 +218,11 @@ class Subscriptions:
         return max(self._pinged_at, self._heard_at) + HEARTBEAT_S
 
     def received(self, reply: Any, now: float) -> None:
-        """Take one reply of the link, as RESP2 has it.
+        """Take one reply of the connection, in RESP2's shape.
 
         Raises
         ------
-        LinkBroken
+        ConnectionBroken
             It is an error, or nothing that a subscription receives.
         """
         self._heard_at = now
@@ -274,7 +274,7 @@ class Subscriptions:
         self._tell(now)
 
     def crashed(self, now: float) -> None:
-        """Go on after an error that nobody expected: whatever was asked has failed, and all resync."""
+        """Recover from an unexpected error: every request fails, and every follower resyncs."""
         self._abandon(lambda other: True)
         for follower in self._followers.values():
             follower.crashed(now)
@@ -345,7 +345,7 @@ class Subscriptions:
             if asked:
                 self._followers[channel].subscribed(now)
             else:
-                self._followers[channel].resync("Redis confirmed a subscription that nobody asked for", now)
+                self._followers[channel].resync("Redis confirmed a subscription that was not requested", now)
         elif channel in self._waiters:
             # What was published before the confirmation is missed: look.
             for waiter in self._waiters[channel]:
@@ -361,7 +361,7 @@ class Subscriptions:
         if channel in self._followers:
             self._followers[channel].lost("Redis ended the subscription", now)
 
-    def _forget_link(self) -> None:
+    def _forget_connection(self) -> None:
         self._applied.clear()
         self._asked.clear()
         self._confirmed.clear()

@@ -33,7 +33,7 @@ _log = logging.getLogger("sessionstore.view")
 
 
 class ViewStats(Struct, frozen=True):
-    """How a view stands.
+    """The state of a view.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class BaseView:
     Attributes
     ----------
     get : callable
-        ``view.get(key)`` looks a session up and notes that it was seen. `key` is the session key as the request's
+        ``view.get(key)`` looks a session up and records that it was seen. `key` is the session key as the request's
         header has it; it need not be normalised. Returns the `Session`, never one that is past its expiry in Redis
         time, or None; None, an empty key and anything that is no text have no session. Raises `StaleView` where the
         view was opened with ``on_stale="raise"`` and holds no lease.
@@ -118,7 +118,7 @@ class BaseView:
         self._follower = follower
         self._sessions = follower.sessions
         self._clock = clock
-        self._fast_path = follower.bound(strict=self._on_stale == "raise")
+        self._fast_path = follower.add_fast_path(strict=self._on_stale == "raise")
         self._callbacks: list[ChangeCallback] = []
         self._closed = None
         self.get = self._make_get()
@@ -129,22 +129,22 @@ class BaseView:
         """Build `get`. A closure finds what it needs in a third of the time that attributes of self would take."""
         sessions = cast("dict[str | None, HeldSession]", self._sessions)
         clock = self._clock
-        bound = self._fast_path
+        fast_path = self._fast_path
         touch = self._follower.touch
         look_up = self._look_up
 
         def get(key: str | None, /) -> Session | None:
-            # In this order: the bound is from before the session was read, so that what another thread brings up to
+            # In this order: valid_until is from before the session was read, so that what another thread brings up to
             # date in between is a change during the look-up; and the clock is from after it.
             try:
-                until = bound.until
+                until = fast_path.valid_until
                 session = sessions[key]
                 if until > clock():
                     if session.touch_pending:
                         return session
                     now = clock()
                     # It may have only just come, and expire sooner than what was there before.
-                    if now < bound.until:
+                    if now < fast_path.valid_until:
                         touch(session.session_key, session, now)
                         return session
             except Exception:  # no such key, or nothing that can be one
@@ -154,7 +154,7 @@ class BaseView:
         return get
 
     def peek(self, key: str | None) -> Session | None:
-        """Look a session up as `get` does, without noting that it was seen."""
+        """Look a session up as `get` does, without recording that it was seen."""
         return self._look_up(key, touch=False)
 
     @property
@@ -247,7 +247,7 @@ class BaseView:
         _open_views.discard(self)
 
     def _is_settled(self) -> bool:
-        """Whether opening has come to its end, good or bad."""
+        """Whether opening is over, in success or failure."""
         return self.fresh or self._follower.closed
 
     def _late(self) -> StoreUnavailableError:

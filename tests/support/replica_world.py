@@ -327,7 +327,7 @@ class World:
         for _ in range(min(1 + a, len(self._link))):
             payload = self._link.popleft()
             if payload is None:
-                self.replica.resync("a confirmation that nobody asked for")
+                self.replica.resync("a confirmation that was not requested")
             else:
                 self.replica.message(payload)
 

@@ -147,54 +147,54 @@ def test_the_bound_is_the_first_expiry(world: FollowerWorld) -> None:
     world.server.put("a", 5_000)
     world.server.put("b", 1_000_000)
     world.messages.clear()
-    bound = world.follower.bound(strict=False)
+    fast_path = world.follower.add_fast_path(strict=False)
 
     world.go_live()
 
     # An upper bound of Redis's time is one ms ahead, at most.
-    assert world.now + 4.998 <= bound.until <= world.now + 5.0
+    assert world.now + 4.998 <= fast_path.valid_until <= world.now + 5.0
 
 
 def test_a_bound_without_sessions_has_no_end(world: FollowerWorld) -> None:
-    bound = world.follower.bound(strict=False)
+    fast_path = world.follower.add_fast_path(strict=False)
     world.go_live()
 
-    assert bound.until == inf
+    assert fast_path.valid_until == inf
 
 
 def test_a_strict_bound_ends_with_the_lease() -> None:
     world = live_world("a")
-    serving, strict = world.follower.bound(strict=False), world.follower.bound(strict=True)
+    serving, strict = world.follower.add_fast_path(strict=False), world.follower.add_fast_path(strict=True)
     world.run()
     world.server.put("b")
     world.deliver()
 
-    assert strict.until == world.follower.fresh_until
-    assert serving.until > strict.until
+    assert strict.valid_until == world.follower.fresh_until
+    assert serving.valid_until > strict.valid_until
 
     world.follower.lost("the link broke", world.now)
 
-    assert strict.until <= world.now < serving.until
+    assert strict.valid_until <= world.now < serving.valid_until
 
 
 def test_a_new_first_expiry_moves_the_bound() -> None:
     world = live_world("a")
-    bound = world.follower.bound(strict=False)
+    fast_path = world.follower.add_fast_path(strict=False)
 
     world.server.put("b", 3_000)
     world.deliver()
 
-    assert bound.until <= world.now + 3.0
+    assert fast_path.valid_until <= world.now + 3.0
 
 
 def test_while_a_change_is_applied_look_ups_check_for_themselves() -> None:
-    # Given a look-up at the moment when the new state is there, and the bound does not know of it yet
+    # Given a look-up at the moment when the new state is there, before the fast path knows of it
     world = live_world("a")
-    bound = world.follower.bound(strict=False)
+    fast_path = world.follower.add_fast_path(strict=False)
     world.run()
-    assert bound.until > world.now
+    assert fast_path.valid_until > world.now
     bounds: list[float] = []
-    world.follower.watchers.append(lambda key, session: bounds.append(bound.until))
+    world.follower.watchers.append(lambda key, session: bounds.append(fast_path.valid_until))
 
     world.server.put("b", 3_000)
     world.deliver()
@@ -205,9 +205,9 @@ def test_while_a_change_is_applied_look_ups_check_for_themselves() -> None:
 def test_while_a_sync_is_taken_over_look_ups_check_for_themselves(world: FollowerWorld) -> None:
     world.server.put("a", 5_000)
     world.messages.clear()
-    bound = world.follower.bound(strict=False)
+    fast_path = world.follower.add_fast_path(strict=False)
     bounds: list[float] = []
-    world.follower.watchers.append(lambda key, session: bounds.append(bound.until))
+    world.follower.watchers.append(lambda key, session: bounds.append(fast_path.valid_until))
 
     world.go_live()
     assert bounds == [-inf]
@@ -219,16 +219,16 @@ def test_while_a_sync_is_taken_over_look_ups_check_for_themselves(world: Followe
     assert bounds == [-inf, -inf]
 
 
-def test_a_bound_that_was_dropped_is_over() -> None:
+def test_a_dropped_fast_path_is_closed() -> None:
     world = live_world("a")
-    bound = world.follower.bound(strict=False)
+    fast_path = world.follower.add_fast_path(strict=False)
     world.run()
 
-    world.follower.drop_fast_path(bound)
+    world.follower.drop_fast_path(fast_path)
     world.server.put("b")
     world.deliver()
 
-    assert bound.until == -inf
+    assert fast_path.valid_until == -inf
 
 
 def test_an_expired_session_is_dropped_and_told(world: FollowerWorld) -> None:
@@ -619,13 +619,13 @@ def test_closing_leaves_first_and_then_flushes_everything() -> None:
     world = live_world(*keys)
     for key in keys:
         world.look_up(key)
-    bound = world.follower.bound(strict=False)
+    fast_path = world.follower.add_fast_path(strict=False)
 
     requests = world.follower.close(world.now)
 
     assert [script_of(request) for request in requests] == ["leave", "touch", "touch", "touch"]
     assert not world.fresh
-    assert bound.until == -inf
+    assert fast_path.valid_until == -inf
     assert not world.follower.drained
     for request in requests:
         world.answer(request)
