@@ -67,13 +67,19 @@ class Chain:
         self._ids.append(change.id)
         return True
 
-    def id_at(self, rev: int) -> str | None:
-        """The id at a revision; None where it is not known, or not known any more."""
+    def passed(self, rev: int, write_id: str) -> bool | None:
+        """Whether the chain has passed a position that Redis named: False if it is yet to come, None if it is too old.
+
+        Raises
+        ------
+        Inconsistent
+            The chain has another id at that revision.
+        """
+        if rev > self.rev:
+            return False
         index = len(self._ids) - 1 - (self.rev - rev)
-        return self._ids[index] if 0 <= index < len(self._ids) else None
-
-
-def check_id(rev: int, page_id: str, known: str) -> None:
-    """Check that a position which Redis named has the id that was published."""
-    if page_id != known:
-        raise Inconsistent(f"Redis has another revision {rev} than was published: it has lost part of its history")
+        if index < 0:
+            return None
+        if self._ids[index] != write_id:
+            raise Inconsistent(f"Redis has another revision {rev} than was published: it has lost part of its history")
+        return True

@@ -267,11 +267,11 @@ class Replica:
         if rev < since:
             self.resync(f"Redis is at revision {rev} and was at {since} before: it has lost part of its history")
             return False
-        known = chain.id_at(rev)
-        if known is not None and known != head_id:
-            self.resync(f"Redis has another revision {rev} than was published: it has lost part of its history")
+        try:
+            return chain.passed(rev, head_id) is True
+        except Inconsistent as exc:
+            self.resync(str(exc))
             return False
-        return known is not None
 
     # Within
 

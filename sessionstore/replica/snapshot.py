@@ -25,7 +25,7 @@ from ..protocol.calls import READ_BATCH, Call
 from ..protocol.keyspace import EnvironmentKeyspace
 from ..protocol.messages import Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from ..protocol.replies import CatalogReply, SnapshotReply
-from .chain import Chain, Inconsistent, check_id
+from .chain import Chain, Inconsistent
 from .held_session import HeldSession, moved
 
 #: Messages that are kept before the first page says where the chain begins. The oldest make room: if one of them was
@@ -192,15 +192,10 @@ class Snapshot:
                 f"Redis went back from revision {self._page_rev} to {rev}: it has lost part of its history"
             )
         self._page_rev = rev
-        if rev > chain.rev:
-            if not self._unpassed or self._unpassed[-1] != (rev, page_id):
-                self._unpassed.append((rev, page_id))
-            return True
-        known = chain.id_at(rev)
-        if known is None:
-            return False
-        check_id(rev, page_id, known)
-        return True
+        passed = chain.passed(rev, page_id)
+        if passed is False and (not self._unpassed or self._unpassed[-1] != (rev, page_id)):
+            self._unpassed.append((rev, page_id))
+        return passed is not None
 
     def _take_session(self, state: SessionState) -> None:
         key = state.session_key
@@ -259,7 +254,6 @@ class Snapshot:
         else:
             self.catalog = change.catalog
             self._catalog_rev = change.rev
-        while self._unpassed and self._unpassed[0][0] <= chain.rev:
-            rev, page_id = self._unpassed.popleft()
-            check_id(rev, page_id, chain.id)
+        while self._unpassed and chain.passed(*self._unpassed[0]):
+            self._unpassed.popleft()
         self._check_catalog(chain)
