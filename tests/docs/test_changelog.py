@@ -55,6 +55,7 @@ def test_the_upgrade_from_layout_1_keeps_the_sessions_and_the_api_keys(shared_re
                 assert session is not None
                 assert session.label == "old"
                 effect = environment.put("ci-42", label="new").effect
+                assert effect is not None
                 assert (effect.confirmed, effect.expired) == (1, 0)
             assert not raw.exists(f"{prefix}:{{checkout}}:{name}:views")
         assert [key.name for key in store.api_keys.list()] == ["ci"]
