@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
@@ -21,15 +22,21 @@ T = TypeVar("T")
 
 
 class Connections:
-    """The connections of one store; `deadline_s` is another deadline than the store's."""
+    """Runs the calls of one store on its pool."""
 
-    def __init__(self, pool: Any, config: StoreConfig, deadline_s: float | None = None) -> None:
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
         self.pool = pool
-        self._deadline_s = config.deadline_s if deadline_s is None else deadline_s
+        self._deadline_s = config.deadline_s
         self._observe = config.observe
         self._server = config.server
-        #: connections whose server has said who it is since they were last connected
+        #: connections that have asked their server who it is since they last connected
         self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def with_deadline(self, deadline_s: float) -> Self:
+        """Run calls on the same pool within another deadline; no connection asks twice who its server is."""
+        other = copy.copy(self)
+        other._deadline_s = deadline_s
+        return other
 
     async def execute(self, call: Call[T]) -> T:
         """Run one script and decode its answer; every error is one of ours."""

@@ -23,7 +23,7 @@ class Runner:
         config.database = database_of(pool)
         self.config = config
         self.connections = Connections(pool, config)
-        self.driver = SubscriptionsDriver(pool, config)
+        self.driver = SubscriptionsDriver(self.connections, config)
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None

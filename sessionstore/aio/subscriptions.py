@@ -23,13 +23,13 @@ from .connections import Connections
 class SubscriptionsDriver:
     """Runs from the first view or waiting writer on; belongs to the event loop that it was first used on."""
 
-    def __init__(self, pool: Any, config: StoreConfig) -> None:
+    def __init__(self, connections: Connections, config: StoreConfig) -> None:
         self.subscriptions = Subscriptions()
         #: nothing to lock on one event loop; the driver for threads has a lock here
         self.lock = contextlib.nullcontext()
         self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
-        self._pool = pool
-        self._connections = Connections(pool, config, self._deadline_s)
+        self._pool = connections.pool
+        self._connections = connections.with_deadline(self._deadline_s)
         self._wake_work = asyncio.Event()
         self._wake_link = asyncio.Event()
         #: set whenever something arrived

@@ -41,10 +41,10 @@ _AT_ONCE_S = 0.005
 class SubscriptionsDriver:
     """Runs from the first view or waiting writer on."""
 
-    def __init__(self, pool: Any, config: StoreConfig) -> None:
+    def __init__(self, connections: Connections, config: StoreConfig) -> None:
         self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
-        self._pool = pool
-        self._connections = Connections(pool, config, self._deadline_s)
+        self._pool = connections.pool
+        self._connections = connections.with_deadline(self._deadline_s)
         self._closing = False
         self.begin_anew()
         _drivers.add(self)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from sessionstore import AsyncEnvironment, PreconditionFailedError, SessionStoreError
+from sessionstore.protocol.server_identity import ServerIdentity
 
 from ..support.adapter import Backend
+from ..support.polling import eventually
 from ..support.redis_server import RedisServer
 
 CALLS: dict[str, tuple[Callable[[AsyncEnvironment], Awaitable[Any]], list[str]]] = {
@@ -118,3 +120,22 @@ async def test_what_is_not_sent_is_not_observed(real: Backend) -> None:
         with pytest.raises(ValueError, match="label"):
             await store.environment("checkout", "staging").put("ci-42", label="x" * 201)
     assert observed == []
+
+
+async def test_a_connection_asks_once_who_its_server_is(real: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(ServerIdentity, "observed", lambda _self, info, _now: asked.append(info))
+    observed: list[str] = []
+    async with real.store(
+        max_connections=1, lease_s=0.1, observe=lambda script, _seconds, _error: observed.append(script)
+    ) as store:
+        # Given a pooled connection that has asked for a write
+        staging = store.environment("checkout", "staging")
+        await staging.put("ci-42", label="x")
+        async with staging.view(touch_interval_s=0.05) as view:
+            # When a view writes on the same connection
+            view.get("ci-42")
+            await eventually(lambda: "touch" in observed)
+
+    # Then the connection has not asked again
+    assert len(asked) == 1
