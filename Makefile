@@ -34,7 +34,7 @@ else
 endif
 
 test-quick: $(STAMP)  ## the quick part of the tests with each of Python 3.11 to 3.13 that is installed
-	$(TOX) run-parallel --parallel-no-spinner -e $(QUICK)
+	$(TOX) run-parallel --parallel all --parallel-no-spinner -e $(QUICK)
 
 test-all: $(STAMP)  ## all tests with each of Python 3.11 to 3.13 that is installed
 	$(TOX) run
@@ -52,7 +52,7 @@ check: $(STAMP)  ## lint, format, types, imports, spelling, Lua, generated files
 build: $(STAMP)  ## sdist and wheel into dist/; the wheel is tried in an empty environment of each Python
 	rm -rf dist
 	$(BIN)/python -m build
-	$(TOX) run-parallel --parallel-no-spinner -e $(SMOKE) --installpkg dist/*.whl
+	$(TOX) run-parallel --parallel all --parallel-no-spinner -e $(SMOKE) --installpkg dist/*.whl
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
