@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# mitmproxy asks for an older h11 than the gateway takes, so its addon is tested in an environment of its own.
+MITMPROXY := $(VENV)/mitmproxy
 # What `make run` needs is a small part of what the tests need.
 RUN_STAMP := $(VENV)/.installed-to-run
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
@@ -79,4 +81,6 @@ $(RUN_STAMP): pyproject.toml | $(BIN)/python
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(INSTALL) '.[dev]'
+	$(PYTHON) -m venv $(MITMPROXY)
+	$(MITMPROXY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[mitmproxy]' coverage
 	touch $@ $(RUN_STAMP)

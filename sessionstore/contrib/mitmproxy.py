@@ -122,4 +122,4 @@ def _seconds(name: str, text: str) -> float:
 
 
 def _refusal(sentence: str) -> exceptions.OptionsError:
-    return exceptions.OptionsError(f"sessionstore: {sentence}")  # type: ignore[no-untyped-call]
+    return exceptions.OptionsError(f"sessionstore: {sentence}")
