@@ -1,7 +1,7 @@
 """Run the gateway: ``python -m gateway --help``.
 
-Exit codes: 0 after SIGTERM or Ctrl+C, 1 where it can't listen or has no store, 2 for options and variables that can't
-be used.
+Exit codes: 0 after SIGTERM or Ctrl+C; 1 if it can't listen, has no store or no key, or finds an old h11; 2 for an
+invalid option or variable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import uvicorn
+from starlette.types import ASGIApp
 
 from sessionstore import AsyncSessionStore, EmbeddedServer
 from sessionstore.api_keys.model import generate_secret
@@ -21,64 +24,119 @@ from sessionstore.clock import lease_clock
 from sessionstore.errors import SessionStoreError
 from sessionstore.options import StoreOptions
 
-from .app import create_app, create_metrics_app
+from .app import create_app, create_metrics_app, serve_by_port
 from .auth import Authenticator
-from .limits import RateLimiter
+from .guard import Neighbours
+from .limits import RateLimiter, limit_storage
 from .logs import configure_logging
 from .metrics import Metrics
 from .routes import BASE_PATH
-from .server import Server, listening_socket, server_config, serving_beside
+from .server import OutdatedServerError, listening_socket, server_config
 from .settings import API_KEY_VARIABLE, MAKE_ONE, Settings, UsageError, parse_settings
-
-__all__ = ["main"]
 
 log = logging.getLogger("gateway")
 
 
+class StartError(Exception):
+    """The gateway can't start; the message says why and what to do."""
+
+
 def main(arguments: Sequence[str] | None = None, program: str = "python -m gateway") -> int:
-    """Run the gateway until it is told to stop; returns the exit code. `program` is how its help names it."""
+    """Run the gateway until a signal stops it; returns the exit code. `program` is how its help names it."""
     try:
         settings = parse_settings(sys.argv[1:] if arguments is None else arguments, os.environ, program)
     except UsageError as exc:
         return _fail(2, f"{exc}\nSee {program} --help.")
     configure_logging(settings.log_level)
-    with contextlib.ExitStack() as stack:
-        try:
-            listener = _listen(stack, settings.host, settings.port, "--port")
-            own_port = settings.metrics.port
-            metrics_listener = None if own_port is None else _listen(stack, settings.host, own_port, "--metrics")
-        except CantListenError as exc:
-            return _fail(1, str(exc))
-        metrics = Metrics() if settings.metrics.on else None
-        try:
-            embedded = stack.enter_context(EmbeddedServer()) if settings.redis_url is None else None
-            store = _open_store(settings, embedded, metrics)
-        except SessionStoreError as exc:
-            return _fail(1, str(exc))
-        secret = settings.api_key or (generate_secret() if embedded is not None else None)
-        url = f"http://{_shown_address(listener)}"
-        if embedded is not None:
-            assert secret is not None, "an embedded store has a key"
-            _print_welcome(url, embedded.listen(), secret, generated=settings.api_key is None)
-        try:
-            _run(settings, store, secret, metrics, listener, metrics_listener)
-        except NoKeyError as exc:
-            return _fail(1, str(exc))
+    try:
+        with contextlib.ExitStack() as stack:
+            _run(settings, stack)
+    except (StartError, OutdatedServerError, SessionStoreError) as exc:
+        return _fail(1, str(exc))
     return 0
 
 
-class NoKeyError(Exception):
-    """Nobody could call this gateway."""
+def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
+    listeners = [_listen(stack, settings.host, settings.port, "--port")]
+    if isinstance(settings.metrics, int):
+        listeners.append(_listen(stack, settings.host, settings.metrics, "--metrics"))
+    metrics = Metrics()
+    options: StoreOptions = {
+        "ttl_s": settings.ttl_s,
+        "lease_s": settings.lease_s,
+        "deadline_s": settings.deadline_s,
+        "prefix": settings.prefix,
+        "observe": metrics.called_redis,
+    }
+    secret = settings.api_key
+    embedded = settings.redis_url is None
+    if settings.redis_url is None:
+        memory = stack.enter_context(EmbeddedServer())
+        store = AsyncSessionStore.embedded(memory, **options)
+        secret = secret or generate_secret()
+        _print_welcome(_url(listeners[0]), memory.listen(), secret, generated=settings.api_key is None)
+    else:
+        store = AsyncSessionStore.from_url(settings.redis_url, **options)
+    authenticator = Authenticator(secret, store, on_refusal=metrics.refused)
+    limiter = None
+    if settings.rate_limit is not None:
+        limiter = RateLimiter(limit_storage(store, embedded=embedded), settings.rate_limit, metrics.let_through)
+    app: ASGIApp = create_app(
+        store,
+        authenticator,
+        limiter=limiter,
+        metrics=metrics,
+        serve_metrics=settings.metrics == "on",
+        access_log=settings.access_log,
+    )
+    if isinstance(settings.metrics, int):
+        app = serve_by_port(app, {listeners[1].getsockname()[1]: create_metrics_app(metrics)})
+    neighbours = Neighbours(settings.max_connections, metrics.rejected)
+    config = server_config(app, shutdown_grace_s=settings.shutdown_grace_s, neighbours=neighbours)
+    # A signal cancels a start that waits for Redis.
+    stopped = contextlib.suppress(asyncio.CancelledError)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner, stopped:
+        runner.run(_serve(config, neighbours, store, authenticator, listeners, needs_key=secret is None))
 
-    def __init__(self) -> None:
-        super().__init__(
-            "No API key opens this gateway: make one with sessionstore keys create, or set "
-            f"{API_KEY_VARIABLE}. {MAKE_ONE}"
-        )
+
+async def _serve(
+    config: uvicorn.Config,
+    neighbours: Neighbours,
+    store: AsyncSessionStore,
+    authenticator: Authenticator,
+    listeners: list[socket.socket],
+    *,
+    needs_key: bool,
+) -> None:
+    task = asyncio.current_task()
+    assert task is not None, "asyncio.Runner makes one"
+    _on_signal(task.cancel)
+    async with store, authenticator.keeping() as loaded:
+        if needs_key and loaded and not authenticator.ring.admits_anybody(lease_clock()):
+            raise StartError(
+                "No API key opens this gateway: make one with sessionstore keys create, or set "
+                f"{API_KEY_VARIABLE}. {MAKE_ONE}"
+            )
+        if not loaded:
+            log.warning("The gateway answers 503 until the API keys can be loaded.")
+        for listener in listeners[1:]:
+            log.info("Metrics are on %s/metrics", _url(listener))
+        log.info("Listening on %s", _url(listeners[0]))
+        server = uvicorn.Server(config)
+
+        def stop() -> None:
+            server.should_exit = True
+
+        # While it serves, Uvicorn handles signals. When it has stopped it raises the signal again, for this handler.
+        _on_signal(stop)
+        await server.serve(listeners)
+    # Requests that the grace has cut off were answered meanwhile.
+    neighbours.close()
 
 
-class CantListenError(Exception):
-    """An address is in use, or is not this machine's."""
+def _on_signal(handler: Callable[[], object]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, handler)
 
 
 def _listen(stack: contextlib.ExitStack, host: str, port: int, option: str) -> socket.socket:
@@ -86,76 +144,13 @@ def _listen(stack: contextlib.ExitStack, host: str, port: int, option: str) -> s
         return stack.enter_context(listening_socket(host, port))
     except OSError as exc:
         reason = exc.strerror or str(exc)
-        raise CantListenError(f"Can't listen on {host} port {port}: {reason}. Choose with --host or {option}.") from exc
-
-
-def _open_store(settings: Settings, embedded: EmbeddedServer | None, metrics: Metrics | None) -> AsyncSessionStore:
-    options: StoreOptions = {
-        "ttl_s": settings.ttl_s,
-        "lease_s": settings.lease_s,
-        "deadline_s": settings.deadline_s,
-        "prefix": settings.prefix,
-        "observe": None if metrics is None else metrics.called_redis,
-    }
-    if settings.redis_url is None:
-        return AsyncSessionStore.embedded(embedded, **options)
-    return AsyncSessionStore.from_url(settings.redis_url, **options)
-
-
-def _run(
-    settings: Settings,
-    store: AsyncSessionStore,
-    secret: str | None,
-    metrics: Metrics | None,
-    listener: socket.socket,
-    metrics_listener: socket.socket | None,
-) -> None:
-    authenticator = Authenticator(secret, store, on_refusal=None if metrics is None else metrics.refused)
-    limiter = None
-    if settings.rate_limit is not None:
-        limiter = RateLimiter(store, settings.rate_limit, None if metrics is None else metrics.let_through)
-    app = create_app(
-        store,
-        authenticator,
-        limiter=limiter,
-        metrics=metrics,
-        serve_metrics=metrics_listener is None,
-        access_log=settings.access_log,
-    )
-    config = server_config(
-        app,
-        shutdown_grace_s=settings.shutdown_grace_s,
-        on_refusal=(lambda: None) if metrics is None else metrics.malformed,
-    )
-
-    async def serve() -> None:
-        task = asyncio.current_task()
-        assert task is not None, "this is run as one"
-        # Until the server has its own: Redis may keep the first load waiting.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        async with store, authenticator.keeping() as loaded:
-            if secret is None and loaded and not authenticator.ring.admits_anybody(lease_clock()):
-                raise NoKeyError
-            if not loaded:
-                log.warning("The gateway answers 503 until the API keys can be loaded.")
-            async with contextlib.AsyncExitStack() as stack:
-                if metrics is not None and metrics_listener is not None:
-                    own = server_config(create_metrics_app(metrics), shutdown_grace_s=1)
-                    await stack.enter_async_context(serving_beside(own, metrics_listener))
-                    log.info("Metrics are on http://%s/metrics", _shown_address(metrics_listener))
-                log.info("Listening on http://%s", _shown_address(listener))
-                await Server(config).serve([listener])
-
-    stopped_early = contextlib.suppress(asyncio.CancelledError)
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner, stopped_early:
-        runner.run(serve())
+        raise StartError(f"Can't listen on {host} port {port}: {reason}. Choose with --host or {option}.") from exc
 
 
 def _print_welcome(url: str, redis_url: str, secret: str, *, generated: bool) -> None:
-    """Say what a first user needs: that nothing is kept, the key, and calls to paste.
+    """Tell a first user what they need: that state is lost, the key, and calls to paste.
 
-    A key that was chosen is not shown: whoever chose it has it in the environment.
+    A chosen key is not shown: the user has it in the environment.
     """
     shown = secret if generated else f"${API_KEY_VARIABLE}"
     session = f"{url}{BASE_PATH}/sessions/ci-42?project=checkout&environment=staging"
@@ -165,8 +160,7 @@ def _print_welcome(url: str, redis_url: str, secret: str, *, generated: bool) ->
         f"""\
 No Redis was named, so sessions live in this process's memory: all state is lost when it exits.
 
-  API    {url}{BASE_PATH}
-  Docs   {url}{BASE_PATH}/docs
+  API    {url}{BASE_PATH}  (described by {BASE_PATH}/openapi.json)
   Redis  {redis_url}  (embedded; for proxies and the command line on this machine)
   Key    {shown}
 
@@ -180,11 +174,11 @@ Try it:
     )
 
 
-def _shown_address(listener: socket.socket) -> str:
-    """The address for a URL; one that stands for every interface is shown as the loopback one."""
+def _url(listener: socket.socket) -> str:
+    """Show where a client of this machine connects; the loopback address stands for all interfaces."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _fail(code: int, message: str) -> int:

@@ -1,28 +1,40 @@
-"""The gateway as an ASGI app: Starlette's router, and one middleware around it."""
+"""The gateway as an ASGI app: Starlette, with one middleware around its routes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
+from collections.abc import Mapping
 
-from starlette.routing import Router
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sessionstore import AsyncSessionStore
-from sessionstore.errors import SessionStoreError, StoreUnavailableError
+from sessionstore.errors import NotEffectiveError, SessionStoreError, StoreUnavailableError
 
 from .auth import Authenticator
-from .errors import STATUS, error_body, error_headers
-from .exchange import ClientGoneError, Exchange, Receive, Reply, Scope, Send
+from .errors import RETRY_AFTER_S, STATUS, RequestError, error_body, new_request_id
 from .limits import RateLimiter
 from .logs import with_cause
 from .metrics import Metrics
-from .routes import API, open_route, unknown_route
-
-__all__ = ["Boundary", "create_app", "create_metrics_app"]
+from .record import Record, record_of
+from .routes import API, BASE_PATH, open_endpoint
 
 log = logging.getLogger("gateway")
 access = logging.getLogger("gateway.access")
+
+#: A request id that a client or a proxy may choose; it appears in logs.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+_STOPPING = "The gateway is stopping; a write may have been applied, whole or not at all. Send it again."
+#: What comes before the path in the absolute form of a request target (RFC 9112, 3.2.2).
+_AUTHORITY = re.compile(r"https?://[^/]*", re.IGNORECASE)
 
 
 def create_app(
@@ -33,123 +45,144 @@ def create_app(
     metrics: Metrics | None = None,
     serve_metrics: bool = True,
     access_log: bool = True,
-) -> Boundary:
-    """Build the app. It opens nothing and closes nothing: the store is the caller's.
+) -> Starlette:
+    """Build the app. It opens and closes nothing: the store is the caller's.
 
     Parameters
     ----------
     store : AsyncSessionStore
-        Where the sessions are.
+        Holds the sessions.
     authenticator : Authenticator
         Knows the keys.
     limiter : RateLimiter, optional
-        Counts the requests of each key; without it there is no limit.
+        Counts the requests of each key; without it, requests are unlimited.
     metrics : Metrics, optional
-        Told of each request.
+        Counts what happens; without it, the app makes its own.
     serve_metrics : bool
-        Whether ``/metrics`` is a route of this app; see `create_metrics_app`.
+        Whether this app serves ``/metrics``; see `create_metrics_app`.
     access_log : bool
         Log one line for each request, to the logger ``gateway.access``.
     """
+    metrics = metrics or Metrics()
     routes = API(store, authenticator, limiter, metrics).routes(with_metrics=serve_metrics)
-    router = Router(routes, redirect_slashes=False, default=unknown_route)
-    return Boundary(router, metrics, access_log=access_log)
+    return _assemble(routes, metrics, access_log=access_log)
 
 
-def create_metrics_app(metrics: Metrics) -> Boundary:
-    """Build an app that has ``/metrics`` only, for a port of its own."""
-    routes = [open_route("/metrics", GET=metrics.read_metrics)]
-    return Boundary(Router(routes, redirect_slashes=False, default=unknown_route), access_log=False)
+def create_metrics_app(metrics: Metrics) -> Starlette:
+    """Build an app that serves ``/metrics`` only, for a port of its own."""
+    # Scrapes are neither counted nor logged there.
+    return _assemble([open_endpoint("/metrics", GET=metrics.read_metrics).route()], Metrics(), access_log=False)
+
+
+def serve_by_port(app: ASGIApp, others: Mapping[int, ASGIApp]) -> ASGIApp:
+    """Serve `app`, and other apps on ports of their own."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await others.get(scope["server"][1], app)(scope, receive, send)
+
+    return serve
+
+
+def _assemble(routes: list[Route], metrics: Metrics, *, access_log: bool) -> Starlette:
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Boundary, metrics=metrics, access_log=access_log)],
+        exception_handlers={SessionStoreError: _answer_error, RequestError: _answer_error, 404: _answer_no_route},
+    )
+    app.router.redirect_slashes = False
+    return app
 
 
 class Boundary:
-    """What every request passes: its id, the envelope of errors, the access log, the metrics.
+    """What every request passes: its id, the access log, the metrics, and an answer if all else fails."""
 
-    Starlette's own error middlewares are not used: they answer in plain text, and cost as much as the rest.
-    """
-
-    def __init__(self, router: Router, metrics: Metrics | None = None, *, access_log: bool) -> None:
-        self._router = router
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool) -> None:
+        self._app = app
         self._metrics = metrics
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            raise RuntimeError(f"The gateway speaks HTTP only, not {scope['type']!r}.")
-        exchange = scope["exchange"] = Exchange(scope, receive, send)
-        # The router sees the path as it was sent: once decoded, a slash inside a session key looks like any other.
-        scope["path"] = scope["raw_path"].decode("latin-1")
-        error: SessionStoreError | None = None
+            await self._app(scope, receive, send)
+            return
+        request_id = Headers(scope=scope).get("x-request-id", "")
+        if not _REQUEST_ID.match(request_id):
+            request_id = new_request_id()
+        record = scope["gateway.record"] = Record(request_id, scope["method"])
+        # Routes match the path as it was sent: once decoded, a slash in a session key looks like any other.
+        scope["path"] = _AUTHORITY.sub("", scope["raw_path"].decode("latin-1"), count=1)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.update({"x-request-id": record.request_id, **record.limit_headers})
+            await send(message)
+
         try:
-            await self._router(scope, receive, send)
-        except SessionStoreError as exc:
-            error = exc
-            await _answer_error(exchange, exc)
-        except ClientGoneError:
-            exchange.status = 499
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            record.status = 499
         except asyncio.CancelledError:
-            # The server stops, and its grace is over. Whoever called is told; nobody else has to know.
-            error = _stopped()
-            await _answer_error(exchange, error)
-        except Exception:
-            log.exception("A request failed", extra={"fields": {"requestId": exchange.request_id.decode()}})
-            await _answer_internal_error(exchange)
+            # The server stops and its grace is over: the client gets an answer, and the task ends.
+            await _answer_late(StoreUnavailableError(_STOPPING), scope, receive, send_with_id)
+        except Exception as exc:
+            await _answer_late(exc, scope, receive, send_with_id)
         finally:
-            if self._metrics is not None:
-                self._metrics.answered(exchange, error)
+            self._metrics.answered(record)
             if self._access_log:
-                _log_access(exchange)
-            # What refers to itself waits for the garbage collector, which is then a seventh of a request's cost: the
-            # scope and its exchange, the error and the frame that its traceback names.
-            del scope["exchange"], error
+                _log_access(record)
 
 
-def _stopped() -> StoreUnavailableError:
-    return StoreUnavailableError(
-        "The gateway is stopping: a write may have been applied, whole or not at all; send it to another, or again."
-    )
+async def _answer_late(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer what no handler has; a response that has begun can only be cut off, which the server does."""
+    request = Request(scope, receive)
+    response = await _answer_error(request, error)
+    if not record_of(request).status:
+        await response(scope, receive, send)
 
 
-async def _answer_error(exchange: Exchange, error: SessionStoreError) -> None:
-    if error.code not in STATUS or error.code == "internal_error":
-        log.error("A request failed: %s", error, exc_info=error, extra=_fields(exchange))
-        await _answer_internal_error(exchange)
-        return
-    if isinstance(error, StoreUnavailableError):
-        log.warning("%s", with_cause(error), extra=_fields(exchange))
-    exchange.error_code = error.code
-    if exchange.status:
-        return  # the answer has begun
-    body = error_body(error.code, str(error))
-    await exchange.answer(Reply(STATUS[error.code], body, error_headers(error)))
+async def _answer_no_route(request: Request, error: Exception) -> Response:
+    sentence = f"No route has this path. Those of the API begin with {BASE_PATH}/sessions; send a '/' in a key as %2F."
+    return await _answer_error(request, RequestError("not_found", sentence))
 
 
-async def _answer_internal_error(exchange: Exchange) -> None:
-    """Say only where to find what went wrong. A response that has begun can only be cut off, which the server does."""
-    exchange.error_code = "internal_error"
-    if exchange.status:
-        return
-    sentence = f"The gateway failed; its log says why under the request id {exchange.request_id.decode()}."
-    await exchange.answer(Reply(STATUS["internal_error"], error_body("internal_error", sentence)))
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """Turn an error into the API's envelope. What the client need not know goes to the log only."""
+    record = record_of(request)
+    sentence = str(error)
+    headers: Mapping[str, str] = {}
+    code = "internal_error"
+    if isinstance(error, RequestError):
+        code, headers = error.code, error.headers
+    elif isinstance(error, SessionStoreError) and error.code in STATUS:
+        code = error.code
+    fields = {"fields": {"requestId": record.request_id}}
+    if code == "internal_error":
+        log.error("A request failed", exc_info=error, extra=fields)
+        sentence = f"The gateway failed; its log says why, under the request id {record.request_id}."
+    elif isinstance(error, StoreUnavailableError):
+        log.warning("%s", with_cause(error), extra=fields)
+        headers = {"retry-after": str(RETRY_AFTER_S)}
+    record.code = code
+    record.not_effective = isinstance(error, NotEffectiveError)
+    body = error_body(code, sentence)
+    return Response(body, STATUS[code], headers, media_type="application/json")
 
 
-def _fields(exchange: Exchange) -> dict[str, dict[str, str]]:
-    return {"fields": {"requestId": exchange.request_id.decode()}}
-
-
-def _log_access(exchange: Exchange) -> None:
+def _log_access(record: Record) -> None:
     access.info(
         "request",
         extra={
             "fields": {
-                "requestId": exchange.request_id.decode(),
-                "keyId": exchange.principal.key_id if exchange.principal else None,
-                "method": exchange.method,
-                "route": exchange.route,
-                "status": exchange.status,
-                "code": exchange.error_code,
-                "ms": round((time.perf_counter() - exchange.started_s) * 1000, 2),
+                "requestId": record.request_id,
+                "keyId": record.principal.key_id if record.principal else None,
+                "method": record.method,
+                "route": record.route,
+                "status": record.status,
+                "code": record.code,
+                "ms": round((time.perf_counter() - record.started_s) * 1000, 2),
             }
         },
     )

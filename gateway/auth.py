@@ -1,13 +1,12 @@
 """Who may call: API keys.
 
-The gateway holds the SHA-256 of keys, never a key, and compares in constant time. It checks a key against its own copy
-of all records (`sessionstore.apikeys.KeyRing`), which a task loads again several times a second: so a wrong key costs
-Redis nothing, and a revoked one is refused within a second. Where that copy can't be kept, nobody is admitted by it. No
-key is ever logged: logs name it by its public id, the first digits of its hash.
+The gateway holds the SHA-256 of each key, never a key, and compares in constant time. It checks a key against its own
+copy of all records (`sessionstore.api_keys.ring.KeyRing`), which a task reloads several times a second. So a wrong key
+costs Redis nothing, and a revoked key is refused within a second. If the copy is too old, it admits no key. Logs name a
+key by its public id, the first digits of its hash.
 
-Whatever is refused has first waited for the next load: a key that was made a moment ago works at once, one that was
-revoked can't be told from one that never was by the time the answer takes, and guessing is slow. The wait is a sleeping
-coroutine, and holds nothing that a right key needs.
+A request that is about to be refused waits for the next load first. A key made a moment ago works at once, the time of
+the answer does not tell a revoked key from an unknown one, and guessing is slow. Valid keys never wait.
 """
 
 from __future__ import annotations
@@ -26,31 +25,29 @@ from sessionstore.api_keys.ring import REFRESH_INTERVAL_S, KeyRing, Refusal
 from sessionstore.clock import lease_clock
 from sessionstore.errors import SessionStoreError, StoreUnavailableError
 
-from .errors import UnauthorizedError
+from .errors import RequestError
 from .logs import with_cause
-
-__all__ = ["Authenticator", "Principal"]
 
 log = logging.getLogger("gateway")
 
-#: The scheme in any case, and a key by its form (`sessionstore.apikeys`): what has another is not worth a hash.
-_AUTHORIZATION = re.compile(rb"(?i:bearer|token) +(fmk_[A-Za-z0-9_-]{43})\Z")
+#: The scheme in any case, and the form of a key. Nothing else is worth hashing.
+_AUTHORIZATION = re.compile(r"(?i:bearer|token) +(fmk_[A-Za-z0-9_-]{43})\Z")
 
-#: Seconds that a request which is to be refused waits for the records to be loaded again.
+#: Seconds that a request waits for the next load before it is refused.
 _SECOND_LOOK_S = 2 * REFRESH_INTERVAL_S
-#: Seconds until the use of keys is noted again after that has failed: Redis may refuse writes for long.
-_NOTE_AGAIN_S = 10.0
+#: Seconds without recording the use of keys after that has failed.
+_RETRY_USES_S = 10.0
 
 
 class Principal(Struct, frozen=True, gc=False):
-    """Whose key it is.
+    """The owner of a key.
 
     Attributes
     ----------
     key_id : str
         Names the key in logs.
     project : str or None
-        The one project that the key opens; None: every project.
+        The project that the key opens; None for every project.
     """
 
     key_id: str
@@ -63,11 +60,11 @@ class Authenticator:
     Parameters
     ----------
     bootstrap : str, optional
-        A key for every project that the gateway was started with. It works whether or not Redis can be reached.
+        The key that the gateway was started with. It opens every project, even while Redis is unreachable.
     store : AsyncSessionStore, optional
-        Holds the other keys, which are known while `keeping` runs. Without it, there are none.
+        Holds all other keys; they work while `keeping` runs.
     on_refusal : callable, optional
-        Told why a request was refused, for metrics: the answer does not tell.
+        Called with the reason of each refusal, which the answer does not tell.
     """
 
     def __init__(
@@ -82,33 +79,33 @@ class Authenticator:
         self._had_keys = False
         self._store = store
         self._on_refusal = on_refusal
-        #: set, and replaced, with each load
+        #: set and replaced by each load
         self._loaded = asyncio.Event()
-        #: when the last records were asked for; by `lease_clock`, as all times here
+        #: when the last load was sent, by `lease_clock` like all times here
         self._loaded_from = float("-inf")
         self._in_touch = True
-        self._note_again_at = float("-inf")
+        self._retry_uses_at = float("-inf")
 
-    async def authenticate(self, authorization: bytes | None) -> Principal:
-        """Find out whose key an ``Authorization`` header holds.
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """Find the owner of the key in an ``Authorization`` header.
 
         Raises
         ------
-        UnauthorizedError
-            The same for no key, a malformed, an unknown, a revoked and an expired one.
+        RequestError
+            unauthorized: the key is missing, malformed, unknown, revoked or expired; the error is the same.
         StoreUnavailableError
             The records are too old to tell whether the key still works.
         """
-        match = _AUTHORIZATION.match(authorization or b"")
-        secret = None if match is None else match[1].decode()
+        match = _AUTHORIZATION.match(authorization or "")
+        secret = None if match is None else match[1]
         key = self.ring.authenticate(secret, lease_clock())
         if isinstance(key, Refusal):
             key = await self._look_again(authorization, secret)
         return Principal(key.id, key.project)
 
     async def load(self) -> bool:
-        """Load the records once; False where Redis can't be reached. Then notes which keys were used."""
-        assert self._store is not None, "there is a store to load from"
+        """Load the records, and record which keys were used. Returns False if Redis can't be reached."""
+        assert self._store is not None, "loading needs a store"
         sent_at = lease_clock()
         try:
             snapshot = await self._store.api_keys.snapshot()
@@ -120,8 +117,8 @@ class Authenticator:
             return False
         self.ring.load(snapshot, sent_at)
         if self._had_keys and not snapshot.keys:
-            # Records are kept when keys end: that none is left means that Redis has lost them.
-            log.error("Redis has lost all API keys, as after FLUSHALL; make new ones: sessionstore keys create.")
+            # Records outlive their keys, so Redis has lost them.
+            log.error("Redis has lost all API keys, as after FLUSHALL. Make new ones: sessionstore keys create.")
         self._had_keys = bool(snapshot.keys)
         if not self._in_touch:
             log.info("The API keys are loaded again.")
@@ -129,12 +126,12 @@ class Authenticator:
         self._loaded_from = sent_at
         self._loaded.set()
         self._loaded = asyncio.Event()
-        await self._note_uses()
+        await self._record_uses()
         return True
 
     @contextlib.asynccontextmanager
     async def keeping(self) -> AsyncIterator[bool]:
-        """Load the records, and again and again until the block ends; yields whether the first load succeeded."""
+        """Reload the records until the block ends; yields whether the first load succeeded."""
         loaded = await self.load()
         keeper = asyncio.create_task(self._keep())
         try:
@@ -149,11 +146,11 @@ class Authenticator:
             try:
                 await self.load()
             except Exception:
-                # Whatever it was, the next load may succeed; without one the ring admits nobody, which is safe.
+                # The next load may succeed. Without one the ring admits no key, which is safe.
                 log.exception("Loading the API keys failed")
 
-    async def _look_again(self, authorization: bytes | None, secret: str | None) -> ApiKey:
-        """Wait for the next load, and decide; a request without any key is refused at once."""
+    async def _look_again(self, authorization: str | None, secret: str | None) -> ApiKey:
+        """Decide again after the next load; a request without any key is refused at once."""
         if authorization is not None and self._store is not None:
             await self._next_load()
         now = lease_clock()
@@ -161,33 +158,33 @@ class Authenticator:
         if isinstance(key, ApiKey):
             return key
         if key is Refusal.MISSING and authorization is not None:
-            # Where it can't be told whether another key works, the answer is the same.
+            # While the records are too old, every wrong key gets the same answer.
             key = Refusal.MALFORMED if self._store is None or self.ring.is_current(now) else Refusal.UNAVAILABLE
         if key is Refusal.UNAVAILABLE and self._store is None:
             key = Refusal.UNKNOWN
         if self._on_refusal is not None:
             self._on_refusal(key)
         if key is Refusal.UNAVAILABLE:
-            raise StoreUnavailableError(
-                "Redis can't be reached, so whether this key still works is not known; try again later."
-            )
-        raise UnauthorizedError
+            raise StoreUnavailableError("Redis can't be reached to check this key; try again later.")
+        # One sentence for all cases, so that the answer tells nothing about keys.
+        challenge = {"www-authenticate": 'Bearer realm="sessions"'}
+        raise RequestError("unauthorized", "Send a valid API key, as in 'Authorization: Bearer fmk_…'.", challenge)
 
     async def _next_load(self) -> None:
-        """Wait until records are there that were asked for after this was called."""
+        """Wait for records that were requested after this call."""
         called_at = lease_clock()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SECOND_LOOK_S):
                 while self._loaded_from < called_at:
                     await self._loaded.wait()
 
-    async def _note_uses(self) -> None:
-        assert self._store is not None, "there is a store to write to"
+    async def _record_uses(self) -> None:
+        assert self._store is not None, "recording needs a store"
         uses = self.ring.due_uses()
-        if not uses or lease_clock() < self._note_again_at:
+        if not uses or lease_clock() < self._retry_uses_at:
             return
         try:
             await self._store.api_keys.mark_used(uses)
         except SessionStoreError as exc:
-            self._note_again_at = lease_clock() + _NOTE_AGAIN_S
-            log.warning("The use of API keys can't be noted: %s", exc)
+            self._retry_uses_at = lease_clock() + _RETRY_USES_S
+            log.warning("The use of API keys can't be recorded: %s", exc)

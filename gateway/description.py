@@ -1,7 +1,7 @@
-"""What the API's document says of a call: declared beside its handler, and nowhere else.
+"""How a call is declared: beside its handler, once, for the router and the API's document alike.
 
-The declaration is also what the gateway goes by: a call takes the query parameters that it declares, and no others.
-What follows by itself from a route (its errors for a bad session key, say) is not declared but derived, in `openapi`.
+A call takes the query parameters that it declares, and no others. `openapi` derives everything that follows from a
+declaration or a route, such as the errors of a bad session key.
 """
 
 from __future__ import annotations
@@ -10,68 +10,53 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
 
-from .exchange import Exchange, Reply
+Handler = Callable[[Request], Awaitable[Response]]
 
-__all__ = ["Handler", "Link", "Operation", "describe", "operation_of"]
-
-Handler = Callable[[Exchange], Awaitable[Reply]]
-
-H = TypeVar("H", bound=Callable[..., Awaitable[Reply]])
-
-
-class Link(Struct, frozen=True):
-    """What can be called next, by its operation's id, and where its parameters are found in this call."""
-
-    operation: str
-    parameters: Mapping[str, str]
+H = TypeVar("H", bound=Callable[..., Awaitable[Response]])
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """One call; its summary is the first line of the handler's docstring.
+    """One call, as a decorator of its handler. The first line of the handler's docstring is its summary.
 
     Attributes
     ----------
     answer : type or str
-        Of the body of a 200: a Struct, or a media type.
-    example : object
-        Such a body.
+        Body of a 200: a Struct, or a media type.
     query : tuple of str
-        The parameters that it takes, by name.
+        Names of its query parameters.
     headers : tuple of str
-        Those that it minds, besides those that every call does.
+        Request headers that it reads, besides those of every call.
     body : type or None
-        Of the request's body, and `body_example` is one.
-    answer_headers : tuple of str
-        What a 200 always has.
+        Of the request's body; `example` is one.
     errors : tuple of str
-        Codes, besides those that follow from the route.
-    links : mapping
-        By name.
+        Codes that do not follow from the rest.
     """
 
     answer: type[Struct] | str
-    example: object = None
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     body: type[Struct] | None = None
-    body_example: object = None
-    answer_headers: tuple[str, ...] = ()
+    example: object = None
     errors: tuple[str, ...] = ()
-    links: Mapping[str, Link] = {}
 
-
-def describe(operation: Operation) -> Callable[[H], H]:
-    """Declare what a handler does."""
-
-    def attach(handler: H) -> H:
-        vars(handler)["operation"] = operation
+    def __call__(self, handler: H) -> H:
+        """Attach the declaration to a handler."""
+        vars(handler)["operation"] = self
         return handler
 
-    return attach
+
+class Resource(Struct, frozen=True):
+    """The calls of one path, by method; `secured` ones ask for a key."""
+
+    path: str
+    handlers: Mapping[str, Handler]
+    secured: bool
 
 
 def operation_of(handler: Handler) -> Operation:
-    """What was declared of a handler."""
+    """Return what was declared of a handler."""
     operation: Operation = handler.operation  # type: ignore[attr-defined]  # a function has what it is given
     return operation

@@ -8,17 +8,15 @@ from datetime import UTC, datetime
 
 import msgspec
 
-__all__ = ["JSONFormatter", "configure_logging", "with_cause"]
-
 
 def with_cause(error: Exception) -> str:
-    """An error's sentence, and what it came from: the connection may have said more than a caller should be told."""
+    """Join an error's sentence and its cause, which the caller must not see."""
     cause = error.__cause__
     return str(error) if cause is None else f"{error} ({type(cause).__name__}: {cause})"
 
 
 class JSONFormatter(logging.Formatter):
-    """A record as JSON: time, level, logger, message, the record's ``fields``, and a traceback where there is one."""
+    """A record as JSON: time, level, logger, message, the record's ``fields``, and its traceback if it has one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
@@ -35,7 +33,7 @@ class JSONFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send all logs to standard error, from `level` on."""
+    """Send all logs of `level` and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JSONFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

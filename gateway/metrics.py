@@ -1,8 +1,7 @@
-"""What the gateway tells Prometheus; docs/operations.md says of each metric what to alert on.
+"""The gateway's metrics for Prometheus; docs/operations.md says what to alert on.
 
-Labels are bounded: routes by their template, methods that there are, scripts, codes, and registered environments; never
-a session key, nor anything else that a client made up. What a request adds to is looked up once and kept, so that
-counting it costs a few microseconds.
+Labels are bounded: route templates, known methods, scripts, codes and registered environments. No label holds a session
+key or any other text of a client.
 """
 
 from __future__ import annotations
@@ -11,104 +10,86 @@ import asyncio
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.metrics_core import Metric
+import prometheus_client as prometheus
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.requests import Request
+from starlette.responses import Response
 
 from sessionstore import AsyncSessionStore, Effect, __version__
 from sessionstore.api_keys.ring import Refusal
-from sessionstore.errors import NotEffectiveError, SessionStoreError
+from sessionstore.errors import SessionStoreError
 
-from .description import Operation, describe
-from .errors import STATUS, BadRequestError
-from .exchange import Exchange, Reply
-from .tallies import Tallies, Tally
-
-__all__ = ["Metrics"]
+from .description import Operation
+from .errors import STATUS
+from .record import Record
 
 log = logging.getLogger("gateway")
 
-#: Seconds, upper bounds: a request takes about a millisecond, and one that waits for views up to a lease and a third.
+#: Upper bounds in seconds. A request takes about a millisecond; a write that waits for views, up to 1.3 leases.
 _REQUEST_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _EFFECT_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2, 3, 5, 10)
 
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
 
-#: Projects whose live sessions are counted, at most: those that were asked for first.
+#: Projects whose live sessions are counted.
 _MAX_PROJECTS = 100
-#: Seconds for which a count is shown again: /metrics asks for no key, and must not be a way to load Redis.
+#: Seconds for which a count is reused. /metrics asks for no key, so scrapes must not load Redis.
 _COUNT_AGAIN_S = 5.0
-#: Seconds that a scrape waits for counts; without them it has none.
+#: Seconds that a scrape waits for the counts before it leaves them out.
 _COUNT_DEADLINE_S = 1.0
 
 
 class Metrics:
-    """All metrics of one gateway, in a registry of its own."""
+    """All metrics of one gateway, in its own registry."""
 
     def __init__(self) -> None:
-        registry = self._registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        Info("sessionstore_build", "Versions.", registry=registry).info(
-            {"version": __version__, "python": platform.python_version()}
-        )
-        self._requests = Counter(
-            "sessionstore_http_requests", "Requests answered.", ("route", "method", "status"), registry=registry
-        )
-        self._request_seconds = Tallies(
+        # The time at which each series began doubles a scrape and answers no question.
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+        registry = self._registry = prometheus.CollectorRegistry()
+        counter = partial(prometheus.Counter, registry=registry)
+        histogram = partial(prometheus.Histogram, registry=registry)
+        prometheus.ProcessCollector(registry=registry)
+        build = prometheus.Info("sessionstore_build", "Versions.", registry=registry)
+        build.info({"version": __version__, "python": platform.python_version()})
+        self._requests = counter("sessionstore_http_requests", "Requests answered.", ("route", "method", "status"))
+        self._request_seconds = histogram(
             "sessionstore_http_request_seconds",
             "Seconds from a request's head to the end of its response.",
             ("route", "method"),
             buckets=_REQUEST_BUCKETS,
-            registry=registry,
         )
-        self._errors = Counter(
-            "sessionstore_http_errors", "Requests answered with an error.", ("code",), registry=registry
-        )
+        self._errors = counter("sessionstore_http_errors", "Requests answered with an error.", ("code",))
+        self._refusals = counter("sessionstore_unauthenticated", "Requests refused for their key.", ("reason",))
+        # From 0 on, so that a rate sees the first one.
         for code in STATUS:
-            # From 0 on: a rate misses what it does not see begin.
             self._errors.labels(code)
-        self._refusals = Counter(
-            "sessionstore_unauthenticated", "Requests refused for their key.", ("reason",), registry=registry
-        )
         for reason in Refusal:
             self._refusals.labels(reason.value)
-        self._rate_limited = Counter(
-            "sessionstore_rate_limited", "Requests refused over the rate limit.", registry=registry
-        )
-        self._uncounted = Counter(
-            "sessionstore_limiter_failures", "Requests let through uncounted by the rate limit.", registry=registry
-        )
-        self._redis_seconds = Tallies(
+        self._rate_limited = counter("sessionstore_rate_limited", "Requests refused over the rate limit.")
+        self._uncounted = counter("sessionstore_limiter_failures", "Requests that passed uncounted by the rate limit.")
+        self._redis_seconds = histogram(
             "sessionstore_redis_call_seconds",
             "Seconds of each round trip to Redis.",
             ("script",),
             buckets=_REQUEST_BUCKETS,
-            registry=registry,
         )
-        self._redis_errors = Counter(
-            "sessionstore_redis_errors", "Round trips to Redis that failed.", ("script", "error"), registry=registry
+        self._redis_errors = counter(
+            "sessionstore_redis_errors", "Round trips to Redis that failed.", ("script", "error")
         )
-        effective_seconds = Tallies(
+        self._effective_seconds = histogram(
             "sessionstore_write_effective_seconds",
             "Seconds from a write's commit until every live view served it.",
             buckets=_EFFECT_BUCKETS,
-            registry=registry,
         )
-        self._effective_seconds = effective_seconds.labels()
-        self._confirmed = Counter(
-            "sessionstore_views_confirmed", "Views that confirmed a write, summed over writes.", registry=registry
-        )
-        self._expired = Counter(
-            "sessionstore_views_expired", "Views whose lease ran out while a write waited.", registry=registry
-        )
-        self._not_effective = Counter(
+        self._confirmed = counter("sessionstore_views_confirmed", "Views that confirmed a write, summed over writes.")
+        self._expired = counter("sessionstore_views_expired", "Views whose lease expired while a write waited.")
+        self._not_effective = counter(
             "sessionstore_writes_not_effective",
-            "Writes that were committed, and answered with an error since not every view may serve them.",
-            registry=registry,
+            "Writes that were committed and answered with an error, because a view may not serve them.",
         )
-        self._live_sessions = Gauge(
+        self._live_sessions = prometheus.Gauge(
             "sessionstore_live_sessions",
             "Live sessions of the registered environments of projects that this gateway has served.",
             ("project", "environment"),
@@ -117,64 +98,55 @@ class Metrics:
         self._projects: dict[str, AsyncSessionStore] = {}
         self._counted_at = float("-inf")
         self._counting = asyncio.Lock()
-        self._answered: dict[tuple[str, str, int], tuple[Counter, Tally]] = {}
-        self._scripts: dict[str, Tally] = {}
 
-    # What is told of as it happens
+    # Called as it happens
 
-    def answered(self, exchange: Exchange, error: SessionStoreError | None) -> None:
-        """Count a request that is over."""
-        key = exchange.route, exchange.method, exchange.status
-        children = self._answered.get(key)
-        if children is None:
-            children = self._remember(*key)
-        counter, tally = children
-        counter.inc()
-        tally.observe(time.perf_counter() - exchange.started_s)
-        if exchange.effect is not None:
-            self._took_effect(exchange.effect)
-        if exchange.error_code is not None:
-            self._errors.labels(exchange.error_code).inc()
-            if exchange.error_code == "rate_limited":
+    def answered(self, record: Record) -> None:
+        """Count a finished request."""
+        method = record.method if record.method in _METHODS else "other"
+        self._requests.labels(record.route, method, str(record.status)).inc()
+        self._request_seconds.labels(record.route, method).observe(time.perf_counter() - record.started_s)
+        if record.effect is not None and record.effect.waited:
+            self._took_effect(record.effect)
+        if record.code is not None:
+            self._errors.labels(record.code).inc()
+            if record.code == "rate_limited":
                 self._rate_limited.inc()
-            if isinstance(error, NotEffectiveError):
+            if record.not_effective:
                 self._not_effective.inc()
 
-    def malformed(self) -> None:
-        """Count what was refused before it was a request."""
-        self._errors.labels(BadRequestError.code).inc()
+    def rejected(self, code: str) -> None:
+        """Count an answer to a connection that had no request."""
+        self._errors.labels(code).inc()
 
     def refused(self, reason: Refusal) -> None:
         """Count a request that was refused for its key."""
         self._refusals.labels(reason.value).inc()
 
     def let_through(self) -> None:
-        """Count a request that the rate limit could not count."""
+        """Count a request that passed uncounted."""
         self._uncounted.inc()
 
     def called_redis(self, script: str, seconds: float, error: SessionStoreError | None) -> None:
-        """Count a round trip: a store's `observe`."""
-        tally = self._scripts.get(script)
-        if tally is None:
-            tally = self._scripts[script] = self._redis_seconds.labels(script)
-        tally.observe(seconds)
+        """Count a round trip to Redis: a store's `observe`."""
+        self._redis_seconds.labels(script).observe(seconds)
         if error is not None:
             self._redis_errors.labels(script, type(error).__name__.removesuffix("Error")).inc()
 
     def served(self, store: AsyncSessionStore, project: str) -> None:
-        """Remember a project, whose live sessions are counted from now on if it has registered environments."""
+        """Remember a project. Its live sessions are counted from now on if it has registered environments."""
         if project not in self._projects:
             if len(self._projects) >= _MAX_PROJECTS:
                 del self._projects[next(iter(self._projects))]
             self._projects[project] = store
 
-    # What Prometheus asks for
+    # Called by Prometheus
 
-    @describe(Operation(answer="text/plain"))
-    async def read_metrics(self, exchange: Exchange) -> Reply:
+    @Operation(answer="text/plain")
+    async def read_metrics(self, request: Request) -> Response:
         """Metrics for Prometheus, in its text format."""
         await self._count_sessions()
-        return Reply(200, generate_latest(_WithoutTimes(self._registry)), media_type=_MEDIA_TYPE)
+        return Response(prometheus.generate_latest(self._registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def _count_sessions(self) -> None:
         async with self._counting:
@@ -187,7 +159,7 @@ class Metrics:
                     for project, store in tuple(self._projects.items()):
                         found = await store.project(project).live_sessions()
                         if not found:
-                            # Nothing is registered, as where the name was mistyped: it makes room for another.
+                            # It has registered nothing, perhaps because the name was mistyped.
                             self._projects.pop(project, None)
                         for environment, count in found.items():
                             counts[project, environment] = count
@@ -199,31 +171,6 @@ class Metrics:
                 self._live_sessions.labels(*labels).set(count)
 
     def _took_effect(self, effect: Effect) -> None:
-        if effect.waited:
-            self._effective_seconds.observe(effect.effective_s)
-            if effect.confirmed:
-                self._confirmed.inc(effect.confirmed)
-            if effect.expired:
-                self._expired.inc(effect.expired)
-
-    def _remember(self, route: str, method: str, status: int) -> tuple[Counter, Tally]:
-        shown = method if method in _METHODS else "other"
-        children = self._requests.labels(route, shown, str(status)), self._request_seconds.labels(route, shown)
-        if shown == method:
-            self._answered[route, method, status] = children
-        return children
-
-
-class _WithoutTimes:
-    """A registry without the time at which each counter was made, which nobody asks for and which doubles a scrape."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
-
-
-_MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4.encode()
+        self._effective_seconds.observe(effect.effective_s)
+        self._confirmed.inc(effect.confirmed)
+        self._expired.inc(effect.expired)

@@ -1,81 +1,54 @@
-"""Uvicorn, set up for the gateway."""
+"""Uvicorn on h11, set up for the gateway through public settings, with a `guard` around each connection."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import signal
+import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import uvicorn
 
-from .errors import NOT_HTTP, new_request_id, refusal
-
-__all__ = ["Server", "listening_socket", "server_config", "serving_beside"]
-
-#: Seconds that an idle connection stays open: longer than load balancers keep theirs, so that none is closed just as it
-#: is used again.
-KEEP_ALIVE_S = 75
+from .errors import MAX_HEAD_BYTES
+from .guard import KEEP_ALIVE_S, Neighbours, guarded
 
 #: Connections that may wait to be accepted.
 BACKLOG = 2048
+#: Earlier releases of h11 misread some malformed chunked bodies.
+_H11_FLOOR = (0, 16)
 
 
-class Server(uvicorn.Server):
-    """A server that ends with 0 after SIGTERM or SIGINT: Uvicorn's own raises the signal again when it is done."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop on the first signal; a second SIGINT does not wait for requests in flight."""
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+class OutdatedServerError(Exception):
+    """The installed h11 is too old to be safe."""
 
 
-class _Unsignalled(uvicorn.Server):
-    """A server that ends when it is told to by its owner; signals are the other one's."""
+def server_config(app: Any, *, shutdown_grace_s: float, neighbours: Neighbours | None = None) -> uvicorn.Config:
+    """Configure Uvicorn for `app`. Close `neighbours` when the server has stopped.
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextlib.asynccontextmanager
-async def serving_beside(config: uvicorn.Config, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve another app on the same event loop until the block ends."""
-    server = _Unsignalled(config)
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def server_config(
-    app: Any, *, shutdown_grace_s: float, on_refusal: Callable[[], None] = lambda: None
-) -> uvicorn.Config:
-    """Uvicorn's configuration for `app`; `on_refusal` is told of what was no request, and so never came to it."""
-    return uvicorn.Config(
-        app,
-        http=_protocol(on_refusal),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=shutdown_grace_s,  # type: ignore[arg-type]  # any number of seconds will do
-    )
+    Raises
+    ------
+    OutdatedServerError
+    """
+    installed = version("h11")
+    if tuple(int(part) for part in installed.split(".")[:2]) < _H11_FLOOR:
+        raise OutdatedServerError(f"h11 {installed} is too old; upgrade it: pip install 'h11>=0.16'.")
+    settings: dict[str, Any] = {
+        "ws": "none",
+        "lifespan": "off",
+        "log_config": None,
+        # Uvicorn warns about each offer to upgrade; `guard` reports the rest of its warnings.
+        "log_level": logging.ERROR,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "timeout_graceful_shutdown": shutdown_grace_s,
+        "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
+    }
+    stock = uvicorn.Config(app, http="h11", **settings)
+    stock.load()
+    http = guarded(stock.http_protocol_class, neighbours or Neighbours())
+    return uvicorn.Config(app, http=http, **settings)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -84,31 +57,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     Raises
     ------
     OSError
-        The address is in use, or is not this machine's.
+        The address is in use, or belongs to another machine.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-
-
-def _protocol(on_refusal: Callable[[], None]) -> type[asyncio.Protocol]:
-    """The HTTP protocol: on httptools where there is one, else Uvicorn's own on h11."""
-    try:
-        from .protocol import Protocol
-    except ImportError:
-        from uvicorn.protocols.http.h11_impl import H11Protocol
-
-        class PlainProtocol(H11Protocol):
-            """Answers what it can't parse as the API answers. h11 ignores offers, and has a bound for heads."""
-
-            def send_400_response(self, msg: str) -> None:
-                on_refusal()
-                self.transport.write(refusal(NOT_HTTP, new_request_id()))
-                self.transport.close()
-
-        return PlainProtocol
-
-    class CountingProtocol(Protocol):
-        def refused(self) -> None:
-            on_refusal()
-
-    return CountingProtocol

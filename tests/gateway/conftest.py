@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 
-from gateway.app import Boundary, create_app
+from gateway.app import create_app
 from gateway.auth import Authenticator
 from sessionstore import AsyncSessionStore
 
@@ -26,7 +27,7 @@ LEASE_S = 0.1
 class API:
     """The app, a client of it that is authorised, and the store behind it."""
 
-    app: Boundary
+    app: Starlette
     client: httpx.AsyncClient
     store: AsyncSessionStore
 

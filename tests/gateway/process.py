@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -86,6 +87,12 @@ class GatewayProcess:
     def connect(self) -> socket.socket:
         """A bare connection, for what no client library would send."""
         return socket.create_connection((self.host, self.port), timeout=20)
+
+    def resident_bytes(self) -> int:
+        """The memory that it holds now."""
+        assert self._process is not None
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -320,14 +320,6 @@ class TestSize:
         assert sent == []
         assert (await api.get("ci-42")).json()["label"] == "before"
 
-    async def test_head_sends_no_body_whatever_the_server_does_with_one(self, api: API) -> None:
-        await api.put("ci-42")
-
-        start, body = await bare_call(api, "HEAD", [])
-
-        assert start["status"] == 200
-        assert body["body"] == b""
-
 
 class TestQuery:
     @pytest.mark.parametrize(

@@ -17,10 +17,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gateway.app import create_app
 from gateway.auth import Authenticator
 from gateway.errors import STATUS
-from gateway.limits import Limit, RateLimiter
+from gateway.limits import Limit, RateLimiter, limit_storage
 from gateway.metrics import Metrics
-from gateway.openapi import ENTITY_TAGS_PATTERN, ERROR_EXAMPLES, SESSION_KEY_PATTERN
-from gateway.page import PAGE_HEADERS
+from gateway.openapi import ENTITY_TAGS_PATTERN, SESSION_KEY_PATTERN
 from sessionstore import AsyncSessionStore, EmbeddedServer, InvalidSessionKeyError
 from sessionstore.session import validate_session_key
 
@@ -84,16 +83,15 @@ class TestDocument:
             ("GET", "/api/v1/sessions"),
             ("GET", "/api/v1/scenarios"),
             ("GET", "/api/v1/openapi.json"),
-            ("GET", "/api/v1/docs"),
             ("GET", "/healthz"),
             ("GET", "/readyz"),
             ("GET", "/metrics"),
         }
-        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 12
+        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 11
 
     def test_says_which_calls_need_a_key(self, document: dict[str, Any]) -> None:
         without = {path for path, _, operation in operations(document) if operation.get("security") == []}
-        assert without == {"/api/v1/openapi.json", "/api/v1/docs", "/healthz", "/readyz", "/metrics"}
+        assert without == {"/api/v1/openapi.json", "/healthz", "/readyz", "/metrics"}
         assert document["security"] == [{"apiKey": []}]
         assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
 
@@ -126,7 +124,7 @@ class TestDocument:
                 entries = [resolved(document, entry) for entry in calls[link["operationId"]]["parameters"]]
                 assert set(link["parameters"]) <= {f"{entry['in']}.{entry['name']}" for entry in entries}
                 followed += 1
-        assert followed == 14
+        assert followed == 25  # from each of five calls on a session to each of them
 
     @given(st.text(max_size=30))
     def test_pattern_of_a_session_key_is_what_the_library_takes(self, key: str) -> None:
@@ -210,7 +208,7 @@ SECURED = [
     ("/api/v1/sessions", "get"),
     ("/api/v1/scenarios", "get"),
 ]
-OPEN = [(path, "get") for path in ("/api/v1/openapi.json", "/api/v1/docs", "/healthz", "/readyz", "/metrics")]
+OPEN = [(path, "get") for path in ("/api/v1/openapi.json", "/healthz", "/readyz", "/metrics")]
 
 
 class TestExamples:
@@ -226,18 +224,10 @@ class TestExamples:
         documented = operation["responses"]["200"]
         ((media_type, content),) = documented["content"].items()
         assert response.headers["content-type"].partition(";")[0] == media_type
-        if "example" in content:
-            assert list(response.json()) == list(content["example"])
+        if "schema" in content:
+            assert set(response.json()) == set(resolved(document, content["schema"])["properties"])
         for name, header in documented["headers"].items():
             assert name in response.headers or not header.get("required", False), name
-
-    async def test_of_put_and_get_answer_as_shown(self, world: World, document: dict[str, Any]) -> None:
-        path = "/api/v1/sessions/{sessionKey}"
-        for method in ("put", "get"):
-            operation = document["paths"][path][method]
-            response = await world.send(example_call(document, path, method, operation))
-            shown = operation["responses"]["200"]["content"]["application/json"]["example"]
-            assert {**response.json(), "lastSeenAt": shown["lastSeenAt"]} == shown
 
 
 def json_call(call: Call, body: object) -> Call:
@@ -274,22 +264,18 @@ SPOILERS: dict[str, Callable[[Call, World], Call]] = {
     ),
     "precondition_failed": lambda call, world: replace(call, headers={**call.headers, "If-Match": '"999"'}),
 }
-#: Those that no request brings about by itself, and bytes that are no HTTP: those never reach the app (test_process).
-BY_CIRCUMSTANCES = {"rate_limited", "store_unavailable", "internal_error", "bad_request"}
+#: Codes that need more than a request: a failure, a limit, or bytes that never reach the app (test_server).
+BY_CIRCUMSTANCES = {"rate_limited", "store_unavailable", "internal_error", "bad_request", "too_many_connections"}
 
 
-def codes_of(operation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The example of each code that a call documents."""
+def codes_of(operation: dict[str, Any]) -> dict[str, int]:
+    """The status of each code that a call documents."""
     return {
-        code: {**example["value"], "status": int(status)}
+        code: int(status)
         for status, response in operation["responses"].items()
         if int(status) >= 400
-        for code, example in response["content"]["application/json"]["examples"].items()
+        for code in response["content"]["application/json"]["schema"]["properties"]["code"]["enum"]
     }
-
-
-def same_but_for_numbers(sentence: str) -> str:
-    return re.sub(r"[0-9a-f]{16}|\d+", "N", sentence)
 
 
 def fine_call(path: str, method: str) -> Call:
@@ -302,10 +288,10 @@ class TestErrors:
 
     def test_every_code_there_is_is_documented_somewhere(self, document: dict[str, Any]) -> None:
         documented = {code for _, _, operation in operations(document) for code in codes_of(operation)}
-        assert documented == set(ERROR_EXAMPLES) == set(STATUS) - {"method_not_allowed"}
+        assert documented == set(STATUS) - {"method_not_allowed"}
 
     def test_every_code_can_be_provoked(self, document: dict[str, Any]) -> None:
-        assert SPOILERS.keys() | BY_CIRCUMSTANCES == ERROR_EXAMPLES.keys()
+        assert SPOILERS.keys() | BY_CIRCUMSTANCES == STATUS.keys() - {"method_not_allowed"}
 
     @pytest.mark.parametrize(("path", "method"), SECURED)
     async def test_each_code_of_a_call_comes_as_documented(
@@ -323,23 +309,12 @@ class TestErrors:
                 )
             response = await world.send(SPOILERS[code](fine_call(path, method), world))
 
-            sentence = assert_error(response, codes[code]["status"], code)
-            if code != "not_found" or "{sessionKey}" not in path:
-                assert same_but_for_numbers(sentence) == same_but_for_numbers(codes[code]["error"])
+            assert_error(response, codes[code], code)
 
         # And what is not documented does not come
         for code in SPOILERS.keys() - codes.keys():
             response = await world.send(SPOILERS[code](fine_call(path, method), world))
             assert response.status_code == 200 or response.json()["code"] in codes, (code, response.text)
-
-    async def test_not_found_of_a_session_is_as_shown(self, world: World, document: dict[str, Any]) -> None:
-        path = "/api/v1/sessions/{sessionKey}"
-        response = await world.send(fine_call(path, "get"))
-        assert_error(response, 404, "not_found")
-        assert response.json() == {
-            "error": codes_of(document["paths"][path]["get"])["not_found"]["error"],
-            "code": "not_found",
-        }
 
     @pytest.mark.parametrize(("path", "method"), [*SECURED, ("/readyz", "get")])
     async def test_internal_error_is_as_shown(
@@ -353,10 +328,7 @@ class TestErrors:
 
         response = await world.send(fine_call(path, method))
 
-        shown = codes_of(document["paths"][path][method])["internal_error"]
-        assert same_but_for_numbers(assert_error(response, 500, "internal_error")) == same_but_for_numbers(
-            shown["error"]
-        )
+        assert_error(response, codes_of(document["paths"][path][method])["internal_error"], "internal_error")
 
     @pytest.mark.parametrize(("path", "method"), [*SECURED, ("/readyz", "get")])
     async def test_store_unavailable_is_as_shown(self, document: dict[str, Any], path: str, method: str) -> None:
@@ -365,8 +337,7 @@ class TestErrors:
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
                 response = await World(client, store, "").send(fine_call(path, method))
 
-        shown = codes_of(document["paths"][path][method])["store_unavailable"]
-        assert assert_error(response, 503, "store_unavailable") == shown["error"]
+        assert_error(response, codes_of(document["paths"][path][method])["store_unavailable"], "store_unavailable")
         assert response.headers["retry-after"]
 
     @pytest.mark.parametrize(("path", "method"), SECURED)
@@ -374,69 +345,13 @@ class TestErrors:
         self, embedded_server: EmbeddedServer, document: dict[str, Any], path: str, method: str
     ) -> None:
         async with AsyncSessionStore.embedded(embedded_server, lease_s=LEASE_S) as store:
-            app = create_app(store, Authenticator(KEY), limiter=RateLimiter(store, Limit(1, 60)))
+            app = create_app(
+                store, Authenticator(KEY), limiter=RateLimiter(limit_storage(store, embedded=True), Limit(1, 60))
+            )
             transport = httpx.ASGITransport(app=app)
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
                 world = World(client, store, "")
                 await world.send(fine_call(path, method))
                 response = await world.send(fine_call(path, method))
 
-        shown = codes_of(document["paths"][path][method])["rate_limited"]
-        sentence = assert_error(response, 429, "rate_limited")
-        assert same_but_for_numbers(sentence) == same_but_for_numbers(shown["error"])
-
-
-class TestPage:
-    async def test_needs_nothing_from_elsewhere_and_no_key(self, world: World) -> None:
-        response = await world.client.get("/api/v1/docs")
-
-        assert response.status_code == 200
-        assert response.headers["content-type"] == "text/html; charset=utf-8"
-        policy = response.headers["content-security-policy"]
-        assert policy.startswith("default-src 'none'; style-src 'sha256-")
-        assert "unsafe" not in policy
-        for name, value in PAGE_HEADERS:
-            assert response.headers[name.decode()] == value.decode()
-        assert not re.findall(r"<script|<img|<link|<iframe|https?://|src=|@import|url\(|style=", response.text)
-
-    async def test_style_is_the_one_that_the_policy_allows(self, world: World) -> None:
-        import base64
-        import hashlib
-
-        response = await world.client.get("/api/v1/docs")
-
-        styles = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
-        (style,) = styles
-        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        assert f"'sha256-{digest}'" in response.headers["content-security-policy"]
-
-    async def test_has_every_call_parameter_field_and_code(self, world: World, document: dict[str, Any]) -> None:
-        text = (await world.client.get("/api/v1/docs")).text
-
-        for path, _, operation in operations(document):
-            assert path in text
-            assert f'id="{operation["operationId"]}"' in text
-            for entry in operation["parameters"]:
-                assert f"<code>{resolved(document, entry)['name']}</code>" in text
-        for name in document["components"]["schemas"]["SessionPatch"]["properties"]:
-            assert f"<code>{name}</code>" in text
-        for code in ERROR_EXAMPLES:
-            assert f"<code>{code}</code>" in text
-
-    async def test_is_well_formed(self, world: World) -> None:
-        from html.parser import HTMLParser
-
-        stack: list[str] = []
-
-        class Checker(HTMLParser):
-            def handle_starttag(self, tag: str, attrs: object) -> None:
-                if tag != "meta":
-                    stack.append(tag)
-
-            def handle_endtag(self, tag: str) -> None:
-                assert stack.pop() == tag
-
-        checker = Checker()
-        checker.feed((await world.client.get("/api/v1/docs")).text)
-        checker.close()
-        assert stack == []
+        assert_error(response, codes_of(document["paths"][path][method])["rate_limited"], "rate_limited")

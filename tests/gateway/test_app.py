@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import re
@@ -13,7 +12,6 @@ import pytest
 from gateway.app import create_app
 from gateway.auth import Authenticator
 from gateway.errors import STATUS
-from gateway.exchange import Exchange
 from gateway.logs import JSONFormatter
 from sessionstore import AsyncSessionStore, CorruptDataError, EmbeddedServer
 
@@ -77,7 +75,7 @@ class TestRoutes:
     async def test_unknown_one_is_404(self, api: API, path: str) -> None:
         for method in ("GET", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"):
             response = await api.client.request(method, f"http://gateway{path}")
-            assert_error(response, 404, "not_found", "no such route")
+            assert_error(response, 404, "not_found", "No route", "%2F")
 
     @pytest.mark.parametrize(
         ("path", "allow"),
@@ -160,29 +158,6 @@ class TestInternalError:
         await pool.release(connection)
 
         assert_error(await api.get("ci-42"), 500, "internal_error")
-
-
-async def test_nothing_of_a_request_waits_for_the_garbage_collector(api: API) -> None:
-    def left() -> int:
-        return sum(isinstance(thing, Exchange) for thing in gc.get_objects())
-
-    await api.put("ci-42", {"label": "x"})
-    gc.collect()
-    gc.disable()
-    try:
-        before = left()
-        for response in (
-            await api.put("ci-42", {"label": "y"}),
-            await api.get("ci-42"),
-            await api.get("nobody"),
-            await api.put("ci-42", {"label": 5}),
-            await api.get("a/b"),
-            await api.get("ci-42", headers={"Authorization": "Bearer x"}),
-        ):
-            assert response.headers["x-request-id"]
-        assert left() == before
-    finally:
-        gc.enable()
 
 
 class TestAccessLog:

@@ -1,0 +1,60 @@
+"""What the gateway knows about one request."""
+
+from __future__ import annotations
+
+import time
+
+from msgspec import Struct, field
+from starlette.requests import Request
+
+from sessionstore import Effect
+
+from .auth import Principal
+
+
+class Record(Struct):
+    """One request.
+
+    Attributes
+    ----------
+    request_id : str
+        The client's ``X-Request-Id`` where it is well-formed, else a new one.
+    method : str
+        As the client sent it.
+    started_s : float
+        By `time.perf_counter`.
+    route : str
+        The template of the matching route; never what the client sent.
+    status : int
+        The response's, 0 before the response begins, 499 if the client disconnected before it sent its whole request.
+    query : dict
+        The parameters that the call takes and the request names.
+    principal : Principal or None
+        The owner of the key, once known.
+    code : str or None
+        The code of the error that it was answered with.
+    not_effective : bool
+        The write was committed, and may not be in effect everywhere.
+    limit_headers : dict
+        Where the key stands with its rate limit; for every response to it.
+    effect : Effect or None
+        How the write took effect.
+    """
+
+    request_id: str
+    method: str
+    started_s: float = field(default_factory=time.perf_counter)
+    route: str = "unknown"
+    status: int = 0
+    query: dict[str, str] = {}
+    principal: Principal | None = None
+    code: str | None = None
+    not_effective: bool = False
+    limit_headers: dict[str, str] = {}
+    effect: Effect | None = None
+
+
+def record_of(request: Request) -> Record:
+    """Find the record that the middleware has made."""
+    record: Record = request.scope["gateway.record"]
+    return record
