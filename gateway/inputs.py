@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 
-from sessionstore.errors import InvalidOverrideError, InvalidQueryError, InvalidSessionKeyError, SessionStoreError
+from sessionstore.errors import InvalidQueryError, InvalidSessionKeyError, SessionStoreError
 from sessionstore.session import (
     MAX_DELAY_MS,
     MAX_LABEL_LENGTH,
@@ -135,20 +135,6 @@ def decode_session_key(segment: str) -> str:
         raise InvalidSessionKeyError(
             "The session key is not UTF-8; percent-encode the UTF-8 bytes of each special character."
         ) from None
-
-
-def decode_override_id(segment: str) -> str:
-    """Decode a percent-encoded override id. The library checks the result.
-
-    Raises
-    ------
-    InvalidOverrideError
-        It is not UTF-8.
-    """
-    try:
-        return unquote(segment, errors="strict")
-    except UnicodeDecodeError:
-        raise InvalidOverrideError("The override id is not UTF-8; it begins with 'ovr_' and is plain ASCII.") from None
 
 
 def check_media_type(content_type: str | None, content_encoding: str | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
@@ -252,7 +253,7 @@ class API:
         _refuse(request, "If-None-Match")
         environment = await self._environment(request)
         key = inputs.decode_session_key(request.path_params["sessionKey"])
-        override = inputs.decode_override_id(request.path_params["overrideId"])
+        override = unquote(request.path_params["overrideId"])
         await inputs.skip_body(request)
         return environment, key, override
 

@@ -68,10 +68,8 @@ _port = _whole_number(0, 65535, "a port: 1 to 65535, or 0 for a free one")
 
 
 def _metrics_place(text: str) -> Literal["on", "off"] | int:
-    if text.lower() in ("on", "off"):
-        return "on" if text.lower() == "on" else "off"
     try:
-        return _port(text)
+        return "on" if text.lower() == "on" else "off" if text.lower() == "off" else _port(text)
     except ValueError:
         raise ValueError("must be on, off, or a port") from None
 
@@ -89,17 +87,17 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
     return convert
 
 
-def _on_or_off(text: str) -> bool:
-    values = {"on": True, "off": False, "1": True, "0": False, "true": True, "false": False}
-    if text.lower() not in values:
-        raise ValueError("must be on or off")
-    return values[text.lower()]
+def _choice(choices: Mapping[str, Any], rule: str) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        if text.lower() not in choices:
+            raise ValueError(f"must be {rule}")
+        return choices[text.lower()]
+
+    return convert
 
 
-def _log_level(text: str) -> str:
-    if text.lower() not in _LOG_LEVELS:
-        raise ValueError(f"must be one of {', '.join(_LOG_LEVELS)}")
-    return text.lower()
+_on_or_off = _choice({"on": True, "off": False, "1": True, "0": False, "true": True, "false": False}, "on or off")
+_log_level = _choice({level: level for level in _LOG_LEVELS}, f"one of {', '.join(_LOG_LEVELS)}")
 
 
 class _Option(Struct, frozen=True):
