@@ -32,7 +32,7 @@ __all__ = [
 #: Where results files go, one for each benchmark.
 RESULTS_FOLDER = Path(__file__).resolve().parent.parent / "build" / "bench"
 
-_PACKAGES = ("redis", "fakeredis", "msgspec", "starlette", "uvicorn", "uvloop", "httptools", "cashews", "hiredis")
+_PACKAGES = ("redis", "fakeredis", "msgspec", "starlette", "uvicorn", "uvloop", "h11", "cashews", "hiredis")
 
 
 class Bar(Struct, frozen=True):
