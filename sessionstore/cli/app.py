@@ -1,4 +1,4 @@
-"""All commands, and what an error of the library becomes: one line on standard error, and an exit code."""
+"""All commands. An error of the library becomes one line on standard error, and an exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..errors import (
 from . import catalog, keys, sessions, watch
 from .output import say
 
-#: The first class that an error is an instance of says the code; docs/cli.md has the same table.
+#: The first class that matches an error gives its exit code; docs/cli.md has the same table.
 _EXIT_CODES: tuple[tuple[type[SessionStoreError], int], ...] = (
     (NotFoundError, 1),
     (InvalidInputError, 2),
@@ -56,7 +56,7 @@ class _Group(TyperGroup):
             say(f"sessionstore: {exc}")
             raise typer.Exit(exit_code(exc)) from exc
         except BrokenPipeError as exc:
-            # Nobody reads on, as after `| head`; what is buffered must not fail once more at the exit.
+            # The reader has closed the pipe, as after `| head`. Flushing the buffer at exit must not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(_NOT_WRITTEN) from exc
         except OSError as exc:

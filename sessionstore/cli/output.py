@@ -1,4 +1,4 @@
-"""How commands print: tables for people, JSON for scripts, and nothing that a terminal would obey."""
+"""Print tables for people and JSON for scripts, without control characters."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def shown(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without control characters, which a terminal might obey: labels and keys are anybody's."""
+    """Text without control characters, which a terminal might obey. Any client can set labels and keys."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -189,7 +189,7 @@ def views(
 
 
 def _chosen(name: str, value: Any, cleared: bool, empty: Any, clear_option: str = "") -> Any:
-    """What the option that sets a property and the one that clears it come to."""
+    """Combine the option that sets a property with the option that clears it."""
     if value is not None and cleared:
         raise InvalidInputError(f"Give either --{name} or {clear_option or f'--clear-{name}'}.")
     if cleared:

@@ -1,7 +1,7 @@
 """``sessionstore watch``: print an environment's changes as they are published.
 
-It listens to the channel itself instead of opening a view: a view holds a lease, and a person who stops the output with
-Ctrl+S must not hold up the writers of a whole environment.
+It subscribes to the channel itself instead of opening a view. Writers wait for a view's lease; they must not wait for a
+person who stops the output with Ctrl+S.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .options import (
 )
 from .output import print_json, say, shown
 
-#: Seconds without a message after which a PING is sent, and then without an answer after which the link is given up.
+#: Seconds without a message before it sends a PING, and then seconds before it drops the connection.
 _HEARTBEAT_S = 5.0
 #: Seconds between two tries to connect, at first and at most.
 _FIRST_PAUSE_S = 0.1
@@ -45,7 +45,7 @@ _MISSED = "Changes may be missing here."
 
 
 class Chain:
-    """Where a watcher stands in the chain of revisions, so that it knows when it has missed something."""
+    """The last revision that a watcher saw. It detects missed changes by it."""
 
     def __init__(self) -> None:
         self._rev: int | None = None
@@ -133,7 +133,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _watch(store: SessionStore, redis_url: str, keyspace: EnvironmentKeyspace, as_json: bool) -> None:
-    """Follow the channel for ever, over as many links as it takes."""
+    """Follow the channel until Ctrl+C; reconnect after each loss."""
     chain = Chain()
     pause_s = _FIRST_PAUSE_S
     in_touch = True
@@ -149,7 +149,7 @@ def _watch(store: SessionStore, redis_url: str, keyspace: EnvironmentKeyspace, a
         except CorruptDataError as exc:
             say(str(exc))
         else:
-            # Outside of what is tried again: output that can't be written is no fault of Redis.
+            # Not in the try block: a failed write to the output must not count as a lost connection.
             if not in_touch:
                 say("In touch with Redis again.")
             in_touch, pause_s = True, _FIRST_PAUSE_S
@@ -176,7 +176,8 @@ def _follow(
     client: Any = redis.Redis.from_url(redis_url, **client_options(DEFAULT_DEADLINE_S))
     with client, client.pubsub() as pubsub:
         pubsub.subscribe(keyspace.changes)
-        _next(pubsub)
+        if pubsub.get_message(timeout=DEFAULT_DEADLINE_S) is None:
+            raise TimeoutError("Redis did not confirm the subscription")
         head = Connections(store.connection_pool, store.config).execute(read_head(keyspace))
         complete = chain.start(head.rev, head.id)
         yield None, "", complete
@@ -206,14 +207,6 @@ def _follow(
                     yield change, _text(payload), seen or chain.follow(change)
                 case kind:
                     raise TimeoutError(f"the subscription was set up anew ({kind})")
-
-
-def _next(pubsub: Any) -> Any:
-    """The confirmation of the subscription."""
-    message = pubsub.get_message(timeout=DEFAULT_DEADLINE_S)
-    if message is None:
-        raise TimeoutError("Redis did not confirm the subscription")
-    return message
 
 
 def _text(payload: bytes | str) -> str:
