@@ -11,90 +11,63 @@ import typer
 
 from ..catalog.document import MAX_DOCUMENT_BYTES, CatalogDocument, parse_catalog_document
 from ..errors import InvalidCatalogError
-from ..options import DEFAULT_LEASE_S
 from ..protocol.catalog_operations import CatalogReport
-from ..protocol.keyspace import DEFAULT_PREFIX
-from .options import (
-    EnvironmentOption,
-    JsonOption,
-    LeaseOption,
-    NoWaitOption,
-    PrefixOption,
-    ProjectOption,
-    RedisUrlOption,
-    opened,
-)
+from ..sync.store import SessionStore
+from .options import EnvironmentOption, JsonOption, NoWaitOption, ProjectOption, on_store
 from .output import effect_document, print_json, print_table, say
 
-app = typer.Typer(
-    help="What environments offer: published mocks and scenarios.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="The mocks and scenarios that environments offer.", no_args_is_help=True, rich_markup_mode=None)
 
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="The document, .json or .toml; '-' reads JSON from standard input.")
 ]
 PruneOption = Annotated[
-    bool, typer.Option("--prune", help="Take away environments that the document does not have; else they stay.")
+    bool, typer.Option("--prune", help="Remove the catalogs of environments that the document lacks.")
 ]
 
 
 @app.command()
+@on_store("lease")
 def apply(
+    store: SessionStore,
     file: FileArgument,
     prune: PruneOption = False,
     no_wait: NoWaitOption = False,
-    lease: LeaseOption = DEFAULT_LEASE_S,
     as_json: JsonOption = False,
-    redis_url: RedisUrlOption = None,
-    prefix: PrefixOption = DEFAULT_PREFIX,
 ) -> None:
     """Make a project's environments offer what the document says."""
     document = _read(file)
-    with opened(redis_url, prefix, lease_s=lease) as store:
-        report = store.project(document.project).apply_catalog(document, prune=prune, wait=not no_wait)
-    if as_json:
-        print_json(_report_document(report))
-        return
-    _print_report(report)
-    if report.sessions:
+    report = store.project(document.project).apply_catalog(document, prune=prune, wait=not no_wait)
+    _print_report(report, as_json)
+    if report.sessions and not as_json:
         say(f"Deactivated what is gone in {report.sessions} session{'s' if report.sessions > 1 else ''}.")
 
 
 @app.command()
-def diff(
-    file: FileArgument,
-    prune: PruneOption = False,
-    as_json: JsonOption = False,
-    redis_url: RedisUrlOption = None,
-    prefix: PrefixOption = DEFAULT_PREFIX,
-) -> None:
-    """Tell what apply would change: exit code 0 where nothing, 1 where something."""
+@on_store()
+def diff(store: SessionStore, file: FileArgument, prune: PruneOption = False, as_json: JsonOption = False) -> None:
+    """Show what apply would change. The exit code is 0 for no change and 1 for any."""
     document = _read(file)
-    with opened(redis_url, prefix) as store:
-        report = store.project(document.project).diff_catalog(document, prune=prune)
-    if as_json:
-        print_json(_report_document(report))
-    else:
-        _print_report(report)
+    report = store.project(document.project).diff_catalog(document, prune=prune)
+    _print_report(report, as_json)
     if report.changed:
         raise typer.Exit(1)
 
 
 @app.command()
+@on_store()
 def show(
+    store: SessionStore,
     project: ProjectOption,
     environment: EnvironmentOption = None,
     as_json: JsonOption = False,
-    redis_url: RedisUrlOption = None,
-    prefix: PrefixOption = DEFAULT_PREFIX,
 ) -> None:
-    """Show what is applied; --json prints a document that apply takes."""
-    with opened(redis_url, prefix) as store:
-        if environment is None:
-            document = store.project(project).catalog()
-        else:
-            catalog = store.environment(project, environment).catalog()
-            document = CatalogDocument(project, {} if catalog is None else {environment: catalog})
+    """Show the applied catalog; --json prints a document that apply takes."""
+    if environment is None:
+        document = store.project(project).catalog()
+    else:
+        catalog = store.environment(project, environment).catalog()
+        document = CatalogDocument(project, {} if catalog is None else {environment: catalog})
     if as_json:
         print_json(document)
         return
@@ -108,7 +81,7 @@ def show(
 
 
 def _read(file: str) -> CatalogDocument:
-    """The document in a file; which syntax it has goes by its name."""
+    """Read a document; the name of the file tells its syntax."""
     syntax: Literal["json", "toml"] = "toml" if file.lower().endswith(".toml") else "json"
     if file != "-" and not file.lower().endswith((".json", ".toml")):
         raise InvalidCatalogError(f"{file}: a document is a .json or .toml file.")
@@ -147,7 +120,10 @@ def _report_document(report: CatalogReport) -> dict[str, Any]:
     }
 
 
-def _print_report(report: CatalogReport) -> None:
+def _print_report(report: CatalogReport, as_json: bool) -> None:
+    if as_json:
+        print_json(_report_document(report))
+        return
     rows = []
     for entry in report.environments:
         rows.append((entry.environment, entry.change, "", ""))

@@ -13,8 +13,8 @@ import typer
 from ..api_keys.model import ApiKey
 from ..api_keys.ring import REVOCATION_BOUND_S
 from ..errors import InvalidFieldError
-from ..protocol.keyspace import DEFAULT_PREFIX
-from .options import JsonOption, PrefixOption, RedisUrlOption, opened
+from ..sync.store import SessionStore
+from .options import JsonOption, on_store
 from .output import print_json, print_table, say, time_of
 
 app = typer.Typer(help="API keys of the gateway.", no_args_is_help=True, rich_markup_mode=None)
@@ -24,22 +24,24 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @app.command()
+@on_store()
 def create(
+    store: SessionStore,
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     project: Annotated[
-        str | None, typer.Option("--project", "-p", metavar="SLUG", help="The one project it may use; else every one.")
+        str | None,
+        typer.Option("--project", "-p", metavar="SLUG", help="Allow one project only; default: every project."),
     ] = None,
-    expires_in: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends: 90d, 12h, 30m …")] = None,
+    expires_in: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Expires after this time: 90d, 12h, 30m …")
+    ] = None,
     expires_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it ends: 2030-01-31 or 2030-01-31T12:00:00Z.")
+        str | None, typer.Option(metavar="TIME", help="Expires at this time: 2030-01-31 or 2030-01-31T12:00:00Z.")
     ] = None,
     as_json: JsonOption = False,
-    redis_url: RedisUrlOption = None,
-    prefix: PrefixOption = DEFAULT_PREFIX,
 ) -> None:
-    """Make a key and print it: the only time that it can be seen. The rest goes to standard error."""
-    with opened(redis_url, prefix) as store:
-        new = store.api_keys.create(name, project=project, expires_at=_expiry(expires_in, expires_at))
+    """Create a key and print it, once. Standard output holds only the key."""
+    new = store.api_keys.create(name, project=project, expires_at=_expiry(expires_in, expires_at))
     if as_json:
         print_json({**msgspec.to_builtins(new.key), "key": new.secret})
         return
@@ -50,15 +52,14 @@ def create(
 
 
 @app.command("list")
+@on_store()
 def list_keys(
-    every: Annotated[bool, typer.Option("--all", help="Also those that have expired or were revoked.")] = False,
+    store: SessionStore,
+    every: Annotated[bool, typer.Option("--all", help="Expired and revoked keys too.")] = False,
     as_json: JsonOption = False,
-    redis_url: RedisUrlOption = None,
-    prefix: PrefixOption = DEFAULT_PREFIX,
 ) -> None:
-    """List the keys, oldest first; what is listed does not open anything."""
-    with opened(redis_url, prefix) as store:
-        snapshot = store.api_keys.snapshot()
+    """List the keys, oldest first. Secrets are not shown."""
+    snapshot = store.api_keys.snapshot()
     keys = sorted(snapshot.keys.values(), key=lambda key: (key.created_at, key.id))
     listed = [(key, status) for key in keys if (status := key.status(snapshot.now)) == "active" or every]
     if as_json:
@@ -82,15 +83,14 @@ def list_keys(
 
 
 @app.command()
+@on_store()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As list shows it; never the key itself.")],
+    store: SessionStore,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The id that list shows; never the key itself.")],
     as_json: JsonOption = False,
-    redis_url: RedisUrlOption = None,
-    prefix: PrefixOption = DEFAULT_PREFIX,
 ) -> None:
-    """Revoke a key for good; fine where it is revoked already."""
-    with opened(redis_url, prefix) as store:
-        key = store.api_keys.revoke(key_id)
+    """Revoke a key for good. Revoking it again is no error."""
+    key = store.api_keys.revoke(key_id)
     if as_json:
         print_json(_document(key, "revoked"))
     else:
@@ -102,7 +102,7 @@ def _document(key: ApiKey, status: str) -> dict[str, Any]:
 
 
 def _expiry(expires_in: str | None, expires_at: str | None) -> int | None:
-    """When the key ends, in ms since 1970."""
+    """When the key expires, in ms since 1970."""
     if expires_in is not None and expires_at is not None:
         raise InvalidFieldError("Give either --expires-in or --expires-at.")
     if expires_in is not None:

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import typer
 
-from ..session import Effect, format_time
+from ..protocol.messages import SessionState
+from ..session import Effect, Session, format_time
 
 
 def say(text: str) -> None:
@@ -64,6 +65,13 @@ def plain(text: str) -> str:
 def time_of(ms: int | None) -> str | None:
     """A time for a table, to the second, UTC."""
     return None if ms is None else format_time(ms)[:19].replace("T", " ") + "Z"
+
+
+def delay_of(session: Session | SessionState) -> str:
+    """A session's global delay, in ms: ``5``, or ``5-7`` if it is drawn."""
+    if session.global_delay_max_ms > session.global_delay_ms:
+        return f"{session.global_delay_ms}-{session.global_delay_max_ms}"
+    return str(session.global_delay_ms)
 
 
 def _width(text: str) -> int:

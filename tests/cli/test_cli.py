@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from sessionstore import SessionStore
 from sessionstore.cli.app import app, exit_code
 from sessionstore.cli.output import plain, print_table
-from sessionstore.cli.watch import Chain, describe
+from sessionstore.cli.watch import History, describe
 from sessionstore.errors import (
     CorruptDataError,
     NotEffectiveError,
@@ -31,6 +31,7 @@ from sessionstore.errors import (
     StoreUnavailableError,
 )
 from sessionstore.protocol.messages import Change, decode_change
+from sessionstore.protocol.replies import HeadReply
 
 from ..support.redis_server import RedisServer, free_port
 
@@ -406,36 +407,37 @@ def change(rev: int, id_: str, prev: str, kind: str = "delete", **fields: Any) -
     return decode_change(json.dumps(body))
 
 
-class TestChain:
+class TestHistory:
     def test_the_very_next_change_is_followed(self) -> None:
-        chain = Chain()
-        assert chain.start(7, "a")
-        assert chain.follow(change(8, "b", "a"))
-        assert chain.follow(change(9, "c", "b"))
+        history = History()
+        assert history.start(HeadReply(0, 7, "a"))
+        assert history.follow(change(8, "b", "a"))
+        assert history.follow(change(9, "c", "b"))
 
     @pytest.mark.parametrize(
         "next_", [change(9, "c", "a"), change(8, "c", "x"), change(7, "a", "z"), change(1, "a", "")]
     )
     def test_anything_else_shows_that_something_is_missing(self, next_: Change) -> None:
-        chain = Chain()
-        chain.start(7, "a")
-        assert not chain.follow(next_)
+        history = History()
+        history.start(HeadReply(0, 7, "a"))
+        assert not history.follow(next_)
         # From there on it is followed again
-        assert chain.follow(change(next_.rev + 1, "n", next_.id))
+        assert history.follow(change(next_.rev + 1, "n", next_.id))
 
     def test_what_was_published_before_the_head_was_read_is_part_of_it(self) -> None:
-        chain = Chain()
-        chain.start(7, "a")
-        assert chain.was_counted(change(7, "a", "z"))
-        assert not chain.was_counted(change(8, "b", "a"))
+        history = History()
+        late = change(7, "a", "z")
+        history.start(HeadReply(late.at, 7, "a"))
+        assert history.follow(late)
+        assert history.follow(change(8, "b", "a"))
 
     def test_a_new_link_starts_where_the_last_one_ended_or_says_that_it_does_not(self) -> None:
-        chain = Chain()
-        chain.start(7, "a")
-        chain.follow(change(8, "b", "a"))
-        assert chain.start(8, "b")
-        assert not chain.start(9, "c")
-        assert not chain.start(9, "other")
+        history = History()
+        history.start(HeadReply(0, 7, "a"))
+        history.follow(change(8, "b", "a"))
+        assert history.start(HeadReply(0, 8, "b"))
+        assert not history.start(HeadReply(0, 9, "c"))
+        assert not history.start(HeadReply(0, 9, "other"))
 
 
 SESSION = {
