@@ -14,12 +14,12 @@ __all__ = ["update"]
 
 
 def update(page: Path, document: dict[str, Any], plot: Path) -> None:
-    """Replace what the page says of one benchmark.
+    """Replace the page's section on one benchmark.
 
     Raises
     ------
     LookupError
-        The page has no place for it.
+        The page lacks the benchmark's markers.
     """
     name = document["name"]
     begin, end = f"<!-- {name}: begin, written by make bench -->", f"<!-- {name}: end -->"
@@ -41,10 +41,11 @@ def _section(document: dict[str, Any], plot: Path) -> list[str]:
         _row(columns),
         "|" + " --- |" + " ---: |" * (len(columns) - 1),
         *map(_row, results["rows"]),
-        "",
-        f"{sum(bar.met for bar in bars)} of {len(bars)} bars are met.",
-        *(f"- {bar}" for bar in bars if not bar.met),
     ]
+    held = [bar for bar in bars if bar.limit is not None]
+    if held:
+        lines += ["", f"{sum(bar.met is True for bar in held)} of {len(held)} bars are met."]
+        lines += [f"- {bar}" for bar in held if not bar.met]
     if results["notes"]:
         lines += ["", *(f"- {note.strip()}" for note in results["notes"])]
     lines += ["", "Measured on: " + ", ".join(f"{fact} {value}" for fact, value in document["machine"].items()) + "."]

@@ -66,6 +66,9 @@ def test_check_fails_where_a_bar_is_missed(tmp_path: Path) -> None:
 
     assert [conclude(bar, "--check") for bar in (met, missed)] == [0, 1]
     assert conclude(missed) == 0
+    recorded = Bar("PUT", None, 0.5)
+    assert conclude(recorded, "--check") == 0
+    assert (recorded.met, str(recorded)) == (None, "PUT: 0.50 ×, recorded")
     assert (str(met), str(missed)) == ("p50 ≤ 2 ×: 1.90 ✔", "rate ≥ 0.9 ×: 0.80 ✘ missed")
 
 
