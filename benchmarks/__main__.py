@@ -21,12 +21,12 @@ def main() -> int:
         description=__doc__, epilog="Other options go to every benchmark that runs: --rounds N, --quick, --check."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all by default: {', '.join(PLOTS)}")
-    parser.add_argument("--draw", action="store_true", help="run nothing, only draw the results that are there")
+    parser.add_argument("--draw", action="store_true", help="only draw existing results")
     options, passed_on = parser.parse_known_args()
     names: list[str] = options.names or list(PLOTS)
     unknown = [name for name in names if name not in PLOTS]
     if unknown:
-        parser.error(f"there is no benchmark {unknown[0]!r}; there are {', '.join(PLOTS)}")
+        parser.error(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(PLOTS)}")
     failed = []
     for name in names:
         if not options.draw:

@@ -7,7 +7,7 @@ The bare routes authenticate and check nothing. The gateway authenticates and va
 three ways: with the one key of its settings; with a key of the key store, on a project that has a catalog; and the same
 with the rate limiter on, at a limit that no load reaches. The first two share a process; each other app has its own.
 
-All run stock Uvicorn with the same settings: h11, uvloop, the same keep-alive, no access log. Rounds are interleaved.
+All run Uvicorn with the gateway's own settings, without an access log. Rounds are interleaved.
 A ratio is the median of the rounds' ratios. It is recorded; no limit applies.
 """
 
@@ -31,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.server import KEEP_ALIVE_S, listening_socket
+from gateway.server import listening_socket, server_config
 from sessionstore import SessionStore
 from sessionstore.api_keys.model import generate_secret
 from sessionstore.protocol.scripts import load_script
@@ -42,7 +42,7 @@ from .report import Bar, Report, arguments_parser, conclude, describe_machine, p
 
 #: Requests in flight, and seconds of each run.
 CONNECTIONS = 16
-#: Sessions of each project that the load is spread over.
+#: The load is spread over this many sessions of each project.
 SESSIONS = 1000
 METHODS = ("PUT", "GET")
 
@@ -186,19 +186,7 @@ def serve_bare(port: int, redis_url: str) -> None:
         return JSONResponse(await client.hgetall(f"ss:{{checkout}}:staging:s:{request.path_params['key']}"))
 
     app = Starlette(routes=[Route("/{key}", put, methods=["PUT"]), Route("/{key}", get, methods=["GET"])])
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        loop="uvloop",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=1,
-    )
+    config = server_config(app, shutdown_grace_s=1)
     uvicorn.Server(config).run([listening_socket("127.0.0.1", port)])
 
 

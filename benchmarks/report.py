@@ -1,4 +1,4 @@
-"""What every benchmark shows beside its figures: the machine, the versions, a table, its bars, and a results file."""
+"""Report a benchmark: the machine, the versions, a table, the bars, and a results file."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ class Bar(Struct, frozen=True):
 
 
 class Report(Struct):
-    """What one benchmark has found.
+    """The results of one benchmark.
 
     Attributes
     ----------
     title : str
-        As a heading.
+        The heading.
     columns, rows : list
-        The table as it is printed.
+        The printed table.
     bars : list of Bar
-        What it is held to.
+        The values that are checked or recorded.
     figures : object
-        What the plot is drawn from.
+        The data of the plot.
     notes : list of str
-        What a reader of the table has to know.
+        Remarks on the table.
     """
 
     title: str
@@ -95,9 +95,9 @@ def arguments_parser(purpose: str | None, rounds: int) -> argparse.ArgumentParse
 
 
 def conclude(name: str, facts: Mapping[str, str], report: Report, options: argparse.Namespace) -> int:
-    """Print a report and write its results file; returns the exit code: 1 where a bar is missed and that matters.
+    """Print a report and write its results file; returns the exit code: 1 for a missed bar with ``--check``.
 
-    The results of ``--quick`` mean nothing, and go to a folder of their own.
+    The results of ``--quick`` mean nothing, so they go to their own folder.
     """
     folder = options.results or (RESULTS_FOLDER / "quick" if options.quick else RESULTS_FOLDER)
     print_table(report.title, facts, report.columns, report.rows)
@@ -116,7 +116,7 @@ def median_ratio(ours: Iterable[float], theirs: Iterable[float]) -> float:
 
 
 def describe_machine(client: redis.Redis | None = None) -> dict[str, str]:
-    """The machine and the versions; with a `client`, what Redis's INFO says of itself too."""
+    """The machine and the versions; with a `client`, also the server's version."""
     facts = {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": _cpu_model(),

@@ -40,7 +40,9 @@ def apply(
     report = store.project(document.project).apply_catalog(document, prune=prune, wait=not no_wait)
     _print_report(report, as_json)
     if report.sessions and not as_json:
-        say(f"Deactivated what is gone in {report.sessions} session{'s' if report.sessions > 1 else ''}.")
+        say(
+            f"Deactivated removed mocks and scenarios in {report.sessions} session{'s' if report.sessions > 1 else ''}."
+        )
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""Ready-made ways into proxies and frameworks; each needs the package that it is for."""
+"""Integrations with proxies and frameworks. Each needs its own package installed."""

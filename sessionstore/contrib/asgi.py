@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from ..replica.view import BaseView
-from ..session import session_key_from_header
+from ..session import Session, session_key_from_header
 
 #: The request header that names a session.
 SESSION_HEADER = "x-flowmock-session"
@@ -30,19 +30,19 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class SessionMiddleware:
-    """Look up the session that each HTTP request and websocket names, before the application is called.
+    """Look up the session of each HTTP request and websocket, then call the application.
 
     Parameters
     ----------
     app : ASGI application
     view : View
-        An open view. With ``on_stale="raise"``, its `StaleView` comes out of the middleware.
+        An open view. With ``on_stale="raise"``, the middleware raises its `StaleView`.
     header : str
         The header that names the session.
     delay : bool
-        Apply the session's global delay before the application is called.
+        Apply the session's global delay before calling the application.
     rng : random.Random, optional
-        Where delays are drawn from.
+        The source of random delays.
     """
 
     def __init__(
@@ -64,10 +64,15 @@ class SessionMiddleware:
         if scope["type"] in ("http", "websocket"):
             raw = next((value for name, value in scope["headers"] if name == self._header), None)
             session = self._view.get(session_key_from_header(raw))
-            # A server may share one state between requests (ASGI, lifespan state), so it is not written to in place.
+            # Copy the state: an ASGI server may share it between requests.
             scope = {**scope, "state": {**scope.get("state", {}), STATE_KEY: session}}
             if self._delay and session is not None:
-                delay_ms = session.delay_ms(self._rng)
-                if delay_ms:
-                    await asyncio.sleep(delay_ms / 1000)
+                await apply_delay(session, self._rng)
         await self._app(scope, receive, send)
+
+
+async def apply_delay(session: Session, rng: random.Random | None = None) -> None:
+    """Sleep for the session's global delay, if it has any."""
+    delay_ms = session.delay_ms(rng)
+    if delay_ms:
+        await asyncio.sleep(delay_ms / 1000)

@@ -4,13 +4,12 @@ Load it together with an addon of your own that answers the mocked requests::
 
     mitmdump -s your_mocks.py --set sessionstore_project=checkout --set sessionstore_environment=staging
 
-where ``your_mocks.py`` says ``addons = [SessionStoreAddon(), YourMocks()]``. Each option's default is the environment
-variable of the same setting, `SESSIONSTORE_REDIS_URL` and so on: a password has no place on a command line.
+where ``your_mocks.py`` says ``addons = [SessionStoreAddon(), YourMocks()]``. An option's default is the
+environment variable of the same setting, such as `SESSIONSTORE_REDIS_URL`. Don't put a password on a command line.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from mitmproxy import ctx, exceptions, http
@@ -23,14 +22,14 @@ from ..errors import InvalidInputError
 from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S
 from ..protocol.keyspace import DEFAULT_PREFIX
 from ..session import session_key_from_header
-from .asgi import SESSION_HEADER, STATE_KEY
+from .asgi import SESSION_HEADER, STATE_KEY, apply_delay
 
 
 class SessionStoreAddon:
-    """Look up the session that each request names; put it before the addons that use it.
+    """Look up the session of each request. List it before the addons that use it.
 
     Options: ``sessionstore_url`` (Redis), ``sessionstore_project``, ``sessionstore_environment``;
-    ``sessionstore_prefix``, ``sessionstore_ttl`` and ``sessionstore_lease`` (seconds), which have to be the gateway's;
+    ``sessionstore_prefix``, ``sessionstore_ttl`` and ``sessionstore_lease`` (seconds), which must equal the gateway's;
     and ``sessionstore_delay`` (apply the session's global delay).
 
     Attributes
@@ -74,31 +73,29 @@ class SessionStoreAddon:
         self._settings = settings
 
     async def running(self) -> None:
-        """Open the view. The proxy serves meanwhile, and until the view is in touch no request has a session."""
+        """Open the view. Requests have no session until the view is in touch with Redis."""
         if self._environment is not None:
             self.view = await self._environment.view(wait=False).open()
 
     async def done(self) -> None:
-        """Leave, so that no writer waits for this proxy."""
+        """Close the view, so that no writer waits for this proxy."""
         if self.view is not None:
             await self.view.aclose()
         if self._store is not None:
             await self._store.aclose()
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        """Put the session into the flow's metadata, and wait for its delay if that is asked for."""
+        """Put the session into the flow's metadata, and apply its delay if the option is on."""
         raw = next((value for name, value in flow.request.headers.fields if name.lower() == _HEADER), None)
         session = None if self.view is None else self.view.get(session_key_from_header(raw))
         flow.metadata[STATE_KEY] = session
         if session is not None and ctx.options.sessionstore_delay:
-            delay_ms = session.delay_ms()
-            if delay_ms:
-                await asyncio.sleep(delay_ms / 1000)
+            await apply_delay(session)
 
 
 _HEADER = SESSION_HEADER.encode()
 
-#: Options, the environment variables that their defaults come from, else their defaults, and what they mean.
+#: Each option, the environment variable of its default, the default without it, and its meaning.
 _SETTINGS = (
     ("sessionstore_url", "SESSIONSTORE_REDIS_URL", "redis://localhost:6379/0", "Redis that holds the sessions."),
     ("sessionstore_project", "SESSIONSTORE_PROJECT", "", "Project whose sessions are served."),

@@ -183,12 +183,12 @@ class TestSessions:
         assert "it has qa, staging" in cli.error("get", "ci-42", "-p", "checkout", code=2)
         assert "no environment 'prod'" in cli.error("get", "ci-42", "-p", "checkout", "-e", "prod", code=1)
 
-    def test_what_a_terminal_would_obey_is_not_printed(self, cli: Cli) -> None:
+    def test_escapes_control_characters(self, cli: Cli) -> None:
         cli("put", "ci-42", *STAGING, "--label", "a\x1b[31mb\nc\x9b")
         for command in (("get", "ci-42"), ("list",)):
             assert "a\\x1b[31mb\\nc\\x9b" in cli(*command, *STAGING).stdout
 
-    def test_views_lists_who_holds_writes_up(self, cli: Cli, shared_redis: RedisServer, prefix: str) -> None:
+    def test_views_lists_the_live_views(self, cli: Cli, shared_redis: RedisServer, prefix: str) -> None:
         # Given one live view, which has applied a write
         with (
             SessionStore.from_url(shared_redis.url, prefix=prefix) as store,
@@ -208,7 +208,7 @@ class TestSessions:
 
 class TestKeys:
     @pytest.mark.parametrize("options", [("--expires-in", "999999w"), ("--expires-at", "9999-12-31T23:59:59-14:00")])
-    def test_a_key_that_would_outlast_the_calendar_is_not_made(self, cli: Cli, options: tuple[str, ...]) -> None:
+    def test_rejects_an_expiry_after_the_year_9999(self, cli: Cli, options: tuple[str, ...]) -> None:
         assert "year 9999" in cli.error("keys", "create", "ci", *options, code=2)
         assert cli.json("keys", "list") == {"keys": []}
 
@@ -261,7 +261,7 @@ class TestKeys:
 
 
 class TestCatalog:
-    def test_what_an_environment_without_a_catalog_shows_changes_nothing(self, cli: Cli, store: SessionStore) -> None:
+    def test_applying_an_empty_catalog_document_changes_nothing(self, cli: Cli, store: SessionStore) -> None:
         store.environment("checkout", "staging").put("ci-42", overrides=["ovr_any"])
         shown = cli("catalog", "show", *STAGING, "--json").stdout
 
@@ -302,7 +302,7 @@ class TestCatalog:
         planned = cli.json("catalog", "diff", str(less), code=1)
         done = cli("catalog", "apply", str(less))
         # Then it says so
-        assert done.stderr == "Deactivated what is gone in 1 session.\n"
+        assert done.stderr == "Deactivated removed mocks and scenarios in 1 session.\n"
         assert re.search("staging +changed", done.stdout)
         assert re.search(r"- mock +ovr_extraMock", done.stdout)
         assert re.search("production-mirror +left alone", done.stdout)
@@ -364,7 +364,7 @@ class TestErrors:
             ("redis://:hunter2@[", 2),
         ],
     )
-    def test_a_redis_that_is_not_there_and_a_url_that_is_none(self, cli: Cli, url: str, code: int) -> None:
+    def test_reports_an_unreachable_redis_and_an_invalid_url(self, cli: Cli, url: str, code: int) -> None:
         for command in (("get", "ci-42", *STAGING), ("keys", "list"), ("watch", *STAGING)):
             error = cli.error(*command, "--redis-url", url.format(port=free_port()), code=code)
             assert "hunter2" not in error
@@ -417,21 +417,21 @@ class TestHistory:
     @pytest.mark.parametrize(
         "next_", [change(9, "c", "a"), change(8, "c", "x"), change(7, "a", "z"), change(1, "a", "")]
     )
-    def test_anything_else_shows_that_something_is_missing(self, next_: Change) -> None:
+    def test_any_other_change_is_a_gap(self, next_: Change) -> None:
         history = History()
         history.start(HeadReply(0, 7, "a"))
         assert not history.follow(next_)
         # From there on it is followed again
         assert history.follow(change(next_.rev + 1, "n", next_.id))
 
-    def test_what_was_published_before_the_head_was_read_is_part_of_it(self) -> None:
+    def test_a_change_from_before_the_head_was_read_is_no_gap(self) -> None:
         history = History()
         late = change(7, "a", "z")
         history.start(HeadReply(late.at, 7, "a"))
         assert history.follow(late)
         assert history.follow(change(8, "b", "a"))
 
-    def test_a_new_link_starts_where_the_last_one_ended_or_says_that_it_does_not(self) -> None:
+    def test_a_new_connection_detects_changes_missed_meanwhile(self) -> None:
         history = History()
         history.start(HeadReply(0, 7, "a"))
         history.follow(change(8, "b", "a"))
@@ -568,7 +568,7 @@ class TestProcesses:
             staging.put("ci-43", wait=False)
             assert json.loads(watch.stdout.readline())["session"]["sessionKey"] == "ci-43"
 
-            # When it is interrupted, then it ends well and without a word
+            # When it is interrupted, then it exits with 0 and prints nothing
             watch.send_signal(signal.SIGINT)
             assert watch.wait(10) == 0
             assert watch.stderr.read() == ""
@@ -580,7 +580,7 @@ class TestProcesses:
         assert (get.returncode, out) == (3, "")
         assert err == "sessionstore: Redis can't be reached; nothing was changed, try again later.\n"
 
-    def test_output_that_nobody_reads_ends_it_at_once(self, own_redis: RedisServer) -> None:
+    def test_watch_exits_when_its_output_is_closed(self, own_redis: RedisServer) -> None:
         with process(own_redis, "watch", *STAGING) as watch, SessionStore.from_url(own_redis.url) as store:
             assert watch.stdout is not None
             await_true(lambda: watchers(own_redis) == 1)
@@ -591,14 +591,16 @@ class TestProcesses:
             assert watch.stderr is not None
             assert (watch.returncode, watch.stderr.read()) == (7, "")
 
-    def test_any_encoding_of_the_output_will_do(self, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_escapes_what_the_output_cannot_encode(
+        self, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
         with process(own_redis, "put", "ci-42", *STAGING, "--label", "snow ☃") as put:
             out, err = put.communicate(timeout=20)
         assert put.returncode == 0, err
         assert "snow \\u2603" in out
 
-    def test_a_closed_standard_input_is_said(self, own_redis: RedisServer) -> None:
+    def test_reports_a_closed_standard_input(self, own_redis: RedisServer) -> None:
         done = subprocess.run(
             [
                 "bash",
@@ -615,7 +617,7 @@ class TestProcesses:
         assert (done.returncode, done.stderr) == (2, "sessionstore: -: standard input is closed.\n")
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-    def test_a_full_disk_is_said(self, own_redis: RedisServer) -> None:
+    def test_reports_a_full_disk(self, own_redis: RedisServer) -> None:
         command = [sys.executable, "-m", "sessionstore.cli", "keys", "list", "--redis-url", own_redis.url]
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(
