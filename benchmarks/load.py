@@ -1,7 +1,7 @@
 """A load generator for HTTP/1.1: keep-alive connections, each with one request in flight.
 
-Requests are bytes that are made before the clock runs, and a response is read no further than to find its end, so that
-the generator takes little from a machine that it shares with what it measures.
+Requests are encoded before the clock starts, and responses are parsed only to find their end. So the generator takes
+little time from the server that it measures on the same machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Outcome:
 
 
 def request(method: str, target: str, headers: dict[str, str], body: bytes = b"") -> bytes:
-    """One request as it goes over the wire."""
+    """Encode one request."""
     lines = [f"{method} {target} HTTP/1.1", "host: localhost", *(f"{name}: {value}" for name, value in headers.items())]
     if body:
         lines.append(f"content-length: {len(body)}")

@@ -18,9 +18,9 @@ _context = multiprocessing.get_context("spawn")
 
 
 class Peer:
-    """A process that runs ``target(pipe, *arguments)``, which says that it is ready by sending something.
+    """A process that runs ``target(pipe, *arguments)``, which sends a message when it is ready.
 
-    It has to end where it receives None.
+    It must exit when it receives None.
     """
 
     def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
@@ -30,22 +30,22 @@ class Peer:
         theirs.close()
 
     def receive(self) -> Any:
-        """Take the next thing that it sends."""
+        """Receive its next message."""
         if not self._pipe.poll(_PATIENCE_S):
             raise TimeoutError(f"A process of this benchmark was silent for {_PATIENCE_S:g} s.")
         return self._pipe.recv()
 
     def ask(self, question: object) -> Any:
-        """Send something, and take what it answers."""
+        """Send a message and receive the answer."""
         self.tell(question)
         return self.receive()
 
     def tell(self, what: object) -> None:
-        """Send something."""
+        """Send a message."""
         self._pipe.send(what)
 
     def close(self) -> None:
-        """Have it end; kill it where it does not."""
+        """Stop the process; kill it if it does not exit."""
         with contextlib.suppress(OSError):  # it may have ended
             self.tell(None)
         self._process.join(10)

@@ -56,12 +56,10 @@ class SessionStoreAddon:
         if settings == self._settings:
             return
         if self.view is not None:
-            raise _refusal("whose sessions are served can't be changed while the proxy runs; start it anew.")
+            raise _refusal("the sessionstore options can't change while the proxy runs; restart it.")
         url, project, environment, prefix, ttl, lease = settings
         if not (url and project and environment):
-            raise _refusal(
-                "say whose sessions are served, with --set sessionstore_project=… and --set sessionstore_environment=…"
-            )
+            raise _refusal("name the environment: --set sessionstore_project=… --set sessionstore_environment=…")
         try:
             self._store = AsyncSessionStore.from_url(
                 url, prefix=prefix, ttl_s=_seconds("ttl", ttl), lease_s=_seconds("lease", lease)
@@ -98,8 +96,8 @@ _HEADER = SESSION_HEADER.encode()
 #: Each option, the environment variable of its default, the default without it, and its meaning.
 _SETTINGS = (
     ("sessionstore_url", "SESSIONSTORE_REDIS_URL", "redis://localhost:6379/0", "Redis that holds the sessions."),
-    ("sessionstore_project", "SESSIONSTORE_PROJECT", "", "Project whose sessions are served."),
-    ("sessionstore_environment", "SESSIONSTORE_ENVIRONMENT", "", "Environment whose sessions are served."),
+    ("sessionstore_project", "SESSIONSTORE_PROJECT", "", "Project of the sessions."),
+    ("sessionstore_environment", "SESSIONSTORE_ENVIRONMENT", "", "Environment of the sessions."),
     ("sessionstore_prefix", "SESSIONSTORE_PREFIX", DEFAULT_PREFIX, "In front of every key in Redis; the gateway's."),
     (
         "sessionstore_ttl",

@@ -218,7 +218,7 @@ def test_the_example_answers_by_scenario_and_takes_its_settings_from_the_environ
         ),
         (
             {"sessionstore_environment": "staging"},
-            ["sessionstore: say whose sessions are served", "sessionstore_project"],
+            ["sessionstore: name the environment", "sessionstore_project"],
         ),
         (
             {"sessionstore_project": "checkout", "sessionstore_environment": "a b"},
