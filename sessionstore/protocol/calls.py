@@ -1,7 +1,7 @@
 """One operation = one `Call`: a script, its keys and arguments, and how to read the answer.
 
-Everything here is a pure function of its arguments. Input is validated before the call is built, so a call that exists
-is one that may be sent.
+Everything here is a pure function of its arguments. Input is validated before the call is built, so every `Call` may be
+sent.
 """
 
 from __future__ import annotations
@@ -17,47 +17,21 @@ from msgspec import UNSET
 
 from ..catalog.model import Catalog
 from ..errors import InvalidFieldError, InvalidQueryError
-from ..session import (
-    MAX_OVERRIDES,
-    SessionPatch,
-    validate_override,
-    validate_session_key,
-)
+from ..session import MAX_OVERRIDES, SessionPatch, validate_override, validate_session_key
+from . import replies
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
-from .replies import (
-    CatalogApplied,
-    CatalogReply,
-    CountsReply,
-    EnvironmentsReply,
-    HeadReply,
-    IndexPage,
-    LeaseReply,
-    LeaseStatusReply,
-    Payload,
-    PingReply,
-    Reply,
-    ScanReply,
-    SessionReply,
-    SessionsReply,
-    SnapshotReply,
-    TouchReply,
-    ViewsReply,
-    WriteReply,
-    decoder,
-    encode_overrides,
-    failure,
-)
+from .replies import Payload, Reply, decoder, encode_overrides, failure
 from .scripts import Script, load_script
 from .server_identity import ServerIdentity
 
-#: Sessions that one script reads: some 10 µs each, during which Redis serves nobody else.
+#: Sessions that one script reads: some 10 µs each, during which Redis serves no other client.
 READ_BATCH = 100
 #: Environments that one script counts the sessions of.
 COUNT_BATCH = 100
 #: Sessions that one script touches.
 TOUCH_BATCH = 200
 
-#: A precondition: revisions any of which will do, or ``"*"`` for any session that exists.
+#: A precondition: a revision, several of which one must match, or ``"*"`` for any existing session.
 IfMatch = int | Sequence[int] | Literal["*"]
 
 T = TypeVar("T")
@@ -85,7 +59,7 @@ class WriteContext:
     ttl_ms: int
     #: how long a view's lease lasts
     lease_ms: int
-    #: the highest revision seen of this environment: a lower one proves that Redis has lost its history
+    #: the highest revision seen of this environment: a lower one proves that Redis lost data
     known_rev: int = 0
     #: what the store knows of the server
     server: ServerIdentity = field(default_factory=ServerIdentity)
@@ -97,23 +71,6 @@ class WriteContext:
 
 _encode_json = msgspec.json.Encoder().encode
 
-_write_reply = decoder(WriteReply)
-_session_reply = decoder(SessionReply)
-_touch_reply = decoder(TouchReply)
-_index_page = decoder(IndexPage)
-_scan_reply = decoder(ScanReply)
-_sessions_reply = decoder(SessionsReply)
-_snapshot_reply = decoder(SnapshotReply)
-_ping_reply = decoder(PingReply)
-_head_reply = decoder(HeadReply)
-_catalog_reply = decoder(CatalogReply)
-_catalog_applied = decoder(CatalogApplied)
-_environments_reply = decoder(EnvironmentsReply)
-_counts_reply = decoder(CountsReply)
-_lease_status_reply = decoder(LeaseStatusReply)
-_lease_reply = decoder(LeaseReply)
-_views_reply = decoder(ViewsReply)
-
 
 def _checked(
     decode: Callable[[Payload], R], keyspace: EnvironmentKeyspace, session_key: str, declarative: bool, payload: Payload
@@ -124,19 +81,19 @@ def _checked(
     return reply
 
 
-def ping() -> Call[PingReply]:
+def ping() -> Call[replies.PingReply]:
     """Ask whether scripts run."""
-    return Call(load_script("ping"), (), (), _ping_reply)
+    return Call(load_script("ping"), (), (), decoder(replies.PingReply))
 
 
-def get(keyspace: EnvironmentKeyspace, session_key: str) -> Call[SessionReply]:
+def get(keyspace: EnvironmentKeyspace, session_key: str) -> Call[replies.SessionReply]:
     """Read one session."""
     session_key = validate_session_key(session_key)
     return Call(
         load_script("get"),
         (keyspace.session(session_key), keyspace.environments),
         (keyspace.environment, session_key),
-        partial(_checked, _session_reply, keyspace, session_key, False),
+        partial(_checked, decoder(replies.SessionReply), keyspace, session_key, False),
     )
 
 
@@ -149,7 +106,7 @@ def put(
     if_match: IfMatch | None = None,
     if_none_match: Literal["*"] | None = None,
     wait: bool = True,
-) -> Call[WriteReply]:
+) -> Call[replies.WriteReply]:
     """Set the properties that the patch has, clear those that are None, and leave the others unchanged."""
     if if_none_match not in (None, "*"):
         raise InvalidQueryError('if_none_match must be None or "*".')
@@ -160,7 +117,7 @@ def put(
         op_id,
         session_key,
         wait,
-        keys=(keyspace.catalog, keyspace.catalog_mocks, keyspace.catalog_local, keyspace.catalog_scenarios),
+        keys=keyspace.catalog_keys,
         args=(_if_match_argument(if_match), if_none_match or "", *_patch_arguments(patch)),
         declarative=True,
     )
@@ -177,33 +134,33 @@ def _patch_arguments(patch: SessionPatch) -> Iterator[str | int]:
 
 def activate(
     context: WriteContext, op_id: str, session_key: str, override: str, *, wait: bool = True
-) -> Call[WriteReply]:
+) -> Call[replies.WriteReply]:
     """Switch one override on; create the session if it is missing."""
     return _toggle("activate", context, op_id, session_key, override, wait, (MAX_OVERRIDES,))
 
 
 def deactivate(
     context: WriteContext, op_id: str, session_key: str, override: str, *, wait: bool = True
-) -> Call[WriteReply]:
+) -> Call[replies.WriteReply]:
     """Switch one override off."""
     return _toggle("deactivate", context, op_id, session_key, override, wait, ())
 
 
 def reset(
     context: WriteContext, op_id: str, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
-) -> Call[WriteReply]:
+) -> Call[replies.WriteReply]:
     """Clear everything that a PUT can set."""
     return _write("reset", context, op_id, session_key, wait, args=(_if_match_argument(if_match),))
 
 
 def delete(
     context: WriteContext, op_id: str, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
-) -> Call[WriteReply]:
+) -> Call[replies.WriteReply]:
     """Remove a session."""
     return _write("delete", context, op_id, session_key, wait, args=(_if_match_argument(if_match),))
 
 
-def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[TouchReply]:
+def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[replies.TouchReply]:
     """Note when sessions were last seen: session key → ms since 1970. At most `TOUCH_BATCH`."""
     if len(seen) > TOUCH_BATCH:
         raise InvalidQueryError(f"One touch takes at most {TOUCH_BATCH} sessions; send the rest in another.")
@@ -224,35 +181,40 @@ def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[To
             context.known_rev,
             *(part for pair in times.items() for part in pair),
         ),
-        partial(_checked, _touch_reply, keyspace, "", False),
+        partial(_checked, decoder(replies.TouchReply), keyspace, "", False),
         writes=True,
     )
 
 
-def page(keyspace: EnvironmentKeyspace, limit: int, after: tuple[int, str] | None) -> Call[IndexPage]:
+def page(keyspace: EnvironmentKeyspace, limit: int, after: tuple[int, str] | None) -> Call[replies.IndexPage]:
     """Read one page of the index, newest seen first, after the member that `after` names."""
     score, member = ("+inf", "") if after is None else after
     return Call(
         load_script("page"),
         (keyspace.index, keyspace.environments),
         (keyspace.environment, limit, score, member),
-        partial(_checked, _index_page, keyspace, "", False),
+        partial(_checked, decoder(replies.IndexPage), keyspace, "", False),
     )
 
 
-def read(keyspace: EnvironmentKeyspace, session_keys: Sequence[str]) -> Call[SessionsReply]:
-    """Read the sessions that exist of those named, in order; at most `READ_BATCH`. The keys are normalised already."""
-    return Call(load_script("read"), tuple(map(keyspace.session, session_keys)), tuple(session_keys), _sessions_reply)
+def read(keyspace: EnvironmentKeyspace, session_keys: Sequence[str]) -> Call[replies.SessionsReply]:
+    """Read those of the named sessions that exist, in order; at most `READ_BATCH` normalised keys."""
+    return Call(
+        load_script("read"),
+        tuple(map(keyspace.session, session_keys)),
+        tuple(session_keys),
+        decoder(replies.SessionsReply),
+    )
 
 
-def scan(keyspace: EnvironmentKeyspace, cursor: str, count: int = READ_BATCH) -> Call[ScanReply]:
+def scan(keyspace: EnvironmentKeyspace, cursor: str, count: int = READ_BATCH) -> Call[replies.ScanReply]:
     """Read one page of the index in no order, for a snapshot; the cursor is ``"0"`` at first and at the end."""
-    return Call(load_script("scan"), (keyspace.index,), (cursor, count), _scan_reply)
+    return Call(load_script("scan"), (keyspace.index,), (cursor, count), decoder(replies.ScanReply))
 
 
 def snapshot(
     keyspace: EnvironmentKeyspace, cursor: str, session_keys: Sequence[str] = (), *, count: int = READ_BATCH
-) -> Call[SnapshotReply]:
+) -> Call[replies.SnapshotReply]:
     """Read the sessions named, at most `READ_BATCH`, and find about `count` members of the index after the cursor.
 
     The cursor is ``"0"`` at first and at the end; with a count of 0 it stays where it is.
@@ -261,32 +223,32 @@ def snapshot(
         load_script("snapshot"),
         (keyspace.head, keyspace.index, *map(keyspace.session, session_keys)),
         (cursor, count, *session_keys),
-        _snapshot_reply,
+        decoder(replies.SnapshotReply),
     )
 
 
-def read_head(keyspace: EnvironmentKeyspace) -> Call[HeadReply]:
-    """Read where the chain of revisions stands."""
-    return Call(load_script("head"), (keyspace.head,), (), _head_reply)
+def read_head(keyspace: EnvironmentKeyspace) -> Call[replies.HeadReply]:
+    """Read the newest revision and its id."""
+    return Call(load_script("head"), (keyspace.head,), (), decoder(replies.HeadReply))
 
 
-def read_catalog(keyspace: EnvironmentKeyspace) -> Call[CatalogReply]:
+def read_catalog(keyspace: EnvironmentKeyspace) -> Call[replies.CatalogReply]:
     """Read the environment's catalog, and the revision of its last change."""
     return Call(
         load_script("catalog_read"),
         (keyspace.catalog, keyspace.head, keyspace.environments),
         (keyspace.environment,),
-        _catalog_reply,
+        decoder(replies.CatalogReply),
     )
 
 
 def apply_catalog(
     context: WriteContext, op_id: str, catalog: Catalog | None, session_keys: Sequence[str] = (), *, wait: bool = True
-) -> Call[CatalogApplied]:
-    """Give the environment this catalog, in its canonical order, and register it; None: take both away.
+) -> Call[replies.CatalogApplied]:
+    """Give the environment this catalog, in its canonical order, and register it; None removes both.
 
-    The answer may be need_sessions: what the catalog no longer offers has to be deactivated, and `session_keys`, which
-    are normalised already, are not all that the index has.
+    The status need_sessions means that the index has sessions that `session_keys` lacks, and that the script has to
+    look at them. The keys must be normalised.
     """
     keyspace = context.keyspace
     text = "" if catalog is None else _encode_json(catalog).decode()
@@ -297,22 +259,10 @@ def apply_catalog(
         *(part for pair in local for part in pair),
         *(part for scenario in catalog.scenarios for part in (scenario.id, _encode_json(scenario).decode())),
     )
+    names = (keyspace.environments, *keyspace.catalog_keys, keyspace.index, *keyspace.lease_keys, keyspace.changes)
     return Call(
         load_script("catalog_apply"),
-        (
-            keyspace.environments,
-            keyspace.catalog,
-            keyspace.catalog_mocks,
-            keyspace.catalog_local,
-            keyspace.catalog_scenarios,
-            keyspace.index,
-            keyspace.head,
-            keyspace.leases,
-            keyspace.acks,
-            keyspace.views,
-            keyspace.changes,
-            *map(keyspace.session, session_keys),
-        ),
+        (*names, *map(keyspace.session, session_keys)),
         (
             op_id,
             context.lease_ms,
@@ -327,80 +277,66 @@ def apply_catalog(
             *entries,
             *session_keys,
         ),
-        _catalog_applied,
+        decoder(replies.CatalogApplied),
         writes=True,
     )
 
 
-def environments(keyspace: ProjectKeyspace) -> Call[EnvironmentsReply]:
+def environments(keyspace: ProjectKeyspace) -> Call[replies.EnvironmentsReply]:
     """Read which environments a project has registered."""
-    return Call(load_script("environments"), (keyspace.environments,), (), _environments_reply)
+    return Call(load_script("environments"), (keyspace.environments,), (), decoder(replies.EnvironmentsReply))
 
 
-def count(environments: Sequence[EnvironmentKeyspace]) -> Call[CountsReply]:
+def count(environments: Sequence[EnvironmentKeyspace]) -> Call[replies.CountsReply]:
     """Count the live sessions of environments of one project."""
     keyspace = tuple(key for environment in environments for key in (environment.index, environment.head))
-    return Call(load_script("count"), keyspace, (), _counts_reply)
+    return Call(load_script("count"), keyspace, (), decoder(replies.CountsReply))
 
 
-def lease_status(context: WriteContext, rev: int) -> Call[LeaseStatusReply]:
+def lease_status(context: WriteContext, rev: int) -> Call[replies.LeaseStatusReply]:
     """Read which leases have not applied `rev`."""
     keyspace = context.keyspace
     return Call(
         load_script("lease_status"),
-        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.changes),
+        (*keyspace.lease_keys, keyspace.changes),
         (rev, context.lease_ms),
-        _lease_status_reply,
+        decoder(replies.LeaseStatusReply),
     )
 
 
 def join(
     keyspace: EnvironmentKeyspace, lease_id: str, lease_ms: int, info: str, applied_rev: int, applied_id: str
-) -> Call[LeaseReply]:
+) -> Call[replies.LeaseReply]:
     """Take a lease. The id must never have been used before; `info` is JSON, see `replies.ViewInfo`."""
-    return Call(
-        load_script("join"),
-        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.changes, keyspace.applied),
-        (lease_id, lease_ms, info, applied_rev, applied_id),
-        _lease_reply,
-    )
+    return _lease_call("join", keyspace, (keyspace.changes,), lease_id, lease_ms, info, applied_rev, applied_id)
 
 
 def renew(
     keyspace: EnvironmentKeyspace, lease_id: str, lease_ms: int, applied_rev: int, applied_id: str
-) -> Call[LeaseReply]:
-    """Prolong a lease, and acknowledge what its view has applied."""
-    return Call(
-        load_script("renew"),
-        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.changes, keyspace.applied),
-        (lease_id, lease_ms, applied_rev, applied_id),
-        _lease_reply,
-    )
+) -> Call[replies.LeaseReply]:
+    """Extend a lease, and acknowledge what its view has applied."""
+    return _lease_call("renew", keyspace, (keyspace.changes,), lease_id, lease_ms, applied_rev, applied_id)
 
 
-def ack(keyspace: EnvironmentKeyspace, lease_id: str, applied_rev: int, applied_id: str) -> Call[LeaseReply]:
+def ack(keyspace: EnvironmentKeyspace, lease_id: str, applied_rev: int, applied_id: str) -> Call[replies.LeaseReply]:
     """Acknowledge what a lease's view has applied."""
-    return Call(
-        load_script("ack"),
-        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.applied),
-        (lease_id, applied_rev, applied_id),
-        _lease_reply,
-    )
+    return _lease_call("ack", keyspace, (), lease_id, applied_rev, applied_id)
 
 
-def leave(keyspace: EnvironmentKeyspace, lease_id: str) -> Call[LeaseReply]:
+def leave(keyspace: EnvironmentKeyspace, lease_id: str) -> Call[replies.LeaseReply]:
     """Give a lease up; its view must have stopped calling itself fresh."""
-    return Call(
-        load_script("leave"),
-        (keyspace.head, keyspace.leases, keyspace.acks, keyspace.views, keyspace.applied),
-        (lease_id,),
-        _lease_reply,
-    )
+    return _lease_call("leave", keyspace, (), lease_id)
 
 
-def views(keyspace: EnvironmentKeyspace) -> Call[ViewsReply]:
+def _lease_call(
+    script: str, keyspace: EnvironmentKeyspace, keys: tuple[str, ...], *args: str | int
+) -> Call[replies.LeaseReply]:
+    return Call(load_script(script), (*keyspace.lease_keys, *keys, keyspace.applied), args, decoder(replies.LeaseReply))
+
+
+def views(keyspace: EnvironmentKeyspace) -> Call[replies.ViewsReply]:
     """Read which views hold a lease."""
-    return Call(load_script("views"), (keyspace.head, keyspace.leases, keyspace.views), (), _views_reply)
+    return Call(load_script("views"), (keyspace.head, keyspace.leases, keyspace.views), (), decoder(replies.ViewsReply))
 
 
 def _toggle(
@@ -411,17 +347,9 @@ def _toggle(
     override: str,
     wait: bool,
     bounds: tuple[int, ...],
-) -> Call[WriteReply]:
-    keyspace = context.keyspace
-    return _write(
-        script,
-        context,
-        op_id,
-        session_key,
-        wait,
-        keys=(keyspace.catalog, keyspace.catalog_mocks, keyspace.catalog_local),
-        args=(validate_override(override), *bounds),
-    )
+) -> Call[replies.WriteReply]:
+    keys = context.keyspace.catalog_keys[:3]
+    return _write(script, context, op_id, session_key, wait, keys=keys, args=(validate_override(override), *bounds))
 
 
 def _write(
@@ -434,8 +362,8 @@ def _write(
     keys: tuple[str, ...] = (),
     args: tuple[str | int, ...] = (),
     declarative: bool = False,
-) -> Call[WriteReply]:
-    """Put the keys and arguments that all writes share in front (scripts/lib/write.lua)."""
+) -> Call[replies.WriteReply]:
+    """Prepend the keys and arguments that all writes share (scripts/lib/write.lua)."""
     session_key = validate_session_key(session_key)
     names = context.keyspace
     return Call(
@@ -443,10 +371,7 @@ def _write(
         (
             names.session(session_key),
             names.index,
-            names.head,
-            names.leases,
-            names.acks,
-            names.views,
+            *names.lease_keys,
             names.environments,
             names.changes,
             *keys,
@@ -461,7 +386,7 @@ def _write(
             session_key,
             *args,
         ),
-        partial(_checked, _write_reply, names, session_key, declarative),
+        partial(_checked, decoder(replies.WriteReply), names, session_key, declarative),
         writes=True,
     )
 

@@ -55,6 +55,7 @@ class EnvironmentKeyspace:
         "acks",
         "applied",
         "catalog",
+        "catalog_keys",
         "catalog_local",
         "catalog_mocks",
         "catalog_scenarios",
@@ -63,6 +64,7 @@ class EnvironmentKeyspace:
         "environments",
         "head",
         "index",
+        "lease_keys",
         "leases",
         "project",
         "views",
@@ -89,7 +91,7 @@ class EnvironmentKeyspace:
         self.changes = f"{base}:changes{suffix}"
         #: channel: the revision that every live view has applied, each time it rises
         self.applied = f"{base}:applied{suffix}"
-        #: hash: there is one where the environment has a catalog
+        #: hash: the catalog and its digest; missing if the environment has no catalog
         self.catalog = f"{base}:catalog"
         #: hash: published mocks by id
         self.catalog_mocks = f"{base}:catalog:mocks"
@@ -97,6 +99,9 @@ class EnvironmentKeyspace:
         self.catalog_local = f"{base}:catalog:local"
         #: hash: scenarios by id
         self.catalog_scenarios = f"{base}:catalog:scenarios"
+        #: the keys that the scripts take in this order
+        self.lease_keys = (self.head, self.leases, self.acks, self.views)
+        self.catalog_keys = (self.catalog, self.catalog_mocks, self.catalog_local, self.catalog_scenarios)
         self.environments = ProjectKeyspace(prefix, project).environments
 
     def __str__(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -33,7 +34,7 @@ class Reply(Struct, frozen=True, gc=False, kw_only=True):
     """What every script's answer begins with."""
 
     status: str
-    #: what a status other than ok is about
+    #: what a status other than ok refers to
     detail: str = ""
 
 
@@ -51,13 +52,13 @@ class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
     rev: int = 0
     #: the revision that the caller has to wait for
     target_rev: int = msgspec.field(name="targetRev", default=0)
-    #: leases that live, those of them that have not applied `target_rev`, and how many ever ran out
+    #: live leases, those of them that have not applied `target_rev`, and all leases that ever expired
     live: int = 0
     pending: int = 0
     expired: int = 0
-    #: ms during which leases that live may be missing from the count
+    #: ms during which live leases may be missing from the count
     countable_in_ms: int = msgspec.field(name="countableInMs", default=0)
-    #: that of the leases, see LeaseReply; empty before the first
+    #: the leases' epoch, see LeaseReply; empty before the first lease
     epoch: str = ""
     changed: bool = False
     existed: bool = False
@@ -66,7 +67,7 @@ class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
 class CatalogApplied(WriteReply, frozen=True, kw_only=True):
     """Answer of catalog_apply; `existed` says that the environment had a catalog."""
 
-    #: the catalog before, where this changed it
+    #: the catalog before the change; None if nothing changed
     previous: Catalog | None = None
     #: sessions that used what is no longer offered
     sessions: int = 0
@@ -134,7 +135,7 @@ class CatalogReply(Struct, frozen=True):
     now: int
     #: whether the environment is registered, or its project has registered none
     known: bool
-    #: the revision of the catalog's last change, its removal too; 0 where there never was one
+    #: the revision of the catalog's last change, its removal too; 0 if there never was a catalog
     rev: int
     catalog: Catalog | None
 
@@ -154,14 +155,14 @@ class EnvironmentsReply(Struct, frozen=True):
 
 
 class LeaseStatusReply(Struct, frozen=True, gc=False):
-    """Answer of standing: the leases, seen from a revision that a writer waits for."""
+    """Answer of lease_status: which leases have applied the revision that a writer waits for."""
 
     now: int
     rev: int
     live: int
     pending: int
     expired: int
-    #: ms until the last of the pending ones runs out
+    #: ms until the last pending lease expires
     lease_left_ms: int = msgspec.field(name="leaseLeftMs")
     countable_in_ms: int = msgspec.field(name="countableInMs")
     epoch: str
@@ -170,14 +171,14 @@ class LeaseStatusReply(Struct, frozen=True, gc=False):
 class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
     """Answer of join, renew, ack and leave: the head, and how long the lease lasts.
 
-    The status is ok, expired (there is no such lease any more), refused (the view lags behind the head that it was
+    The status is ok, expired (the lease has expired), refused (the view lags behind the head that it was
     told before) or forked (the view's position is not on the head's chain).
     """
 
     now: int
     rev: int
     id: str
-    #: another one where Redis was emptied, restarted or replaced since
+    #: changes when Redis is emptied, restarted or replaced
     epoch: str
     #: from `now` on
     lease_ms: int = msgspec.field(name="leaseMs")
@@ -209,10 +210,15 @@ class ViewInfo(Struct, frozen=True, gc=False):
 
 
 def decoder(reply: type[T]) -> Callable[[Payload], T]:
-    """Build the function that decodes one script's answer, strictly."""
+    """The function that decodes one script's answer, strictly; the same one each time."""
+    return _decoder(reply)
+
+
+@cache
+def _decoder(reply: type[Any]) -> Callable[[Payload], Any]:
     decode = msgspec.json.Decoder(reply).decode
 
-    def decode_reply(payload: Payload) -> T:
+    def decode_reply(payload: Payload) -> Any:
         try:
             return decode(payload)
         except (msgspec.DecodeError, UnicodeError, TypeError) as exc:
@@ -246,14 +252,9 @@ def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, de
             return PreconditionFailedError(
                 f"The session {session_key!r} {state}, which the precondition rules out; read it and try again."
             )
-        case "unknown_override" if declarative:
-            return InvalidOverrideError(
-                f"There is no published mock {detail!r} on {keyspace}; name one of its catalog."
-            )
         case "unknown_override":
-            return OverrideNotFoundError(
-                f"There is no published mock {detail!r} on {keyspace}; name one of its catalog."
-            )
+            error = InvalidOverrideError if declarative else OverrideNotFoundError
+            return error(f"There is no published mock {detail!r} on {keyspace}; name one of its catalog.")
         case "local_override":
             return InvalidOverrideError(
                 f"The mock {detail!r} belongs to a scenario and can't be toggled by itself; set that scenario."
@@ -304,7 +305,7 @@ def encode_view_info(info: ViewInfo) -> str:
 
 
 def decode_view_info(text: str) -> ViewInfo:
-    """The inverse of `encode_view_info`; what another program has written there may say nothing."""
+    """The inverse of `encode_view_info`; text that does not decode gives an empty `ViewInfo`."""
     try:
         return msgspec.json.decode(text, type=ViewInfo)
     except msgspec.DecodeError:

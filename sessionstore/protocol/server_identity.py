@@ -1,9 +1,8 @@
 """Whether the Redis behind a connection is the one that a writer knows.
 
-The leases that a write counts may have been lost with a restart or a failover, while the views that hold them do not
-know yet. So a writer that meets a server which is not the one it knew, or which has only just started, lets one whole
-lease pass before it takes the count for complete. Redis names itself in INFO: `run_id` changes with a restart,
-`master_replid` with a promotion.
+A restart or a failover may lose leases, while their views still call themselves fresh. So a writer that finds another
+server, or one that has just started, waits for one whole lease before it trusts the count. Redis identifies itself in
+INFO: `run_id` changes with a restart, `master_replid` with a promotion.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ class ServerIdentity:
 
     Attributes
     ----------
-    settled_at : float
-        Local time, monotonic, before which no write may count on the leases it sees.
+    countable_at : float
+        Local monotonic time, in seconds. Before it, no write may rely on its count of the leases.
     """
 
     __slots__ = ("_identity", "_lease_s", "countable_at")
@@ -33,10 +32,10 @@ class ServerIdentity:
         self._identity: tuple[str, str] | None = None
 
     def observed(self, info: bytes | str | None, now: float) -> None:
-        """A connection was made, and this is how its server names itself.
+        """Take the INFO of the server that a new connection reached.
 
-        None says that the server denies INFO to this user: then it may be another one with each connection. What has no
-        INFO at all is fakeredis, and always the same.
+        None: the server denies INFO to this user, so each connection may reach another server. Empty: fakeredis, which
+        has no INFO and is always the same server.
         """
         text = info.decode("utf-8", "replace") if isinstance(info, bytes) else info or ""
         fields = dict(_FIELD.findall(text))
