@@ -1,12 +1,12 @@
 """API keys: what they look like, how they are stored, and how a gateway checks them without asking Redis.
 
 A key is ``fmk_`` and 32 random bytes in base64url. Redis holds its SHA-256 and a record, never the key itself: with
-that many random bits a plain hash can't be reversed, and a slow one would only slow the gateway. The first twelve
+that many random bits a fast hash can't be reversed, and a slow one would only slow the gateway. The first twelve
 digits of the hash are the key's public id, which is what lists, logs and `revoke` name it by.
 
 A gateway keeps all records in a `KeyRing` and loads them again every `REFRESH_INTERVAL_S`. So a wrong key costs no
 round trip, and a revoked one is refused on every gateway within `REVOCATION_BOUND_S`: a ring whose records are older
-than that admits nobody, and the gateway answers 503 until Redis is back.
+than that rejects every key, and the gateway answers 503 until Redis is back.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ import base64
 import hashlib
 import os
 import re
-from typing import Literal, TypeVar
+from typing import Literal
 
 from msgspec import Struct
 
-from ..protocol.replies import Reply
-
 #: Keys that may be active at a time.
 MAX_ACTIVE_KEYS = 25
-#: Revoked and expired keys that are kept for a look back.
+#: Revoked and expired keys that are kept as history.
 MAX_ENDED_KEYS = 100
 #: Code points of a key's name.
 MAX_NAME_LENGTH = 200
@@ -33,7 +31,8 @@ USED_INTERVAL_MS = 60_000
 _SECRET_BYTES = 32
 _SECRET = re.compile(r"fmk_[A-Za-z0-9_-]{43}\Z")
 
-R = TypeVar("R", bound=Reply)
+_ID_LENGTH = 12
+_ID = re.compile(rf"[0-9a-f]{{{_ID_LENGTH}}}\Z")
 
 
 class ApiKey(Struct, frozen=True, rename="camel", kw_only=True):
@@ -69,7 +68,7 @@ class ApiKey(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class NewApiKey(Struct, frozen=True):
-    """A key that was just made. `secret` is the key itself, which nothing can show again; it is not in the repr."""
+    """A new key. `secret` is the key itself: it can't be shown again, and the repr leaves it out."""
 
     key: ApiKey
     secret: str
@@ -100,4 +99,11 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-# The operations. Each yields its calls, as those in operations.py do.
+def id_of(digest: str) -> str:
+    """The public id of the key with this hash: its first twelve digits, as in scripts/lib/api_key.lua."""
+    return digest[:_ID_LENGTH]
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of a key's public id."""
+    return _ID.match(text) is not None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -25,11 +23,10 @@ from .model import (
     NewApiKey,
     generate_secret,
     hash_secret,
+    is_id,
 )
 
-_ID = re.compile(r"[0-9a-f]{12}\Z")
-
-#: How many times a new key is made where another has the same id: the second time is already a wonder.
+#: Attempts to make a key whose id is free; a second attempt is already very unlikely.
 _ATTEMPTS = 5
 
 T = TypeVar("T")
@@ -58,21 +55,15 @@ def create(
         raise InvalidFieldError(
             "expires_at must be a time in milliseconds since 1970, a whole number, and no later than the year 9999."
         )
+    expiry = "" if expires_at is None else expires_at
     for _ in range(_ATTEMPTS):
         secret = generate_secret()
         try:
             reply = yield Call(
                 load_script("key_create"),
                 (keyspace.api_keys,),
-                (
-                    hash_secret(secret),
-                    name,
-                    project or "",
-                    "" if expires_at is None else expires_at,
-                    MAX_ACTIVE_KEYS,
-                    MAX_ENDED_KEYS,
-                ),
-                partial(_checked, _key_reply),
+                (hash_secret(secret), name, project or "", expiry, MAX_ACTIVE_KEYS, MAX_ENDED_KEYS),
+                _decode_key,
                 writes=True,
             )
         except _IdTakenError:
@@ -83,7 +74,7 @@ def create(
 
 def snapshot(keyspace: StoreKeyspace) -> KeyOperation[KeySnapshot]:
     """Read every record, for a `KeyRing`."""
-    reply: KeySnapshot = yield Call(load_script("key_list"), (keyspace.api_keys,), (), _snapshot_reply)
+    reply: KeySnapshot = yield Call(load_script("key_list"), (keyspace.api_keys,), (), decoder(KeySnapshot))
     return reply
 
 
@@ -95,19 +86,14 @@ def list_keys(keyspace: StoreKeyspace) -> KeyOperation[tuple[ApiKey, ...]]:
 
 def revoke(keyspace: StoreKeyspace, key_id: str) -> KeyOperation[ApiKey]:
     """Revoke one key."""
-    reply = yield Call(
-        load_script("key_revoke"),
-        (keyspace.api_keys,),
-        (_validate_id(key_id),),
-        partial(_checked, _key_reply),
-        writes=True,
-    )
+    key_id = _validate_id(key_id)
+    reply = yield Call(load_script("key_revoke"), (keyspace.api_keys,), (key_id,), _decode_key, writes=True)
     key: ApiKey = reply.key
     return key
 
 
 def mark_used(keyspace: StoreKeyspace, used: Mapping[str, int]) -> KeyOperation[int]:
-    """Note when keys were last used; returns how many records that changed."""
+    """Record when keys were last used; returns how many records changed."""
     if not used:
         return 0
     pairs: list[str | int] = []
@@ -116,7 +102,7 @@ def mark_used(keyspace: StoreKeyspace, used: Mapping[str, int]) -> KeyOperation[
             raise InvalidFieldError("A key's time of use must be milliseconds since 1970, a whole number.")
         pairs += (_validate_id(key_id), used_at_ms)
     reply = yield Call(
-        load_script("key_used"), (keyspace.api_keys,), (USED_INTERVAL_MS, *pairs), _used_reply, writes=True
+        load_script("key_used"), (keyspace.api_keys,), (USED_INTERVAL_MS, *pairs), decoder(_UsedReply), writes=True
     )
     written: int = reply.written
     return written
@@ -131,25 +117,18 @@ def _validate_name(name: str) -> str:
 
 
 def _validate_id(key_id: str) -> str:
-    # What is wrong is not quoted: it may be the key itself.
-    if not isinstance(key_id, str) or not _ID.match(key_id):
+    # The message does not quote the value: it may be the key itself.
+    if not isinstance(key_id, str) or not is_id(key_id):
         raise InvalidFieldError("A key is named by its id, twelve hexadecimal digits, as the list of keys shows it.")
     return key_id
-
-
-_key_reply = decoder(_KeyReply)
-
-_snapshot_reply = decoder(KeySnapshot)
-
-_used_reply = decoder(_UsedReply)
 
 
 class _IdTakenError(SessionStoreError):
     """Another key has the same id."""
 
 
-def _checked(decode: Any, payload: Payload) -> Any:
-    reply = decode(payload)
+def _decode_key(payload: Payload) -> _KeyReply:
+    reply = decoder(_KeyReply)(payload)
     match reply.status:
         case "ok":
             return reply

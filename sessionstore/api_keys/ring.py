@@ -1,4 +1,4 @@
-"""A gateway's copy of all API keys: it tells whose a key is without asking Redis."""
+"""A gateway's copy of all API keys: it checks keys without asking Redis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 
 from ..errors import InvalidFieldError
-from .model import USED_INTERVAL_MS, ApiKey, KeySnapshot, hash_secret, is_secret
+from .model import USED_INTERVAL_MS, ApiKey, KeySnapshot, hash_secret, id_of, is_secret
 
 #: Seconds between two loads of a ring.
 REFRESH_INTERVAL_S = 0.25
@@ -15,12 +15,9 @@ REFRESH_INTERVAL_S = 0.25
 #: Seconds within which every gateway refuses a revoked key.
 REVOCATION_BOUND_S = 1.0
 
-#: Digits of the hash that are the public id; scripts/lib/api_key.lua has the same.
-_ID_LENGTH = 12
-
 
 class Refusal(enum.Enum):
-    """Why a `KeyRing` admits nobody. For logs and metrics; outside, all but `UNAVAILABLE` must look the same."""
+    """Why a `KeyRing` rejects a key. For logs and metrics; outside, all but `UNAVAILABLE` must look the same."""
 
     MISSING = "missing"
     MALFORMED = "malformed"
@@ -32,7 +29,7 @@ class Refusal(enum.Enum):
 
 
 class KeyRing:
-    """A gateway's copy of all records: it tells who a key belongs to, without I/O.
+    """A gateway's copy of all records: it authenticates keys without I/O.
 
     Load it with the answer of `snapshot` every `REFRESH_INTERVAL_S`. Nothing here reads a clock: `now` and `sent_at`
     are seconds of one that never goes back and, so that a host which slept does not trust what it knew before, goes on
@@ -50,7 +47,7 @@ class KeyRing:
     Raises
     ------
     InvalidFieldError
-        A bootstrap key has not the form of a key.
+        A bootstrap key is malformed.
     """
 
     def __init__(self, bootstrap: Iterable[str] = ()) -> None:
@@ -59,14 +56,14 @@ class KeyRing:
             if not is_secret(secret):
                 raise InvalidFieldError("An API key is 'fmk_' and 43 letters, digits, '-' or '_'; this one is not.")
             digest = hash_secret(secret)
-            self._bootstrap[_id_of(digest)] = digest, ApiKey(id=_id_of(digest), name="bootstrap", created_at=0)
+            self._bootstrap[id_of(digest)] = digest, ApiKey(id=id_of(digest), name="bootstrap", created_at=0)
         self._by_id: dict[str, tuple[str, ApiKey]] = {}
         self._loaded_at: float | None = None
         self._redis_ms = 0
         self._used: dict[str, int] = {}
 
     def load(self, snapshot: KeySnapshot, sent_at: float) -> None:
-        """Take new records. `sent_at` is when they were asked for: whatever was revoked before then is in them."""
+        """Take new records. `sent_at` is when they were asked for: they show every revocation before then."""
         if self._loaded_at is not None and sent_at < self._loaded_at:
             return
         self._by_id = {key.id: (digest, key) for digest, key in snapshot.keys.items()}
@@ -87,10 +84,10 @@ class KeyRing:
         return self.age_s(now) <= REVOCATION_BOUND_S
 
     def authenticate(self, secret: str | None, now: float) -> ApiKey | Refusal:
-        """Tell whose key this is, or why nobody is admitted; None: the request had none.
+        """Return the key's record, or why the key is rejected; None: the request had no key.
 
-        The time it takes tells nothing of a key that is nearly right: a record is found by the hash, which a guesser
-        can't steer, and compared in constant time.
+        Timing reveals nothing about a nearly correct key: the record is found by hash, which a guesser can't steer, and
+        compared in constant time.
         """
         if secret is None:
             return Refusal.MISSING
@@ -106,7 +103,7 @@ class KeyRing:
         key = _find(self._by_id, digest)
         if key is None:
             return Refusal.UNKNOWN
-        # Redis's clock cannot be further than this: its time was read after the request for it was sent.
+        # At most this much has passed on Redis's clock: Redis read its time after the request was sent.
         redis_ms = self._redis_ms + round(self.age_s(now) * 1000)
         match key.status(redis_ms):
             case "revoked":
@@ -117,7 +114,7 @@ class KeyRing:
         return key
 
     def admits_anybody(self, now: float) -> bool:
-        """Whether any key works."""
+        """Whether any key is accepted."""
         redis_ms = self._redis_ms + (round(self.age_s(now) * 1000) if self._loaded_at is not None else 0)
         return bool(self._bootstrap) or any(key.status(redis_ms) == "active" for _, key in self._by_id.values())
 
@@ -134,9 +131,5 @@ class KeyRing:
 
 
 def _find(records: Mapping[str, tuple[str, ApiKey]], digest: str) -> ApiKey | None:
-    stored, key = records.get(_id_of(digest), ("", None))
+    stored, key = records.get(id_of(digest), ("", None))
     return key if hmac.compare_digest(stored, digest) else None
-
-
-def _id_of(digest: str) -> str:
-    return digest[:_ID_LENGTH]

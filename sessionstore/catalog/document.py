@@ -1,7 +1,7 @@
 """The declarative document that says what a project's environments offer, and the checks it must pass.
 
-One document per project, JSON or TOML with the same structure. It is decoded strictly: a field that is not known is an
-error, since a typo must not pass in silence. Every error names the place, as in
+One document per project, JSON or TOML with the same structure. It is decoded strictly: an unknown field is an
+error, so that a typo does not pass unnoticed. Every error names the place, as in
 ``environments.staging.scenarios[2].mocks[0]``. An entry with ``published`` false is a draft: it is checked like any
 other and then left out. What the fields mean is in docs/catalog.md.
 """
@@ -52,23 +52,16 @@ class _Outline(Struct, forbid_unknown_fields=True):
     environments: dict[str, Any]
 
 
-class _Mock(Struct, forbid_unknown_fields=True):
-    id: str
-    name: str
+class _Mock(Mock, forbid_unknown_fields=True, frozen=True):
     published: bool = True
 
 
-class _LocalMock(Struct, forbid_unknown_fields=True):
-    id: str
-    name: str
+class _LocalMock(Mock, forbid_unknown_fields=True, frozen=True):
+    pass
 
 
-class _Scenario(Struct, forbid_unknown_fields=True, rename="camel"):
-    id: str
-    name: str
-    url_id: str
-    mocks: list[str] = []
-    local_mocks: list[_LocalMock] = []
+class _Scenario(Scenario, forbid_unknown_fields=True, frozen=True):
+    local_mocks: tuple[_LocalMock, ...] = ()
     published: bool = True
 
 
@@ -89,19 +82,32 @@ def parse_catalog_document(data: bytes | str, syntax: Literal["json", "toml"]) -
         raise InvalidCatalogError(f"The document is larger than {MAX_DOCUMENT_BYTES} bytes; split the project.")
     try:
         text = data if isinstance(data, str) else data.decode()
-        value = tomllib.loads(text) if syntax == "toml" else json.loads(text, object_pairs_hook=_object)
+        value = tomllib.loads(text) if syntax == "toml" else json.loads(text, object_pairs_hook=unique_object)
     except (ValueError, RecursionError) as exc:
         raise InvalidCatalogError(f"The document is not valid {syntax.upper()}: {exc}.") from exc
     return catalog_document(value)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which no name may come twice: the first would vanish in silence. TOML rules that out itself."""
+class DuplicateNameError(ValueError):
+    """A JSON object has the same name twice."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name[:80]!r} appears twice in one object; remove one of them")
+        self.name = name
+
+
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object for ``json.loads(object_pairs_hook=...)``; TOML forbids duplicate names itself.
+
+    Raises
+    ------
+    DuplicateNameError
+        Else the first of two values would be lost silently.
+    """
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidCatalogError(f"The document has {twice[:80]!r} twice in one object; one of them would be lost.")
+        raise DuplicateNameError(next(name for name in names if names.count(name) > 1))
     return value
 
 
@@ -128,7 +134,7 @@ def catalog_document(value: Any) -> CatalogDocument:
 
 
 def check_project(document: CatalogDocument | dict[str, Any], project: str) -> CatalogDocument:
-    """Check plain data, and that the document is about `project`.
+    """Check plain data, and that the document belongs to `project`.
 
     Raises
     ------
@@ -144,7 +150,7 @@ def check_project(document: CatalogDocument | dict[str, Any], project: str) -> C
 
 
 def _check_environment(environment: _Environment, place: str) -> Catalog:
-    """Everything that one environment's part must satisfy; drafts are left out of what is returned."""
+    """Check one environment's part; the catalog leaves drafts out."""
     count = len(environment.mocks) + sum(len(scenario.local_mocks) for scenario in environment.scenarios)
     _check_count(count, MAX_MOCKS, f"{place}.mocks", "with scenario-local ones")
     _check_count(len(environment.scenarios), MAX_SCENARIOS, f"{place}.scenarios")
@@ -167,22 +173,9 @@ def _check_environment(environment: _Environment, place: str) -> Catalog:
     for i, scenario in enumerate(environment.scenarios):
         _check_mocks(scenario, f"{place}.scenarios[{i}]", published, drafts, owners)
 
-    catalog = canonical(
-        Catalog(
-            tuple(Mock(mock.id, mock.name) for mock in environment.mocks if mock.published),
-            tuple(
-                Scenario(
-                    scenario.id,
-                    scenario.name,
-                    scenario.url_id,
-                    tuple(scenario.mocks),
-                    tuple(Mock(local.id, local.name) for local in scenario.local_mocks),
-                )
-                for scenario in environment.scenarios
-                if scenario.published
-            ),
-        )
-    )
+    mocks = tuple(Mock(mock.id, mock.name) for mock in environment.mocks if mock.published)
+    scenarios = [scenario for scenario in environment.scenarios if scenario.published]
+    catalog = canonical(Catalog(mocks, msgspec.convert(scenarios, tuple[Scenario, ...], from_attributes=True)))
     size = len(msgspec.json.encode(catalog))
     if size > MAX_CATALOG_BYTES:
         raise InvalidCatalogError(f"{place}: the catalog is {size} bytes as JSON; at most {MAX_CATALOG_BYTES} are.")

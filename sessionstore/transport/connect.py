@@ -1,4 +1,4 @@
-"""What both drivers share of redis-py: how clients are made, and what its errors mean."""
+"""How both drivers make redis-py clients, pools and connections."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ import redis.exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..errors import (
-    InvalidInputError,
-)
+from ..errors import InvalidInputError
 from ..options import MAX_CONNECTIONS
 from ..protocol.replies import ViewInfo, encode_view_info
 from ..version import __version__
 
-#: Connections that one store may be asked for, at most.
+#: The largest `max_connections`.
 _MAX_CONNECTIONS = 10_000
 
 
-#: Keys and values are UTF-8, whatever the caller's client makes of its own.
+#: Keys and values are UTF-8, even if the caller's client uses another encoding.
 _ENCODING = {"encoding": "utf-8", "encoding_errors": "strict"}
 
 
@@ -53,21 +51,18 @@ def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str,
         raise InvalidInputError(f"max_connections must be a whole number from 1 to {_MAX_CONNECTIONS}.")
     try:
         parts = urlsplit(url)
-        if parts.scheme == "unix":
-            fine = parts.path.strip("/") != ""
-        else:
-            fine = re.fullmatch(r"/?\d*/?", parts.path) is not None
-        if fine:
+        path = r"/*[^/].*" if parts.scheme == "unix" else r"/?\d*/?"
+        if re.fullmatch(path, parts.path):
             pool = kind.from_url(url, max_connections=max_connections, **settings)
             pool.connection_kwargs.update(_ENCODING)
-            # Made once and dropped, unconnected: an option that no connection takes shows here, not in the first call.
+            # Make an unconnected connection once: an unknown option fails here, not in the first call.
             pool.connection_class(**pool.connection_kwargs)
             return pool
     except (ValueError, TypeError, AttributeError):
         pass
     raise InvalidInputError(
         "A Redis URL is redis://[user:password@]host[:port][/database], the same with rediss://, or unix:///path with "
-        "?db= and &password=; percent-encode what a user or password holds besides letters and digits."
+        "?db= and &password=; percent-encode special characters in the user and password."
     )
 
 
@@ -115,9 +110,9 @@ def database_of(pool: Any) -> int:
 
 
 def new_pubsub_connection(pool: Any, within_s: float) -> Any:
-    """Make a connection like the pool's for a subscription; it is made `within_s` seconds or not at all.
+    """Make a connection like the pool's for a subscription; it connects within `within_s` seconds or fails.
 
-    RESP2: there, whatever arrives is a plain reply.
+    It uses RESP2, in which every message is a plain reply.
     """
     options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith("maint_")}
     for name in ("socket_connect_timeout", "socket_timeout"):
@@ -127,10 +122,9 @@ def new_pubsub_connection(pool: Any, within_s: float) -> Any:
 
 
 def never_reconnect(link: Any) -> None:
-    """Have a link that is connected stay what it is: once it is down, whatever uses it fails.
+    """Keep a connection from reconnecting: once it is down, every use of it fails.
 
-    A connection of redis-py's connects again where it is used after it has failed to send, without a word, and without
-    its subscriptions.
+    After a failed send, a redis-py connection silently reconnects at its next use, without its subscriptions.
     """
 
     def refuse(*_: Any, **__: Any) -> Any:

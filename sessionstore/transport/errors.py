@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis.exceptions as redis_errors
 
@@ -19,65 +19,64 @@ from ..options import CLOSED
 from ..protocol.calls import Call
 from ..protocol.keyspace import LAYOUT
 
-#: What redis-py, the socket and a deadline raise. A ValueError is redis-py's parser's, for a number that is none, and
-#: for text that is not UTF-8 where the client decodes responses.
+#: What redis-py, the socket and a deadline raise. redis-py's parser raises ValueError for a malformed number and
+#: for text that is not UTF-8.
 FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError, ValueError)
 
-#: What a Redis that has fewer databases answers begins with ERR, as much does.
+#: Redis reports an out-of-range database with the generic prefix ERR, so match the text.
 _NO_DATABASE = "DB index is out of range"
 
-#: What Redis answers when it is there but refuses for now, by the error's first word.
+
+class _Refusal(NamedTuple):
+    text: str
+    #: the class that redis-py raises for it; redis-py cuts the first word off the message
+    kind: type[Exception] | None = None
+    #: waiting does not help
+    lasting: bool = False
+
+
+#: Refusals of a Redis that can be reached, by the first word of the error.
 _REFUSALS = {
-    "BUSY": "is busy with a long script",
-    _NO_DATABASE: "has no database of the number in the URL",
-    "CLUSTERDOWN": "is down as a cluster",
-    "LOADING": "is still loading its data",
-    "MASTERDOWN": "has lost its primary",
-    "MISCONF": "can't save to disk and so refuses writes",
-    "NOAUTH": "asks for a password; put it into the URL",
-    "NOPERM": "denies this user the command or keys; see the permissions in docs/operations.md",
-    "NOREPLICAS": "has too few replicas and so refuses writes",
-    "OOM": "is out of memory",
-    "READONLY": "is a read-only replica",
-    "TRYAGAIN": "is moving its data",
-    "WRONGPASS": "refuses the password in the URL",
+    "BUSY": _Refusal("is busy with a long script"),
+    _NO_DATABASE: _Refusal("has no database of the number in the URL", lasting=True),
+    "CLUSTERDOWN": _Refusal("reports that its cluster is down", redis_errors.ClusterDownError),
+    "LOADING": _Refusal("is still loading its data", redis_errors.BusyLoadingError),
+    "MASTERDOWN": _Refusal("has lost its primary", redis_errors.MasterDownError),
+    "MISCONF": _Refusal("can't save to disk and so refuses writes"),
+    "NOAUTH": _Refusal("asks for a password; put it into the URL", lasting=True),
+    "NOPERM": _Refusal(
+        "denies this user the command or keys; see the permissions in docs/operations.md",
+        redis_errors.NoPermissionError,
+        lasting=True,
+    ),
+    "NOREPLICAS": _Refusal("has too few replicas and so refuses writes"),
+    "OOM": _Refusal("is out of memory", redis_errors.OutOfMemoryError),
+    "READONLY": _Refusal("is a read-only replica", redis_errors.ReadOnlyError),
+    "TRYAGAIN": _Refusal("is moving its data", redis_errors.TryAgainError),
+    "WRONGPASS": _Refusal("refuses the password in the URL", lasting=True),
 }
 
-#: Those that do not pass by themselves.
-_LASTING = (_NO_DATABASE, "NOAUTH", "NOPERM", "WRONGPASS")
-
-_REFUSAL_CLASSES: tuple[tuple[type[Exception], str], ...] = (
-    (redis_errors.OutOfMemoryError, "OOM"),
-    (redis_errors.BusyLoadingError, "LOADING"),
-    (redis_errors.ReadOnlyError, "READONLY"),
-    (redis_errors.NoPermissionError, "NOPERM"),
-    (redis_errors.MasterDownError, "MASTERDOWN"),
-    (redis_errors.ClusterDownError, "CLUSTERDOWN"),
-    (redis_errors.TryAgainError, "TRYAGAIN"),
-)
-
-
-#: What lib/layout.lua says.
+#: The error of lib/layout.lua.
 _LAYOUT = re.compile(r"SSLAYOUT (\w+)")
 
 
 def describe_loss(error: Exception) -> str:
-    """Why a link ended, in a few words, without host or data."""
+    """Why a connection ended, in a few words, without host or data."""
     if isinstance(error, redis_errors.RedisError):
-        word = _refusal(error)
-        return f"Redis {_REFUSALS[word]}" if word else "the connection to Redis broke"
+        refusal = _refusal(error)
+        return f"Redis {refusal.text}" if refusal else "the connection to Redis broke"
     return "the connection to Redis broke" if isinstance(error, OSError) else str(error)
 
 
 def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreError:
     """Our error for one of `FOREIGN_ERRORS`; never quotes a host, a password or data.
 
-    `sent` says that the script was on its way, so that without an answer it may have run.
+    `sent`: the script was sent, so it may have run even if no answer came.
     """
-    word = _refusal(error)
-    if word is not None:
-        again = "" if word in _LASTING else ", try again later"
-        return StoreUnavailableError(f"Redis {_REFUSALS[word]}; nothing was changed{again}.")
+    refusal = _refusal(error)
+    if refusal is not None:
+        again = "" if refusal.lasting else ", try again later"
+        return StoreUnavailableError(f"Redis {refusal.text}; nothing was changed{again}.")
     if isinstance(error, redis_errors.ResponseError):
         layout = _LAYOUT.search(str(error))
         if layout is not None:
@@ -100,7 +99,7 @@ def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreE
 
 
 def closed_error(error: SessionStoreError) -> SessionStoreError:
-    """What an error means where the store was closed meanwhile: a connection that broke is no fault of Redis then."""
+    """The error to raise after the store was closed: then a broken connection is not a fault of Redis."""
     if type(error) is not StoreUnavailableError:
         return error
     closed = StoreClosedError(CLOSED)
@@ -109,21 +108,18 @@ def closed_error(error: SessionStoreError) -> SessionStoreError:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether Redis is there but refuses for now."""
+    """Whether Redis can be reached but refuses the command."""
     return _refusal(error) is not None
 
 
-def _refusal(error: Exception) -> str | None:
-    """The key of `_REFUSALS` for an error that is one."""
-    for kind, word in _REFUSAL_CLASSES:
-        if isinstance(error, kind):
-            return word
+def _refusal(error: Exception) -> _Refusal | None:
+    for refusal in _REFUSALS.values():
+        if refusal.kind is not None and isinstance(error, refusal.kind):
+            return refusal
     if isinstance(error, redis_errors.AuthenticationError):
-        word = getattr(error, "status_code", None) or ""
-        return word if word in _REFUSALS else "WRONGPASS"
+        return _REFUSALS.get(getattr(error, "status_code", None) or "", _REFUSALS["WRONGPASS"])
     if isinstance(error, redis_errors.ResponseError):
-        word = _NO_DATABASE if _NO_DATABASE in str(error) else str(error).split(" ", 1)[0]
-        return word if word in _REFUSALS else None
+        return _REFUSALS.get(_NO_DATABASE if _NO_DATABASE in str(error) else str(error).split(" ", 1)[0])
     return None
 
 
@@ -131,6 +127,6 @@ def _unexpected(message: str, call: Call[Any]) -> str:
     if "SSCORRUPT" in message or "WRONGTYPE" in message:
         return (
             "A key of this session or environment in Redis holds something that this library did not write; look at "
-            "the keys with redis-cli and delete the one that is wrong."
+            "the keys with redis-cli and delete the wrong one."
         )
     return f"Redis could not run the script {call.script.name!r}; is it 7.0 or newer, with Lua scripts allowed?"

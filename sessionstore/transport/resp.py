@@ -11,12 +11,12 @@ from .errors import translate
 
 
 def evalsha(call: Call[Any]) -> tuple[Any, ...]:
-    """The command that runs a script which Redis knows."""
+    """The command that runs a script from Redis's cache."""
     return ("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
 
 
 def evaluate(call: Call[Any]) -> tuple[Any, ...]:
-    """The command that runs a script which Redis has forgotten, and has it remember it."""
+    """The command that runs a script and adds it to Redis's cache."""
     return ("EVAL", call.script.text, len(call.keys), *call.keys, *call.args)
 
 
@@ -31,7 +31,7 @@ def pack(parts: Sequence[str | int]) -> bytes:
 
 
 def decode_all(calls: Sequence[Call[Any]], payloads: Sequence[Any]) -> list[Any]:
-    """Decode the answers of several calls; an error stands in the place of its answer."""
+    """Decode the answers of several calls; a failed call's error takes the place of its answer."""
     results: list[Any] = []
     for call, payload in zip(calls, payloads, strict=True):
         if isinstance(payload, Exception):

@@ -192,7 +192,7 @@ def test_an_error_names_the_place(path: str, value: Any, place: str, reason: str
         ("[" * 100_000, "json", "not valid JSON"),
         (b"\xff", "json", "not valid JSON"),
         ("[]", "json", "The document: Expected `object`"),
-        ('{"project": "a", "project": "b"}', "json", "'project' twice in one object"),
+        ('{"project": "a", "project": "b"}', "json", "'project' appears twice in one object"),
         ('{"project": ' + "9" * 5000 + "}", "json", "not valid JSON"),
         ('{"project": "a", "environments": {}, "\\ud800": 1}', "json", "a name is not Unicode text"),
         ("project =", "toml", "not valid TOML"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis.exceptions as redis_errors
 
-from sessionstore.errors import IncompatibleLayoutError, SessionStoreError
+from sessionstore.errors import IncompatibleLayoutError, OutcomeUnknownError, SessionStoreError, StoreUnavailableError
 from sessionstore.protocol.calls import Call
 from sessionstore.protocol.scripts import load_script
 from sessionstore.transport.errors import translate
@@ -46,3 +46,19 @@ def test_no_error_quotes_the_host_or_the_password(kind: type[Exception], sent: b
     assert isinstance(error, SessionStoreError)
     assert "hunter2" not in str(error)
     assert "db.internal" not in str(error)
+
+
+@pytest.mark.parametrize("kind", [redis_errors.ConnectionError, redis_errors.TimeoutError, OSError, TimeoutError])
+def test_a_lost_answer_to_a_sent_write_is_an_unknown_outcome(kind: type[Exception]) -> None:
+    write = Call(load_script("put"), (), (), lambda payload: payload, writes=True)
+
+    assert type(translate(kind("gone"), write, sent=True)) is OutcomeUnknownError
+    assert type(translate(kind("gone"), write, sent=False)) is StoreUnavailableError
+    assert type(translate(kind("gone"), CALL, sent=True)) is StoreUnavailableError
+
+
+@pytest.mark.parametrize("kind", [redis_errors.OutOfMemoryError, redis_errors.MaxConnectionsError])
+def test_a_sent_write_that_redis_or_the_pool_refuses_changed_nothing(kind: type[Exception]) -> None:
+    write = Call(load_script("put"), (), (), lambda payload: payload, writes=True)
+
+    assert type(translate(kind("no"), write, sent=True)) is StoreUnavailableError
