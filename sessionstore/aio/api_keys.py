@@ -11,7 +11,7 @@ from .runner import Runner
 
 
 class AsyncApiKeys:
-    """The API keys of a store. Made by `AsyncSessionStore.keyspace`.
+    """The API keys of a store. Made by `AsyncSessionStore.api_keys`.
 
     Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
     """
@@ -60,7 +60,7 @@ class AsyncApiKeys:
         return await self._runner.run(operations.snapshot(self._keyspace))
 
     async def mark_used(self, used: Mapping[str, int]) -> int:
-        """Note when keys were last used, each at most once a minute; returns how many records that changed.
+        """Record when keys were last used, each at most once a minute; returns how many records that changed.
 
         Parameters
         ----------

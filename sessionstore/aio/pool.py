@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..errors import StoreClosedError
 from ..options import CLOSED, StoreConfig
+from ..transport import redis_internals
 from ..transport.connect import client_options
 
 
@@ -22,7 +23,7 @@ def pool_settings(config: StoreConfig) -> dict[str, Any]:
 
 
 class Pool(redis.asyncio.ConnectionPool):
-    """Lends each connection to one call at a time; a call that finds none waits, for as long as its deadline lets it.
+    """Lends each connection to one call at a time; a call that finds none waits until its deadline.
 
     redis-py's `BlockingConnectionPool` does this too, at a cost of a third of a round trip: a condition, a time-out and
     several events for each call. Here the one time-out is the caller's.
@@ -30,6 +31,8 @@ class Pool(redis.asyncio.ConnectionPool):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.idle = redis_internals.idle_connections(self)
+        self.lent = redis_internals.lent_connections(self)
         self._free = asyncio.Semaphore(self.max_connections)
         self._is_closed = False
 
@@ -39,12 +42,13 @@ class Pool(redis.asyncio.ConnectionPool):
         try:
             if self._is_closed:
                 raise StoreClosedError(CLOSED)
-            connection: Any = self.get_available_connection()  # type: ignore[no-untyped-call]
+            connection: Any = self.idle.pop() if self.idle else self.make_connection()  # type: ignore[no-untyped-call]
+            self.lent.add(connection)
         except BaseException:
             self._free.release()
             raise
         try:
-            # A connection that Redis has closed meanwhile, or that holds an answer nobody asked for, is made anew.
+            # A connection that Redis has closed meanwhile, or that holds an answer to no command, connects again.
             if connection.is_connected and (connection.should_reconnect() or await self._is_stale(connection)):
                 await connection.disconnect(nowait=True)
             if not connection.is_connected:
@@ -57,9 +61,9 @@ class Pool(redis.asyncio.ConnectionPool):
         return connection
 
     async def release(self, connection: Any) -> None:
-        """Take a connection back. Nothing is awaited before that is done, so a cancellation can't lose it."""
-        self._in_use_connections.discard(connection)
-        self._available_connections.append(connection)
+        """Take a connection back, before the first await: a cancellation can't lose it."""
+        self.lent.discard(connection)
+        self.idle.append(connection)
         self._free.release()
         if self._is_closed:
             await connection.disconnect(nowait=True)
@@ -67,8 +71,8 @@ class Pool(redis.asyncio.ConnectionPool):
     async def aclose(self) -> None:
         """Close for good: lent connections break, and `release` closes what their calls have connected again."""
         self._is_closed = True
-        lent = self._in_use_connections
-        self._in_use_connections = set()
+        lent = tuple(self.lent)
+        self.lent.clear()
         for connection in lent:
             # Without `nowait`, redis-py keeps the writer until the socket is closed. A call that writes in between gets
             # TypeError from Python 3.12 on.

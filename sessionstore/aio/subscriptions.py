@@ -1,4 +1,4 @@
-"""The asyncio driver of a store's hub: a task that keeps the link, and one that runs the calls."""
+"""The asyncio driver of a store's subscriptions: one task keeps the pub/sub connection, one runs the calls."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ..clock import lease_clock
-from ..errors import SessionStoreError, StoreClosedError
+from ..errors import StoreClosedError
 from ..options import CLOSED, StoreConfig
 from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
 from ..replica.follower import Backoff, Follower
 from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
 from ..transport.connect import never_reconnect, new_pubsub_connection
+from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .connections import Connections
 
@@ -31,13 +32,13 @@ class SubscriptionsDriver:
         self._pool = connections.pool
         self._connections = connections.with_deadline(self._deadline_s)
         self._wake_work = asyncio.Event()
-        self._wake_link = asyncio.Event()
+        self._wake_pubsub = asyncio.Event()
         #: set whenever something arrived
         self._progress = asyncio.Event()
         #: until when the task that runs the calls sleeps, and how many others wait for something to arrive
         self._asleep_until = -math.inf
         self._waiting = 0
-        self._link: Any = None
+        self._pubsub: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
@@ -58,14 +59,14 @@ class SubscriptionsDriver:
         self._loop = loop
         if not self._tasks:
             self._tasks = [
-                loop.create_task(self._keep_link(), name="sessionstore-link"),
+                loop.create_task(self._keep_subscribed(), name="sessionstore-pubsub"),
                 loop.create_task(self._work(), name="sessionstore-calls"),
             ]
 
     def wake(self) -> None:
-        """Look for what is new to do."""
+        """Wake what may have something new to do."""
         self._wake_work.set()
-        self._wake_link.set()
+        self._wake_pubsub.set()
 
     async def aclose(self) -> None:
         """Run what is left to do, once, and stop."""
@@ -75,18 +76,18 @@ class SubscriptionsDriver:
         tasks, self._tasks = self._tasks, []
         if not tasks or self._loop is not asyncio.get_running_loop():
             return  # a loop that has ended takes its tasks with it
-        link, work = tasks
-        link.cancel()
+        connection, work = tasks
+        connection.cancel()
         self.wake()
         try:
             # The calls that are under way, and the last ones.
             await asyncio.wait([work], timeout=3 * self._deadline_s)
         finally:
             work.cancel()
-            await asyncio.gather(link, work, return_exceptions=True)
+            await asyncio.gather(connection, work, return_exceptions=True)
 
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until something that arrives makes the condition true; False where that takes too long."""
+        """Wait until something that arrives makes the condition true; False if that takes too long."""
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout_s):
@@ -118,7 +119,7 @@ class SubscriptionsDriver:
 
         waiter = self.subscriptions.expect(step, wake, lease_clock())
         if not self.subscriptions.is_subscribed(step.keyspace.applied):
-            self._wake_link.set()
+            self._wake_pubsub.set()
         try:
             async with asyncio.timeout(step.timeout_s):
                 return await future
@@ -127,70 +128,70 @@ class SubscriptionsDriver:
         finally:
             self.subscriptions.forget(step, waiter)
 
-    async def _keep_link(self) -> None:
-        """Keep a link open for as long as anything is wanted from it."""
+    async def _keep_subscribed(self) -> None:
+        """Keep a pub/sub connection open while anything is subscribed."""
         backoff = Backoff()
         while not self._closing:
-            self._wake_link.clear()
+            self._wake_pubsub.clear()
             if not self.subscriptions.wanted:
-                await self._wake_link.wait()
+                await self._wake_pubsub.wait()
                 continue
-            link = new_pubsub_connection(self._pool, self._deadline_s)
+            connection = new_pubsub_connection(self._pool, self._deadline_s)
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    await link.connect()
-                    never_reconnect(link)
+                    await connection.connect()
+                    never_reconnect(connection)
                 self.subscriptions.connected(lease_clock())
-                await self._use_link(link, backoff)
+                await self._use(connection, backoff)
             except (ConnectionBroken, *FOREIGN_ERRORS) as exc:
-                self._lose_link(describe_loss(exc))
+                self._lose_connection(describe_loss(exc))
             except Exception:
                 log.exception("The subscription failed unexpectedly; it is made anew.")
-                self._lose_link("an unexpected error, see the log")
+                self._lose_connection("an unexpected error, see the log")
             finally:
                 with contextlib.suppress(*FOREIGN_ERRORS):
-                    await link.disconnect(nowait=True)
+                    await connection.disconnect(nowait=True)
             await asyncio.sleep(backoff.failed())
 
-    async def _use_link(self, link: Any, backoff: Backoff) -> None:
+    async def _use(self, connection: Any, backoff: Backoff) -> None:
         """Read and write until either fails."""
-        self._link = link
+        self._pubsub = connection
         tasks = [
-            asyncio.create_task(self._read_link(link, backoff), name="sessionstore-link-reader"),
-            asyncio.create_task(self._write_link(link), name="sessionstore-link-writer"),
+            asyncio.create_task(self._read(connection, backoff), name="sessionstore-pubsub-reader"),
+            asyncio.create_task(self._write(connection), name="sessionstore-pubsub-writer"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            # This ends the reader also where a cancellation is lost in it, as in Python 3.11's asyncio.wait_for.
-            self._link = None
+            # This ends the reader even if it loses a cancellation, as Python 3.11's asyncio.wait_for can.
+            self._pubsub = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read_link(self, link: Any, backoff: Backoff) -> None:
-        while self._link is link:
-            reply = await link.read_response(timeout=math.inf)
+    async def _read(self, connection: Any, backoff: Backoff) -> None:
+        while self._pubsub is connection:
+            reply = await connection.read_response(timeout=math.inf)
             now = lease_clock()
             self.subscriptions.received(reply, now)
             backoff.succeeded()
             if self.subscriptions.commands_due_at() <= now:
-                self._wake_link.set()
+                self._wake_pubsub.set()
             # To wake a task for nothing costs more than to apply a change.
             if self._waiting or self.subscriptions.wake_at(now) < self._asleep_until:
                 self._wake_work.set()
 
-    async def _write_link(self, link: Any) -> None:
+    async def _write(self, connection: Any) -> None:
         """Send subscriptions and heartbeats."""
         while True:
-            self._wake_link.clear()
+            self._wake_pubsub.clear()
             for command in self.subscriptions.commands_due(lease_clock()):
-                await link.send_command(*command, check_health=False)
-            await _wait(self._wake_link, self.subscriptions.commands_due_at() - lease_clock())
+                await connection.send_command(*command, check_health=False)
+            await _wait(self._wake_pubsub, self.subscriptions.commands_due_at() - lease_clock())
 
-    def _lose_link(self, reason: str) -> None:
+    def _lose_connection(self, reason: str) -> None:
         self.subscriptions.disconnected(reason, lease_clock())
         self._wake_work.set()
         self._progress.set()
@@ -226,12 +227,7 @@ class SubscriptionsDriver:
                     self._asleep_until = -math.inf
             return
         results = await self._connections.execute_all([request.call for request in requests])
-        now = lease_clock()
-        for request, result in zip(requests, results, strict=True):
-            if isinstance(result, SessionStoreError):
-                self.subscriptions.failed(request, result, now)
-            else:
-                self.subscriptions.answered(request, result, now)
+        deliver(self.subscriptions, requests, results, lease_clock())
         self._progress.set()
 
     async def _end_with_loop(self) -> None:

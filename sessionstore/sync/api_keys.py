@@ -12,7 +12,7 @@ from .runner import Runner
 
 
 class ApiKeys:
-    """The API keys of a store. Made by `SessionStore.keyspace`.
+    """The API keys of a store. Made by `SessionStore.api_keys`.
 
     Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
     """
@@ -61,7 +61,7 @@ class ApiKeys:
         return self._runner.run(operations.snapshot(self._keyspace))
 
     def mark_used(self, used: Mapping[str, int]) -> int:
-        """Note when keys were last used, each at most once a minute; returns how many records that changed.
+        """Record when keys were last used, each at most once a minute; returns how many records that changed.
 
         Parameters
         ----------

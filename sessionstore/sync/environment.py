@@ -183,7 +183,7 @@ class Environment:
         return self._runner.run(catalog_operations.list_scenarios(self._context.keyspace, limit, search, before))
 
     def touch(self, last_seen_at: Mapping[str, int]) -> int:
-        """Note when sessions were last seen, and keep them alive; returns how many of them there were.
+        """Record when sessions were last seen, and keep them alive; returns how many of them there were.
 
         A session that is gone is not revived, ``last_seen_at`` never goes back, and a time in the future counts as now.
 

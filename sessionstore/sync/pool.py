@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -13,6 +10,7 @@ from redis.exceptions import MaxConnectionsError, RedisError
 
 from ..errors import StoreClosedError
 from ..options import CLOSED, StoreConfig
+from ..transport import redis_internals
 from ..transport.connect import client_options
 
 
@@ -22,11 +20,13 @@ def pool_settings(config: StoreConfig) -> dict[str, Any]:
 
 
 class Pool(redis.ConnectionPool):
-    """Lends each connection to one call at a time; a call that finds none waits, for `timeout` seconds at most.
+    """Lends each connection to one call at a time; a call that finds none waits, at most `timeout` seconds.
 
-    redis-py's pools put a connection back as it is when something other than an error of Redis ends its handshake, a
-    KeyboardInterrupt say; the answer to the handshake would then be taken for that of the next command.
+    When a KeyboardInterrupt ends a handshake, redis-py's pools take the connection back as it is. The next command
+    would take the handshake's answer for its own.
     """
+
+    check_process = redis_internals.check_process
 
     def __init__(self, *, timeout: float, **options: Any) -> None:
         self._timeout_s = timeout
@@ -35,39 +35,38 @@ class Pool(redis.ConnectionPool):
 
     def reset(self) -> None:
         """Begin anew, without connections: at first, and in a process that was forked off."""
-        # A token for each connection that may be lent. Not a semaphore, which is made of Python code: an interrupt in
-        # the midst of it can leave its lock locked for good.
+        # One token for each connection that may be lent. A KeyboardInterrupt inside a semaphore, which is Python code,
+        # could leave its lock locked for good.
         self._free: SimpleQueue[None] = SimpleQueue()
         for _ in range(self.max_connections):
             self._free.put(None)
         super().reset()
+        self.idle = redis_internals.idle_connections(self)
+        self.lent = redis_internals.lent_connections(self)
+        self.lock = redis_internals.pool_lock(self)
 
     def close_inherited(self) -> None:
-        """Close the sockets that came along into a forked process, and begin anew; the other one keeps its own."""
-        for connection in (*self._available_connections, *self._in_use_connections):
+        """Close the sockets that a forked process inherited, and begin anew; the parent keeps its own."""
+        for connection in (*self.idle, *self.lent):
             connection.disconnect()
-        # A thread that is not in this process may have held them.
-        self._lock = threading.RLock()
-        self._fork_lock = threading.RLock()
+        redis_internals.replace_locks(self)
         self.reset()
 
     def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         """Lend a connection that is ready for a command."""
-        self._checkpid()
+        self.check_process()
         try:
             self._free.get(timeout=self._timeout_s)
         except Empty:
             raise MaxConnectionsError from None
         connection: Any = None
         try:
-            with self._lock:
-                connection = (
-                    self._available_connections.pop() if self._available_connections else self.make_connection()
-                )
-                self._in_use_connections.add(connection)
+            with self.lock:
+                connection = self.idle.pop() if self.idle else self.make_connection()
+                self.lent.add(connection)
                 if self._is_closed:
                     raise StoreClosedError(CLOSED)
-            # A connection that Redis has closed meanwhile, or that holds an answer nobody asked for, is made anew.
+            # A connection that Redis has closed meanwhile, or that holds an answer to no command, connects again.
             if connection.is_connected and (connection.should_reconnect() or _is_stale(connection)):
                 connection.disconnect()
             connection.connect()
@@ -81,17 +80,17 @@ class Pool(redis.ConnectionPool):
         return connection
 
     def get_idle_connection(self) -> Any | None:
-        """Lend a connection that is connected already; None where there is none, and where one would have to wait."""
-        self._checkpid()
+        """Lend a connection that is already connected, without waiting; None if all are lent or disconnected."""
+        self.check_process()
         try:
             self._free.get_nowait()
         except Empty:
             return None
         connection: Any = None
-        with self._lock:
-            if self._available_connections and self._available_connections[-1].is_connected:
-                connection = self._available_connections.pop()
-                self._in_use_connections.add(connection)
+        with self.lock:
+            if self.idle and self.idle[-1].is_connected:
+                connection = self.idle.pop()
+                self.lent.add(connection)
         if connection is None:
             self._free.put(None)
         elif connection.should_reconnect() or _is_stale(connection):
@@ -102,28 +101,26 @@ class Pool(redis.ConnectionPool):
 
     def release(self, connection: Any) -> None:
         """Take a connection back."""
-        self._checkpid()
-        with self._lock:
-            if connection.pid != self.pid or connection not in self._in_use_connections:
+        self.check_process()
+        with self.lock:
+            if connection.pid != self.pid or connection not in self.lent:
                 return  # it was lent before a fork
-            self._in_use_connections.remove(connection)
-            self._available_connections.append(connection)
+            self.lent.remove(connection)
+            self.idle.append(connection)
             is_closed = self._is_closed
         if is_closed:
             connection.disconnect()
         self._free.put(None)
 
     def close(self) -> None:
-        """End for good: connections that are lent break, and are closed by who gives them back."""
-        with self._lock:
+        """Close for good: lent connections break, and `release` closes them."""
+        with self.lock:
             self._is_closed = True
-            idle, lent = tuple(self._available_connections), tuple(self._in_use_connections)
+            idle, lent = tuple(self.idle), tuple(self.lent)
         for connection in idle:
             connection.disconnect()
         for connection in lent:
-            # Not `disconnect`, which would take the parser from under the thread that reads.
-            with suppress(AttributeError, OSError):
-                connection._sock.shutdown(socket.SHUT_RDWR)
+            redis_internals.shut_down(connection)
 
 
 def _is_stale(connection: Any) -> bool:

@@ -1,13 +1,12 @@
-"""The driver of a store's hub for threads: one thread reads the link and keeps it alive, one runs the calls.
+"""The driver of a store's subscriptions for threads: one thread keeps the pub/sub connection, one runs the calls.
 
-The hub is only touched under one lock, which is never held across I/O. Look-ups take no lock at all.
+One lock guards the subscriptions; it is never held across I/O. Look-ups take no lock at all.
 
-Whoever waits does so on a queue of its own. The standard library's conditions and events are made of Python code, in
-the midst of which a KeyboardInterrupt can leave their lock locked, and every thread of the driver waiting for it.
+Each waiting thread has a queue of its own. Conditions and events of the standard library are Python code: a
+KeyboardInterrupt inside one can leave its lock locked, and block every thread of the driver.
 
-An acknowledgement that a writer waits for is sent by the thread that has read the change, which also takes the answer
-if that comes at once: to hand it over to the other thread would cost more than the round trip. Where it takes longer,
-the other thread waits for it, since changes have to be read meanwhile.
+The thread that reads a change also acknowledges it, and takes the answer if that comes at once: a handover to the other
+thread would cost more than the round trip. The other thread waits for slower answers, so that reading can go on.
 """
 
 from __future__ import annotations
@@ -24,17 +23,18 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..clock import lease_clock
-from ..errors import SessionStoreError, StoreClosedError
+from ..errors import StoreClosedError
 from ..options import CLOSED, StoreConfig
 from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
 from ..replica.follower import Backoff, Follower, FollowerRequest
 from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
 from ..transport.connect import never_reconnect, new_pubsub_connection
+from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .connections import Connections, Sent
 
-#: Seconds that the thread which reads the link waits for the answer to an acknowledgement.
+#: Seconds that the reading thread waits for the answer to an acknowledgement.
 _AT_ONCE_S = 0.005
 
 
@@ -52,12 +52,12 @@ class SubscriptionsDriver:
     def begin_anew(self) -> None:
         """Be as at first: for a forked process, where there are no threads, and locks may be locked for good."""
         self.subscriptions = Subscriptions()
-        #: guards the hub
+        #: guards the subscriptions
         self.lock = threading.RLock()
-        #: each holds an item where something arrived or is new to do: for the thread that runs the calls, the one that
-        #: keeps the link, and for whoever waits for something to arrive
+        #: each holds an item when something arrived or is new to do: for the thread that runs the calls, for the one
+        #: that keeps the pub/sub connection, and for each waiting thread
         self._work_news: SimpleQueue[None] = SimpleQueue()
-        self._link_news: SimpleQueue[None] = SimpleQueue()
+        self._pubsub_news: SimpleQueue[None] = SimpleQueue()
         self._waiters: set[SimpleQueue[None]] = set()
         #: until when the thread that runs the calls sleeps
         self._asleep_until = -math.inf
@@ -65,14 +65,14 @@ class SubscriptionsDriver:
         self._unfinished: deque[tuple[list[FollowerRequest], Sent | None]] = deque()
         #: set when it closes, to end all waiting for another try
         self._ended: SimpleQueue[None] = SimpleQueue()
-        self._link: Any = None
+        self._pubsub: Any = None
         self._send_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def close_inherited(self) -> None:
-        """Close the sockets that came along into a forked process."""
-        if self._link is not None:
-            self._link.disconnect()
+        """Close the sockets that a forked process inherited."""
+        if self._pubsub is not None:
+            self._pubsub.disconnect()
         self._pool.close_inherited()
 
     def start(self) -> None:
@@ -87,7 +87,7 @@ class SubscriptionsDriver:
                 raise StoreClosedError(CLOSED)
             if not self._threads:
                 self._threads = [
-                    threading.Thread(target=self._keep_link, name="sessionstore-link", daemon=True),
+                    threading.Thread(target=self._keep_subscribed, name="sessionstore-pubsub", daemon=True),
                     threading.Thread(target=self._work, name="sessionstore-calls", daemon=True),
                 ]
                 for thread in self._threads:
@@ -95,12 +95,14 @@ class SubscriptionsDriver:
                 _close_at_exit(self)
 
     def wake(self) -> None:
-        """Look for what is new to do."""
+        """Wake what may have something new to do."""
         self._tell_all()
-        link = self._link
-        if link is not None:
-            with contextlib.suppress(ConnectionBroken, *FOREIGN_ERRORS):  # the link's own thread notices, too
-                self._write_link(link)
+        connection = self._pubsub
+        if connection is not None:
+            with contextlib.suppress(
+                ConnectionBroken, *FOREIGN_ERRORS
+            ):  # the thread that keeps the connection notices, too
+                self._write(connection)
 
     def close(self) -> None:
         """Run what is left to do, once, and stop."""
@@ -110,13 +112,13 @@ class SubscriptionsDriver:
             threads, self._threads = self._threads, []
         self._ended.put(None)
         self._tell_all()
-        self._interrupt_link()
+        self._interrupt_read()
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(3 * self._deadline_s)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until something that arrives makes the condition true; False where that takes too long."""
+        """Wait until something that arrives makes the condition true; False if that takes too long."""
         news: SimpleQueue[None] = SimpleQueue()
         until = lease_clock() + timeout_s
         try:
@@ -154,46 +156,46 @@ class SubscriptionsDriver:
             with self.lock:
                 self.subscriptions.forget(step, waiter)
 
-    def _keep_link(self) -> None:
-        """Keep a link open for as long as anything is wanted from it."""
+    def _keep_subscribed(self) -> None:
+        """Keep a pub/sub connection open while anything is subscribed."""
         backoff = Backoff()
         while not self._closing:
             if not self.subscriptions.wanted:
-                _await(self._link_news, math.inf)
+                _await(self._pubsub_news, math.inf)
                 continue
-            link = new_pubsub_connection(self._pool, self._deadline_s)
+            connection = new_pubsub_connection(self._pool, self._deadline_s)
             try:
-                link.connect()
-                never_reconnect(link)
+                connection.connect()
+                never_reconnect(connection)
                 with self.lock:
-                    self._link = link
+                    self._pubsub = connection
                     self.subscriptions.connected(lease_clock())
-                self._read_link(link, backoff)
+                self._read(connection, backoff)
             except (ConnectionBroken, *FOREIGN_ERRORS) as exc:
-                self._lose_link(describe_loss(exc))
+                self._lose_connection(describe_loss(exc))
             except Exception:
                 log.exception("The subscription failed unexpectedly; it is made anew.")
                 with self.lock:
                     self.subscriptions.crashed(lease_clock())  # acknowledgements that were asked for here, too
-                self._lose_link("an unexpected error, see the log")
+                self._lose_connection("an unexpected error, see the log")
             finally:
                 with self._send_lock:
-                    # A connection of redis-py's connects again where it is sent something, so none may come after this.
-                    self._link = None
-                    link.disconnect()
+                    # redis-py would connect again to send, so no command may follow.
+                    self._pubsub = None
+                    connection.disconnect()
             self._pause(backoff.failed())
 
-    def _read_link(self, link: Any, backoff: Backoff) -> None:
-        """Read until the link breaks; send subscriptions and heartbeats in between."""
-        self._write_link(link)
+    def _read(self, connection: Any, backoff: Backoff) -> None:
+        """Read until the connection breaks; send subscriptions and heartbeats in between."""
+        self._write(connection)
         while not self._closing:
             wait_s = self.subscriptions.commands_due_at() - lease_clock()
             if wait_s <= 0:
-                self._write_link(link)
+                self._write(connection)
                 continue
-            if not link.can_read(timeout=wait_s):
+            if not connection.can_read(timeout=wait_s):
                 continue
-            reply = link.read_response(timeout=self._deadline_s)
+            reply = connection.read_response(timeout=self._deadline_s)
             with self.lock:
                 now = lease_clock()
                 self.subscriptions.received(reply, now)
@@ -214,18 +216,18 @@ class SubscriptionsDriver:
                 self._tell_all()
             else:
                 now = lease_clock()
-                self._take(acks, results, now)
+                deliver(self.subscriptions, acks, results, now)
                 self._notify(now)
 
     def _notify(self, now: float) -> None:
-        """Wake who may have something to do. To wake a thread for nothing costs more than to apply a change."""
+        """Wake the threads with something to do. To wake one for nothing costs more than to apply a change."""
         if self.subscriptions.wake_at(now) < self._asleep_until:
             _tell(self._work_news)
         self._tell_waiters()
 
     def _tell_all(self) -> None:
         _tell(self._work_news)
-        _tell(self._link_news)
+        _tell(self._pubsub_news)
         self._tell_waiters()
 
     def _tell_waiters(self) -> None:
@@ -238,26 +240,26 @@ class SubscriptionsDriver:
         if _await(self._ended, seconds):
             self._ended.put(None)  # for the other thread
 
-    def _write_link(self, link: Any) -> None:
+    def _write(self, connection: Any) -> None:
         with self._send_lock:
-            if self._link is not link:
+            if self._pubsub is not connection:
                 return
             with self.lock:
                 commands = self.subscriptions.commands_due(lease_clock())
             for command in commands:
-                link.send_command(*command, check_health=False)
+                connection.send_command(*command, check_health=False)
 
-    def _lose_link(self, reason: str) -> None:
+    def _lose_connection(self, reason: str) -> None:
         with self.lock:
             self.subscriptions.disconnected(reason, lease_clock())
         self._tell_all()
 
-    def _interrupt_link(self) -> None:
-        """Wake the thread that waits for the link to say something: Redis answers a PING."""
+    def _interrupt_read(self) -> None:
+        """Wake the reading thread: Redis answers a PING."""
         with self._send_lock:
-            if self._link is not None:
+            if self._pubsub is not None:
                 with contextlib.suppress(*FOREIGN_ERRORS):
-                    self._link.send_command("PING", check_health=False)
+                    self._pubsub.send_command("PING", check_health=False)
 
     def _work(self) -> None:
         """Run the calls that are due, all together, again and again; and those that are left in the end."""
@@ -291,20 +293,13 @@ class SubscriptionsDriver:
         if results is None:
             results = self._connections.execute_all([request.call for request in requests])
         with self.lock:
-            self._take(requests, results, lease_clock())
-        _tell(self._link_news)
+            deliver(self.subscriptions, requests, results, lease_clock())
+        _tell(self._pubsub_news)
         self._tell_waiters()
-
-    def _take(self, requests: list[FollowerRequest], results: list[Any], now: float) -> None:
-        for request, result in zip(requests, results, strict=True):
-            if isinstance(result, SessionStoreError):
-                self.subscriptions.failed(request, result, now)
-            else:
-                self.subscriptions.answered(request, result, now)
 
 
 def _tell(news: SimpleQueue[None]) -> None:
-    # Who has not taken the last one yet will see what this one is about, too.
+    # A reader that has not taken the last item yet sees this news with it.
     if news.empty():
         news.put(None)
 

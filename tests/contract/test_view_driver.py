@@ -62,38 +62,38 @@ async def test_a_bug_is_logged_and_does_not_end_the_view(
 
 
 @DRIVERS
-async def test_a_link_that_broke_while_something_was_sent_is_not_used_again(
+async def test_a_connection_that_broke_while_something_was_sent_is_not_used_again(
     backend: Backend, store: AsyncSessionStore
 ) -> None:
     staging = store.environment("checkout", "staging")
     async with staging.view() as view:
         # Given what redis-py does where it fails to send: it disconnects, and connects again with the next use
-        link = driver_of(store)._link
+        connection = driver_of(store)._pubsub
         name = "can_read" if backend.driver == "sync" else "read_response"
-        read = getattr(link, name)
+        read = getattr(connection, name)
 
         def read_disconnected(**options: Any) -> Any:
             subscriptions = driver_of(store).subscriptions
             if subscriptions._pinged_at > subscriptions._heard_at:
                 return read(**options)  # where the answer to a heartbeat gets lost, that shows
-            setattr(link, name, read)
+            setattr(connection, name, read)
             if backend.driver == "sync":
-                link.disconnect()
+                connection.disconnect()
                 return read(**options)
             return read_on_a_loop(**options)
 
         async def read_on_a_loop(**options: Any) -> Any:
-            await link.disconnect()
+            await connection.disconnect()
             return await read(**options)
 
-        setattr(link, name, read_disconnected)
+        setattr(connection, name, read_disconnected)
 
         # When it is read the next time, then the view subscribes anew, and writes reach it
         await eventually(lambda: view.stats.resyncs >= 1 and view.fresh)
-        assert driver_of(store)._link is not link
+        assert driver_of(store)._pubsub is not connection
         await staging.put("ci-42", label="b")
         assert view.get("ci-42").label == "b"  # type: ignore[union-attr]
-    assert not link.is_connected
+    assert not connection.is_connected
 
 
 async def test_an_observer_that_fails_has_no_other_effect(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,11 +145,11 @@ async def test_a_change_that_nobody_waits_for_wakes_nobody(store: AsyncSessionSt
         polls: list[float] = []
         poll = subscriptions.poll
 
-        def poll_and_note(now: float) -> Any:
+        def poll_and_record(now: float) -> Any:
             polls.append(now)
             return poll(now)
 
-        subscriptions.poll = poll_and_note
+        subscriptions.poll = poll_and_record
 
         # When many changes come, and the view has applied the last one
         for number in range(200):

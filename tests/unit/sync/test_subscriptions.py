@@ -13,7 +13,7 @@ from sessionstore.protocol.calls import Call
 
 from ...support.redis_server import RedisServer
 
-LINK, CALLS = "sessionstore-link", "sessionstore-calls"
+PUBSUB, CALLS = "sessionstore-pubsub", "sessionstore-calls"
 
 
 class Spy:
@@ -30,22 +30,22 @@ class Spy:
         connections = self.driver._connections
         begin, finish, execute_all = connections.begin, connections.finish, connections.execute_all
 
-        def begin_and_note(calls: list[Call[Any]]) -> Any:
+        def begin_and_record(calls: list[Call[Any]]) -> Any:
             self.begun += [(threading.current_thread().name, call.script.name) for call in calls]
             return None if self.has_no_connection else begin(calls)
 
-        def finish_and_note(sent: Any, within_s: float | None = None) -> Any:
+        def finish_and_record(sent: Any, within_s: float | None = None) -> Any:
             answers = None if self.is_late and within_s is not None else finish(sent, within_s)
             self.finished.append((threading.current_thread().name, answers is not None))
             return answers
 
-        def execute_and_note(calls: list[Call[Any]]) -> Any:
+        def execute_and_record(calls: list[Call[Any]]) -> Any:
             self.executed += [(threading.current_thread().name, call.script.name) for call in calls]
             return execute_all(calls)
 
-        monkeypatch.setattr(connections, "begin", begin_and_note)
-        monkeypatch.setattr(connections, "finish", finish_and_note)
-        monkeypatch.setattr(connections, "execute_all", execute_and_note)
+        monkeypatch.setattr(connections, "begin", begin_and_record)
+        monkeypatch.setattr(connections, "finish", finish_and_record)
+        monkeypatch.setattr(connections, "execute_all", execute_and_record)
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_who_reads_a_change_acknowledges_it(
     effects = [staging.put("ci-42", label=str(number)).effect for number in range(20)]
 
     assert all(effect is not None and (effect.confirmed, effect.expired) == (1, 0) for effect in effects)
-    assert set(spy.begun) == {(LINK, "ack")}
-    assert (LINK, True) in spy.finished
+    assert set(spy.begun) == {(PUBSUB, "ack")}
+    assert (PUBSUB, True) in spy.finished
 
 
 def test_an_answer_that_takes_longer_is_left_to_the_other_thread(
@@ -91,9 +91,9 @@ def test_an_answer_that_takes_longer_is_left_to_the_other_thread(
 
     # Then each write is effective all the same, and no connection is lost on the way
     assert all(effect is not None and effect.confirmed == 1 for effect in effects)
-    assert (LINK, False) in spy.finished
+    assert (PUBSUB, False) in spy.finished
     assert (CALLS, True) in spy.finished
-    assert (LINK, True) not in spy.finished
+    assert (PUBSUB, True) not in spy.finished
     staging.put("ci-42", label="last")
     pool = spy.driver._pool
     assert len(pool._in_use_connections) + len(pool._available_connections) <= 3

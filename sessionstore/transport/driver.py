@@ -1,0 +1,92 @@
+"""What both drivers decide in the same way; neither waits here."""
+
+from __future__ import annotations
+
+import copy
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from ..errors import CorruptDataError, SessionStoreError, StoreUnavailableError
+from ..options import StoreConfig
+from ..protocol.calls import Call
+from .errors import is_refusal
+from .resp import decode_all
+
+
+class BaseConnections:
+    """The pool of one store, what its connections know of their server, and its observer."""
+
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
+        self.pool = pool
+        self._deadline_s = config.deadline_s
+        self._observe = config.observe
+        self._server = config.server
+        #: connections that have asked their server who it is since they last connected
+        self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def with_deadline(self, deadline_s: float) -> Self:
+        """Run calls on the same pool within another deadline; no connection asks twice who its server is."""
+        other = copy.copy(self)
+        other._deadline_s = deadline_s
+        return other
+
+    def identified(self, connection: Any, info: Any) -> None:
+        """Take what the server of a connection says of itself; the connection asks again once it has reconnected."""
+        self._server.observed(info, time.monotonic())
+        self._identified.add(connection)
+        connection.register_connect_callback(self._reconnected)
+
+    def _reconnected(self, connection: Any) -> None:
+        self._identified.discard(connection)
+
+    @contextmanager
+    def observing(self, call: Call[Any]) -> Iterator[None]:
+        """Tell the observer how one call went."""
+        started = time.monotonic()
+        try:
+            yield
+        except SessionStoreError as exc:
+            self._report((call,), (exc,), started)
+            raise
+        self._report((call,), (None,), started)
+
+    def results(self, calls: Sequence[Call[Any]], payloads: Sequence[Any], started: float) -> list[Any]:
+        """Decode the answers of calls that ran together, and tell the observer."""
+        results = decode_all(calls, payloads)
+        self._report(calls, results, started)
+        return results
+
+    def _report(self, calls: Sequence[Call[Any]], results: Sequence[Any], started: float) -> None:
+        if self._observe is None:
+            return
+        taken_s = time.monotonic() - started
+        for call, result in zip(calls, results, strict=True):
+            # For the observer, a domain error is a successful call.
+            failed = isinstance(result, StoreUnavailableError | CorruptDataError)
+            self._observe(call.script.name, taken_s, result if failed else None)
+
+
+def info_without_answer(error: ResponseError) -> str | None:
+    """What `ServerIdentity.observed` takes when INFO fails.
+
+    None: the server denies INFO to this user. Empty: it has no INFO, as fakeredis. A refusal of Redis is raised.
+    """
+    if isinstance(error, NoPermissionError):
+        return None
+    if is_refusal(error):
+        raise error
+    return ""
+
+
+def deliver(subscriptions: Any, requests: Sequence[Any], results: Sequence[Any], now: float) -> None:
+    """Bring each request its answer or its error."""
+    for request, result in zip(requests, results, strict=True):
+        if isinstance(result, SessionStoreError):
+            subscriptions.failed(request, result, now)
+        else:
+            subscriptions.answered(request, result, now)

@@ -1,0 +1,45 @@
+"""Every use of what redis-py does not document, each with its reason.
+
+tests/unit/transport/test_redis_internals.py fails when redis-py changes one of them.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from typing import Any
+
+import redis
+
+#: Begins anew in a forked process that ran no fork hook. redis-py's own methods of a pool call it first.
+check_process: Any = redis.ConnectionPool._checkpid
+
+
+def idle_connections(pool: Any) -> list[Any]:
+    """The list of a pool's idle connections. Our pools lend them without redis-py's metrics and second lock."""
+    connections: list[Any] = pool._available_connections
+    return connections
+
+
+def lent_connections(pool: Any) -> set[Any]:
+    """The set of a pool's lent connections. redis-py's own `disconnect` closes these, too, so it has to know them."""
+    connections: set[Any] = pool._in_use_connections
+    return connections
+
+
+def pool_lock(pool: Any) -> Any:
+    """The lock of a pool for threads. redis-py's own `disconnect` takes it to go through both collections."""
+    return pool._lock
+
+
+def replace_locks(pool: Any) -> None:
+    """Unlock a pool in a forked process: a thread of the parent may have held its locks."""
+    pool._lock = threading.RLock()
+    pool._fork_lock = threading.RLock()
+
+
+def shut_down(connection: Any) -> None:
+    """End a connection that another thread reads. `disconnect` would take the parser from under that thread."""
+    with suppress(AttributeError, OSError):
+        connection._sock.shutdown(socket.SHUT_RDWR)
