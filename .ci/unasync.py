@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sessionstore"
-NAMES = ("api_keys", "environment", "project", "store", "view")
+NAMES = ("api_keys", "environment", "project", "runner", "store", "view")
 
 #: Each is applied in turn to the whole text.
 REPLACEMENTS = [
@@ -21,10 +21,14 @@ REPLACEMENTS = [
     (r"\b__a(?=enter__|exit__)", "__"),
     (r"\baclose\b", "close"),
     (r"\basync_client\b", "client"),
+    (r"^ *self\.driver\.check_loop\(\)\n", ""),
+    (r"^import asyncio$", "import time"),
+    (r"\basyncio\.sleep\b", "time.sleep"),
     (r"\bredis\.asyncio\b", "redis"),
     (r"The asyncio (store|view)\b", r"The \1 for threads"),
     (r"for asyncio\b", "for threads"),
     (r"It belongs to one event loop\.", "Any thread may use it."),
+    (r"It belongs to the event loop that it is first used on\.", "Any thread may use it."),
     (r"tasks on the event loop", "background threads"),
 ]
 
@@ -33,7 +37,7 @@ def generate(name: str) -> str:
     """The text of one file for threads."""
     text = (PACKAGE / "aio" / f"{name}.py").read_text(encoding="utf-8")
     for pattern, replacement in REPLACEMENTS:
-        text = re.sub(pattern, replacement, text)
+        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     text = f"# Generated from aio/{name}.py by .ci/unasync.py: change that file instead.\n{text}"
     for action in (["check", "--fix-only", "--select", "I"], ["format"]):
         command = [sys.executable, "-m", "ruff", *action, "--stdin-filename", str(PACKAGE / "sync" / f"{name}.py"), "-"]

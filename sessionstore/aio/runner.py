@@ -25,16 +25,10 @@ class Runner:
         self.connections = Connections(pool, config)
         self.driver = SubscriptionsDriver(self.connections, config)
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing: asyncio.Task[None] | None = None
 
     async def run(self, operation: Operation[T]) -> T:
         """Take an operation's steps; return its result."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None:
-                raise StoreClosedError("This store belongs to another event loop; open one on each.")
-            self._loop = loop
+        self.driver.check_loop()
         try:
             step = next(operation)
             while True:
@@ -60,14 +54,4 @@ class Runner:
     async def aclose(self) -> None:
         """Drain the views and close all connections; closing twice is fine."""
         self._closed = True
-        loop = asyncio.get_running_loop()
-        if self._loop not in (None, loop):
-            return  # a loop that has ended takes its connections with it
-        if self._closing is None:
-            self._closing = loop.create_task(self._close(), name="sessionstore-close")
-        # A caller that is cancelled here leaves nothing half closed.
-        await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
         await self.driver.aclose()
-        await self.connections.pool.aclose()

@@ -42,6 +42,7 @@ class SubscriptionsDriver:
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
+        self._close_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin, if that has not happened yet.
@@ -51,17 +52,28 @@ class SubscriptionsDriver:
         StoreClosedError
             The store is closed, or belongs to another event loop.
         """
-        loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop:
-            raise StoreClosedError("This store's views belong to another event loop; open a store on this one.")
+        self.check_loop()
         if self._closing:
             raise StoreClosedError(CLOSED)
-        self._loop = loop
         if not self._tasks:
+            loop = asyncio.get_running_loop()
             self._tasks = [
                 loop.create_task(self._keep_subscribed(), name="sessionstore-pubsub"),
                 loop.create_task(self._work(), name="sessionstore-calls"),
             ]
+
+    def check_loop(self) -> None:
+        """Keep to the event loop that the store was first used on.
+
+        Raises
+        ------
+        StoreClosedError
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise StoreClosedError("This store belongs to another event loop; open one on each.")
+            self._loop = loop
 
     def wake(self) -> None:
         """Wake what may have something new to do."""
@@ -69,13 +81,26 @@ class SubscriptionsDriver:
         self._wake_pubsub.set()
 
     async def aclose(self) -> None:
-        """Run what is left to do, once, and stop."""
+        """Drain the views, once, and close the pool."""
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            return  # a loop that has ended takes its tasks and connections with it
+        if self._close_task is None:
+            self._close_task = loop.create_task(self._close(), name="sessionstore-close")
+        # A cancelled caller leaves nothing half closed.
+        await asyncio.shield(self._close_task)
+
+    async def _close(self) -> None:
+        await self._drain()
+        await self._pool.aclose()
+
+    async def _drain(self) -> None:
         self._closing = True
         self.subscriptions.close(lease_clock())
         self._progress.set()
         tasks, self._tasks = self._tasks, []
-        if not tasks or self._loop is not asyncio.get_running_loop():
-            return  # a loop that has ended takes its tasks with it
+        if not tasks:
+            return
         connection, work = tasks
         connection.cancel()
         self.wake()
@@ -241,9 +266,6 @@ class SubscriptionsDriver:
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    if timeout_s == math.inf:
-        await event.wait()
-        return
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(0.0, timeout_s)):
+        async with asyncio.timeout(None if timeout_s == math.inf else max(0.0, timeout_s)):
             await event.wait()

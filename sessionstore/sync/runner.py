@@ -1,3 +1,4 @@
+# Generated from aio/runner.py by .ci/unasync.py: change that file instead.
 """Takes the steps of a store's operations, on its connections and its subscriptions."""
 
 from __future__ import annotations
@@ -54,4 +55,3 @@ class Runner:
         """Drain the views and close all connections; closing twice is fine."""
         self._closed = True
         self.driver.close()
-        self.connections.pool.close()

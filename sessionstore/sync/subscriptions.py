@@ -105,7 +105,12 @@ class SubscriptionsDriver:
                 self._write(connection)
 
     def close(self) -> None:
-        """Run what is left to do, once, and stop."""
+        """Drain the views, and close the pool."""
+        self.drain()
+        self._pool.close()
+
+    def drain(self) -> None:
+        """Run what is left to do, once, and stop. Code that runs later at exit may still use the pool."""
         with self.lock:
             self._closing = True
             self.subscriptions.close(lease_clock())
@@ -323,7 +328,7 @@ def _close_at_exit(driver: SubscriptionsDriver) -> None:
     def close() -> None:
         alive = reference()
         if alive is not None:
-            alive.close()
+            alive.drain()
 
     atexit.register(close)
     # Not at exit: this one might come first.
