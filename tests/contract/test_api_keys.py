@@ -116,7 +116,7 @@ async def test_uses_are_noted_once_a_minute(store: AsyncSessionStore) -> None:
     assert await store.api_keys.mark_used({first.id: now, second.id: now}) == 1
     # Then only the use after a minute was written
     assert {key.id: key.last_used_at for key in await store.api_keys.list()} == {first.id: now, second.id: now - 5_000}
-    # When there is nothing to note, or nothing to note it in, then nothing happens
+    # When there is no use to record, or no key to record it for, then nothing happens
     assert await store.api_keys.mark_used({}) == 0
     assert await store.api_keys.mark_used({"000000000000": now}) == 0
 

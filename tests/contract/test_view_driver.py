@@ -136,7 +136,7 @@ async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
     assert counts["commands_due"] <= 20 * seconds + 10
 
 
-async def test_a_change_that_nobody_waits_for_wakes_nobody(store: AsyncSessionStore) -> None:
+async def test_a_change_that_no_writer_waits_for_wakes_no_task(store: AsyncSessionStore) -> None:
     staging = store.environment("checkout", "staging")
     await staging.put("ci-42")
     async with staging.view(touch_interval_s=3600) as view:

@@ -575,15 +575,15 @@ def test_look_ups_in_many_threads_while_changes_arrive(
                 for thread in threads:
                     thread.join()
             assert wrong == []
-            await_notes(staging, view, keys)
+            await_touches(staging, view, keys)
     assert own_threads() == set()
 
 
-def await_notes(staging: Environment, view: Any, keys: list[str]) -> None:
-    """Each session that was looked up has been, or will be, flushed: no mark is left without its note."""
+def await_touches(staging: Environment, view: Any, keys: list[str]) -> None:
+    """Each looked-up session has been flushed or will be: none stays marked without a touch that is due."""
     deadline = time.monotonic() + PATIENCE_S
     while any(session.touch_pending for session in view._sessions.values()):
-        assert time.monotonic() < deadline, "marks without notes"
+        assert time.monotonic() < deadline, "sessions stay marked without a touch"
         time.sleep(0.01)
     assert view._follower.touches == {}
 

@@ -1,4 +1,4 @@
-"""Views, four ways: they open, follow each change, serve what a write has returned, and note what was looked up."""
+"""Views, four ways: they open, follow each change, serve each returned write, and touch what was looked up."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ async def test_without_waiting_a_write_is_served_soon(staging: AsyncEnvironment,
         await eventually(lambda: view.get("ci-42"))
 
 
-async def test_environments_are_apart_over_one_link(store: AsyncSessionStore) -> None:
+async def test_environments_are_apart_over_one_connection(store: AsyncSessionStore) -> None:
     staging, production = store.environment("checkout", "staging"), store.environment("checkout", "production")
     search = store.environment("search", "staging")
     async with staging.view() as first, production.view() as second, search.view() as third:
@@ -460,7 +460,7 @@ async def test_a_flush_that_fails_is_sent_again(
         await eventually(lambda: "can't be noted" in caplog.text)
         assert stored(backend, "lastSeenAt") == 1_000_000_000_000
 
-        # Then it is noted once that is mended
+        # Then it is touched once that is mended
         backend.raw.rename(f"{index}:aside", index)
         await eventually(lambda: stored(backend, "lastSeenAt") > 1_000_000_000_000)
     assert caplog.text.count("can't be noted") == 1

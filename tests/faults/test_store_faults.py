@@ -97,7 +97,7 @@ async def fails(call: Awaitable[object], error: type[SessionStoreError] = StoreU
 
 
 async def recovers(call: Callable[[], Awaitable[Any]]) -> Any:
-    """The same store serves the call again, after a few tries at most: a link may still be seen to break."""
+    """The same store serves the call again, after a few tries at most: a connection may still break."""
     for _ in range(5):
         with contextlib.suppress(StoreUnavailableError):
             return await call()

@@ -234,7 +234,7 @@ async def test_answers_and_messages_are_swallowed(scene: Scene) -> None:
 
 
 async def test_some_bytes_are_swallowed(scene: Scene) -> None:
-    # Given a link that loses what is sent within a moment, and no more: a gap, or half a message
+    # Given a connection that loses what is sent within a moment, and no more: a gap, or half a message
     for _ in range(3):
         scene.relay.set(to_client="drop")
         scene.relay.wait_for("to_client")
