@@ -120,7 +120,20 @@ def does_not_wait_for_the_pages_positions(patch: pytest.MonkeyPatch) -> None:
 
 @plant
 def does_not_compare_the_pages_ids(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Chain, "passed", lambda chain, rev, write_id: rev <= chain.rev)
+    original = Snapshot._check_position, Snapshot.message, Chain.passed
+
+    def without_ids(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            Chain.passed = lambda chain, rev, write_id: rev <= chain.rev  # type: ignore[method-assign,assignment]
+            try:
+                return method(*args)
+            finally:
+                Chain.passed = original[2]  # type: ignore[method-assign]
+
+        return run
+
+    patch.setattr(Snapshot, "_check_position", without_ids(original[0]))
+    patch.setattr(Snapshot, "message", without_ids(original[1]))
 
 
 @plant
