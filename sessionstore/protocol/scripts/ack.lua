@@ -1,12 +1,12 @@
--- Acknowledge what a lease's view has applied, between two renewals, since a writer waits for it. Does not prolong the
+-- Acknowledge what a lease's view has applied, between two renewals, because a writer waits for it. Does not extend the
 -- lease.
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] applied (channel)
 -- ARGV[1] the lease's id  [2] the revision that the view has applied, and [3] its id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that the lease still
---           lasts}; or the same with the status expired: it has run out, join anew; or forked: leave and resync
--- Publishes on `applied` where every live lease has applied more than before
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": text, "leaseMs": ms that the lease
+--           still lasts}. Status expired: join again. Status forked: leave and resync
+-- Publishes on `applied` if the revision that every live lease has applied rose
 
 --@include lib/clock
 --@include lib/lease
@@ -14,7 +14,7 @@
 
 local lease_id, rev = ARGV[1], tonumber(ARGV[2])
 local now = now_ms()
--- Which run of the server this is does not matter here: one that has not noticed yet has taken no revision either.
+-- No check of the server's run is needed here: without that check, no revision has been taken either.
 local head = read_head(KEYS[1])
 local floor = floor_of(head)
 begin_without_memory()

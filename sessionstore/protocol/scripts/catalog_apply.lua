@@ -1,16 +1,16 @@
--- Give an environment its catalog and register it, or take both away. Where the new catalog no longer offers what
--- sessions use, it is deactivated in all of them within this run, so that no PUT can slip in between. The catalog that
--- is there already changes nothing: no revision, no message.
+-- Give an environment its catalog and register it, or remove both. The same run deactivates, in all sessions, what the
+-- new catalog no longer offers, so that no PUT can slip in between. Applying the current catalog again changes nothing:
+-- no revision, no message.
 --
--- Sessions have to be named in KEYS, and are needed only where something may have to be deactivated: the first call
--- names none, and where that is not enough, the answer says which members of the index are missing.
+-- KEYS must name the sessions, but only if something may have to be deactivated. The first call names none; if the
+-- script needs them, its answer lists the missing members of the index.
 --
 -- KEYS[1] environments  [2] catalog  [3] catalog:mocks  [4] catalog:local  [5] catalog:scenarios
 --     [6] index  [7] head  [8] leases  [9] acks  [10] views  [11] changes (channel)  [12..] sessions
 -- ARGV[1] id of this write; its n-th revision has the id and '.' and n  [2] lease, ms  [3] highest revision the writer
 --         knows
---     [4] '1' if it waits  [5] environment  [6] SHA-256 of the catalog's JSON  [7] the JSON, or '' to take the catalog
---     away
+--     [4] '1' if it waits  [5] environment  [6] SHA-256 of the catalog's JSON  [7] the JSON, or '' to remove the
+--     catalog
 --     [8] how many published mocks, [9] scenario-local mocks, [10] scenarios there are
 --     [11..] pairs: published mock, name; then local mock, scenario; then scenario, its JSON; then the session keys of
 --     KEYS[12..]
@@ -66,7 +66,7 @@ local named = {}
 if changed then
   local lost_mocks, lost_scenarios = lacks(KEYS[3], mocks), lacks(KEYS[5], scenarios)
   redis.call('HLEN', KEYS[4])
-  -- Before its first catalog an environment takes any id, so that every session has to be looked at.
+  -- Before its first catalog an environment accepts any id, so every session must be checked.
   if removes or not stored[1] or lost_mocks or lost_scenarios then
     for i = 12, #KEYS do
       named[ARGV[next_argument + i - 12]] = true
@@ -83,12 +83,13 @@ if changed then
       end
     end
     if #missing > 0 then
-      return '{"status":"need_sessions","missing":[' .. table.concat(missing, ',') .. '],"more":' .. tostring(more) .. '}'
+      return '{"status":"need_sessions","missing":[' .. table.concat(missing, ',')
+        .. '],"more":' .. tostring(more) .. '}'
     end
   end
 end
 
--- The session without what is not offered, or nil where it uses nothing of that.
+-- The session without the ids that are no longer offered, or nil if it uses none of them.
 local function trimmed(key)
   local used = redis.call('HMGET', key, 'scenario', 'overrides')
   local scenario_stays = not used[1] or scenarios[used[1]]

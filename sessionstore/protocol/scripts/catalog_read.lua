@@ -4,7 +4,7 @@
 -- ARGV[1] environment
 --
 -- Returns {"now": ms, "known": whether the environment may be used, "rev": the revision of the catalog's last change, 0
---         where there never was one, "catalog": … or null where there is none}
+--         if there never was a catalog, "catalog": … or null}
 
 --@include lib/clock
 --@include lib/environment

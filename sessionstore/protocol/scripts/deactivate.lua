@@ -6,7 +6,7 @@
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
 --           local_override, not_found
--- Publishes 'set' where the override was on, or 'expiry' where only the expiry moved
+-- Publishes 'set' if the override was on, or 'expiry' if only the expiry moved
 
 --@include lib/clock
 --@include lib/environment

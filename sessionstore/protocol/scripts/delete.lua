@@ -1,12 +1,12 @@
--- Remove a session. Where there is none, nothing changes, and the caller waits for the head: the deletion that it
--- repeats has a revision that nothing names any more.
+-- Remove a session. If it does not exist, nothing changes, and the caller waits for the head: it may repeat a deletion
+-- whose revision is no longer stored.
 --
 -- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
 -- ARGV[8] If-Match: '', '*' or ',7,9,'
 --
 -- Returns   lib/reply.lua, written, with no session; or lib/failure.lua with the status unknown_environment,
 --           precondition_failed
--- Publishes 'delete' where there was a session
+-- Publishes 'delete' if the session existed
 
 --@include lib/clock
 --@include lib/environment

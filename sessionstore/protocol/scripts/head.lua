@@ -1,8 +1,8 @@
--- Where an environment's chain of revisions stands.
+-- An environment's newest revision.
 --
 -- KEYS[1] head
 --
--- Returns {"now": ms, "rev": 0 where nothing was ever written, "id": ''}
+-- Returns {"now": ms, "rev": 0 if nothing was ever written, "id": ''}
 
 --@include lib/clock
 --@include lib/layout

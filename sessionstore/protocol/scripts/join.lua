@@ -5,9 +5,9 @@
 -- ARGV[1] the lease's id, never used before  [2] lease, ms  [3] what the view says of itself, JSON
 --     [4] the revision that it has applied, and [5] its id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that the lease lasts}; or
---           the same with the status forked and no lease, where the view's revision is not on this head's chain
--- Publishes on `applied` where leases that had run out held writers up
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": text, "leaseMs": ms that the lease lasts}.
+--           Status forked, without a lease: the view's revision is not on this head's chain
+-- Publishes on `applied` if expired leases delayed writers
 
 --@include lib/clock
 --@include lib/layout
@@ -17,7 +17,7 @@
 
 local lease_id, lease, rev = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local now = now_ms()
--- The view listens itself, so that one subscription does not tell of leases that were lost with a head.
+-- The view has a subscription itself, so one subscriber does not indicate leases that were lost with the head.
 local head = open_head(KEYS[1], KEYS[5], now, lease, rev, 1)
 local floor = floor_of(head)
 begin_without_memory()

@@ -1,4 +1,4 @@
--- Store a new API key. Keys that have ended stay for a look back; the oldest of them go where there are too many.
+-- Store a new API key. Revoked and expired keys stay as history; the oldest go if there are too many.
 --
 -- KEYS[1] api keys
 -- ARGV[1] SHA-256 of the key  [2] name  [3] project, or '' for every project  [4] expiresAt, ms, or ''

@@ -1,5 +1,5 @@
 -- Record when API keys were last used: at most one write for each key and interval, however many gateways ask.
--- lastUsedAt never goes back, a time in the future counts as now, and a key that is gone is skipped.
+-- lastUsedAt never goes back, a time in the future counts as now, and an unknown id is skipped.
 --
 -- KEYS[1] api keys
 -- ARGV[1] interval, ms

@@ -3,9 +3,9 @@
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)
 -- ARGV[1] the revision that the writer waits for  [2] lease, ms
 --
--- Returns {"now": ms, "rev": head, "live": leases that live, "pending": those of them that have not applied it,
---          "expired": leases that ever ran out, "leaseLeftMs": ms until the last of the pending ones runs out,
---          "countableInMs": ms during which live leases may be missing from the count, "epoch": that of the leases}
+-- Returns {"now": ms, "rev": head, "live": live leases, "pending": those of them that have not applied it,
+--          "expired": leases that ever expired, "leaseLeftMs": ms until the last pending lease expires,
+--          "countableInMs": ms during which live leases may be missing from the count, "epoch": the leases' epoch}
 
 --@include lib/clock
 --@include lib/layout
@@ -27,5 +27,5 @@ if pending > 0 then
   end
 end
 return '{"now":' .. int(now) .. ',"rev":' .. int(head.rev) .. ',"live":' .. int(live) .. ',"pending":' .. int(pending)
-  .. ',"expired":' .. int(head.expired) .. ',"leaseLeftMs":' .. int(left) .. ',"countableInMs":' .. int(math.max(0, head.countableAt - now))
-  .. ',"epoch":' .. cjson.encode(head.epoch) .. '}'
+  .. ',"expired":' .. int(head.expired) .. ',"leaseLeftMs":' .. int(left)
+  .. ',"countableInMs":' .. int(math.max(0, head.countableAt - now)) .. ',"epoch":' .. cjson.encode(head.epoch) .. '}'

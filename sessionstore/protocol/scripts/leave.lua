@@ -1,11 +1,11 @@
 -- Give a lease up: no writer waits for it any more. Its view must have stopped calling itself fresh before. A lease
--- that is gone already is no error.
+-- that has expired is no error.
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] applied (channel)
 -- ARGV[1] the lease's id
 --
--- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": 0}
--- Publishes on `applied` where it held writers up
+-- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": text, "leaseMs": 0}
+-- Publishes on `applied` if the lease delayed writers
 
 --@include lib/clock
 --@include lib/lease

@@ -1,11 +1,11 @@
--- One page of an environment's index, newest seen first. Members may be gone already: read.lua tells.
+-- One page of an environment's index, newest seen first. Members may have expired: read.lua leaves those out.
 --
 -- KEYS[1] index  [2] environments
 -- ARGV[1] environment  [2] how many  [3] the score to start at (or '+inf')  [4] the last member of the page before, or
 --         ''
 --
 -- Returns {"status": "ok", "members": [[session key, lastSeenAt], …]}; or lib/failure.lua with the status
---         unknown_environment. Fewer members than asked for: it was the last page
+--         unknown_environment. Fewer members than asked for mark the last page
 
 --@include lib/environment
 --@include lib/failure

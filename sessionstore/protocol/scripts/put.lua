@@ -8,7 +8,7 @@
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
 --           unknown_override, local_override, unknown_scenario
--- Publishes 'set', or 'expiry' where only the expiry moved
+-- Publishes 'set', or 'expiry' if only the expiry moved
 
 --@include lib/clock
 --@include lib/environment

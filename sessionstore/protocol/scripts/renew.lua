@@ -1,13 +1,13 @@
--- Prolong a lease, and acknowledge what its view has applied. Only a view that has applied the head which its last join
--- or renewal returned may go on: one whose subscription is dead while its commands work is refused.
+-- Extend a lease, and acknowledge what its view has applied. The view must have applied the head that its last join or
+-- renewal returned. So a view is refused if its subscription is dead while its commands still work.
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)  [6] applied (channel)
 -- ARGV[1] the lease's id  [2] lease, ms  [3] the revision that the view has applied, and [4] its id
 --
--- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "epoch": …, "leaseMs": ms that it lasts, 0 where it was
---           not prolonged} status: ok; expired: it has run out, or was taken in another epoch: join anew; refused,
---           forked: the view has missed something: leave and resync
--- Publishes on `applied` where every live lease has applied more than before
+-- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "epoch": text, "leaseMs": ms that the lease lasts, 0
+--           if it was not extended}. Status expired: the lease expired or belongs to another epoch; join again. Status
+--           refused or forked: the view missed a change; leave and resync
+-- Publishes on `applied` if the revision that every live lease has applied rose
 
 --@include lib/clock
 --@include lib/layout

@@ -5,7 +5,7 @@
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
 --           not_found
--- Publishes 'set' where something was cleared, or 'expiry' where only the expiry moved
+-- Publishes 'set' if something was cleared, or 'expiry' if only the expiry moved
 
 --@include lib/clock
 --@include lib/environment

@@ -6,7 +6,7 @@
 -- ARGV[1] cursor, '0' to begin  [2] about how many members to find; '0': none  [3..] the session keys, in the order of
 --         KEYS
 --
--- Returns {"now": ms, "rev": 0 where nothing was ever written, "id": '', "cursor": text, '0' at the end,
+-- Returns {"now": ms, "rev": 0 if nothing was ever written, "id": '', "cursor": text, '0' at the end,
 --          "members": [session key, …], "sessions": those that exist of the ones to read}
 
 --@include lib/clock

@@ -6,7 +6,7 @@
 -- ARGV[5..] pairs, one for each session: session key, when it was seen (ms)
 --
 -- Returns   {"status": "ok", "now": ms, "rev": head, "touched": how many sessions}
--- Publishes one 'expiry' for those whose expiry moved
+-- Publishes one 'expiry' for all sessions whose expiry moved
 
 --@include lib/clock
 --@include lib/session

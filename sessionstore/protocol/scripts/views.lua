@@ -4,7 +4,7 @@
 --
 -- Returns {"now": ms, "rev": head, "views": [{"lease": id, "info": what the view says of itself, JSON as text,
 --         "applied": the last revision that it said it has applied, "leaseLeftMs": ms until its lease runs out}, …]},
---         the one that runs out first first
+--         ordered by expiry, soonest first
 
 --@include lib/clock
 

@@ -1,4 +1,4 @@
--- What a script answers that changed nothing: why, and what it is about.
+-- The answer of a script that changed nothing: the reason, and what it refers to.
 local function failure(status, detail)
   return '{"status":"' .. status .. '","detail":' .. cjson.encode(detail) .. '}'
 end

@@ -2,12 +2,12 @@
 --
 -- leases (sorted set): lease ids by expiry, in Redis ms. acks (sorted set): lease ids by the last revision applied.
 -- views (hash): <id>, what the view says of itself; <id>:head, the revision its last join or renewal returned;
--- <id>:applied, the last revision that its view said it has applied; <id>:epoch, the one that it was taken in.
+-- <id>:applied, the last revision that its view said it has applied; <id>:epoch, the epoch in which it was taken.
 --
 -- A lease's score in acks is the revision up to which no writer has to wait for it. It begins at the head that the join
 -- returned: the view does not call itself fresh before it has applied that.
 
--- Drop the leases that have run out, and count them in the head. `index`, where given, is written later.
+-- Drop the expired leases, and count them in the head. `index`, if given, is written later.
 local function purge_leases(leases, acks, views, head_key, now, index)
   local gone = redis.call('ZRANGEBYSCORE', leases, '-inf', int(now))
   if #gone > 0 then

@@ -1,4 +1,4 @@
--- What every script that writes a session answers where it succeeds: one JSON object.
+-- The answer of every script that wrote a session: one JSON object.
 
 -- `target_rev` is the revision that the caller has to wait for; `live` and `pending` count the leases that live now and
 -- those of them that have not applied it. `epoch` tells later whether Redis was emptied, restarted or replaced since.

@@ -11,14 +11,13 @@
 --   epoch          id of the server's run, then the id of the first lease taken. Leases and changes of another epoch
 --                  may belong to another chain than the head's.
 
--- Count on no lease that is seen now: some may be lost.
+-- Make writers wait for one lease: some leases may be lost.
 local function forget_leases(head, now, lease)
   head.countableAt = now + lease
   head.forgotten = true
 end
 
--- The id of this run of the server: another one after a restart, and after a replica took over. '-' where it is not
--- told.
+-- The id of this run of the server; it changes with a restart or a failover. '-' if the server does not tell it.
 local function server_run()
   local info = redis.pcall('INFO', 'server')
   -- Plain, since a pattern would be tried at each of hundreds of characters.
@@ -28,14 +27,15 @@ end
 
 -- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`,
 -- where given, how many subscriptions the caller has itself.
--- Where leases may have been lost, writes wait for a whole lease: the head is lower than the caller knows it was; it is
--- missing although somebody listens; or leases were taken from another run of the server, so that the last of them, and
--- the last acknowledgements, may not have reached this one's data. Without leases nobody has to ask for the run.
--- The same loss counts once: leases that were lost have run out a lease after it was first found, and callers that come
--- to know of it one after another, a view that was cut off for long among them, must not make writers wait anew. One
--- more loss in the meantime shows by itself, by a head that is missing or by the server's run.
+-- If leases may have been lost, writes wait for a whole lease. There are three signs:
+--   - the head is lower than the revision that the caller has seen;
+--   - the head is missing although the channel has subscribers;
+--   - the leases were taken in another run of the server, which may have lost the last leases and acknowledgements.
+-- The same loss counts once: lost leases have expired one lease after it was first detected. Callers that notice it
+-- later, such as a view that was disconnected for long, must not make writers wait again. A second loss in the meantime
+-- shows by a missing head or another run.
 local function open_head(head_key, changes, now, lease, known, own)
-  -- To publish is the last thing that a script does. It has to be allowed, or nothing may be written.
+  -- Scripts publish last. If this user may not publish, fail before the first write.
   if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', changes, '') then
     error(redis.error_reply('NOPERM this user may not publish on the channels of the prefix'))
   end
@@ -72,7 +72,7 @@ local function open_head(head_key, changes, now, lease, known, own)
   return head
 end
 
--- Keep what open_head has found out, so that it is found out once.
+-- Persist what open_head detected, so that the same loss counts once.
 local function keep_head_state(head_key, head)
   redis.call('HSET', head_key, 'rev', int(head.rev), 'countableAt', int(head.countableAt), 'layout', LAYOUT)
   if head.lostRev > 0 then
@@ -102,11 +102,9 @@ local function advance_head(head_key, head, id, ttl)
   return prev
 end
 
--- The two oldest members of the index that are certainly gone, for a script that adds one, or that comes often. No
--- session lives longer than the longest TTL after it was last seen, so the scores alone tell, and no key has to be
--- looked at that
--- KEYS does not name. Call it before the first write of a script, and drop them before members are added: a session
--- that is set anew may be among them.
+-- The two oldest members of the index that have certainly expired, for scripts that add a member or run often. No
+-- session outlives the longest TTL after it was last seen, so the scores suffice, and no key outside KEYS is read.
+-- Call this before a script's first write, and drop the members before adding any: a new session may be among them.
 local function gone_members(index, head, now, ttl)
   return redis.call('ZRANGEBYSCORE', index, '-inf', int(now - math.max(head.maxTtl, ttl)), 'LIMIT', 0, 2)
 end
@@ -117,8 +115,8 @@ local function drop_members(index, gone)
   end
 end
 
--- Publish one change. `wait` says that a writer waits until every view has applied it. The epoch is there once there is
--- one.
+-- Publish one change. `wait` says that a writer waits until every view has applied it. The epoch is left
+-- out before the first lease.
 local function publish_change(changes, kind, head, prev, now, wait, body)
   redis.call('PUBLISH', changes, '{"type":"' .. kind .. '","rev":' .. int(head.rev)
     .. ',"id":' .. cjson.encode(head.id) .. ',"prev":' .. cjson.encode(prev)

@@ -1,8 +1,8 @@
 -- One session: its hash, and its JSON as replies and messages carry it.
 --
 -- The hash has one field for each property, named as in the HTTP API; a property that is null, empty or 0 has no field.
--- expiryRev is the revision that moved its expiry since it was set: who finds the session unchanged waits for that,
--- too, or a view that has not applied it could let the session end early.
+-- expiryRev is the revision that last moved the session's expiry. A write that finds the session unchanged waits for
+-- that revision too: a view that has not applied it would let the session expire early.
 
 -- Milliseconds that a hash outlives its expiresAt: Redis collects it, but expiresAt alone says when a session has
 -- ended.
@@ -37,8 +37,9 @@ local function load_session(key, now)
     stored = value,
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
-      and session.globalDelayMs and session.globalDelayMaxMs and session.expiryRev and is_id_array(session.overrides)) then
-    -- Without the key: what a script says ends up in logs, which hold no session key.
+      and session.globalDelayMs and session.globalDelayMaxMs and session.expiryRev
+      and is_id_array(session.overrides)) then
+    -- The key is left out: this message reaches the logs, which must not hold session keys.
     error('SSCORRUPT session')
   end
   if session.expiresAt <= now then
@@ -54,14 +55,14 @@ local function new_session(now)
   }
 end
 
--- Replace the hash whole, so that it holds no field that was cleared, nor one of an earlier, expired session of the
--- same key. Where a field is only set or changed, as mostly, nothing has to be deleted.
+-- Replace the whole hash: no cleared field may stay, nor one of an expired session with the same key. Usually fields
+-- are only set or changed, and nothing is deleted.
 local function save_session(key, session)
   local fields = {
     'rev', int(session.rev), 'createdAt', int(session.createdAt), 'lastSeenAt', int(session.lastSeenAt),
     'expiresAt', int(session.expiresAt),
   }
-  -- By the places of the fields in what load_session reads.
+  -- Indexed like the fields that load_session reads.
   local stored = session.stored
   local stale = not stored or stored[10]
   local function add(index, name, value)
@@ -97,8 +98,8 @@ local function session_json(session_key, session)
     .. ',"expiresAt":' .. int(session.expiresAt) .. '}'
 end
 
--- Touch a session that was seen at `seen`. Returns true where that moves its expiry, which is the case only when it
--- gains more than a tenth of the TTL: Redis and every view then agree on the expiry without a message per request.
+-- Touch a session that was seen at `seen`. Returns true if that moves its expiry, which it does only by more than a
+-- tenth of the TTL. So Redis and every view agree on the expiry without a message per request.
 local function see_session(session, seen, ttl)
   session.lastSeenAt = math.max(session.lastSeenAt, seen)
   if session.lastSeenAt + ttl - session.expiresAt > ttl / 10 then

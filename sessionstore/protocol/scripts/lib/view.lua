@@ -1,20 +1,19 @@
--- What the scripts that a view calls for its lease have in common. KEYS[1..4] are head, leases, acks and views.
+-- Shared by the scripts that a view calls for its lease. KEYS[1..4] are head, leases, acks and views.
 
--- The head as it is. Renewing and joining look at it closer, with open_head.
+-- The head, unchecked. Joining and renewing check it, with open_head.
 local function read_head(head_key)
   local value = redis.call('HMGET', head_key, 'rev', 'id', 'expiredLeases', 'epoch')
   return { rev = whole(value[1] or '0'), id = value[2] or '', expired = whole(value[3] or '0'), epoch = value[4] or '' }
 end
 
--- Call it ahead of all other writes: a script that has begun with one that only removes runs to its end on a Redis that
--- is out of memory. Nothing changes there, and so views can stay fresh. Where the keys are not what they should be, it
--- fails here.
+-- Call this before all other writes. A script whose first write only removes may finish on a Redis that is out of
+-- memory, so views can stay fresh there. Keys of a wrong type fail here.
 local function begin_without_memory()
   redis.call('HLEN', KEYS[4])
   redis.call('ZREM', KEYS[2], '')
 end
 
--- Whether a view that has applied `rev`, made by the write `id`, can't have come there by this head's chain.
+-- Whether a view that has applied `rev`, made by the write `id`, can't have reached it by this head's chain.
 local function is_forked(head, rev, id)
   return rev > head.rev or (rev == head.rev and id ~= head.id)
 end
@@ -25,7 +24,7 @@ local function floor_of(head)
   return lowest[2] and tonumber(lowest[2]) or head.rev
 end
 
--- Wake the writers that wait, where the floor has risen above `before`.
+-- Wake the waiting writers if the floor has risen above `before`.
 local function announce(channel, head, before)
   local floor = floor_of(head)
   if floor > before then
@@ -40,7 +39,7 @@ local function acknowledge(lease_id, rev)
   redis.call('HSET', KEYS[4], lease_id .. ':applied', int(rev))
 end
 
--- The answer: how it stands, the head, its epoch, and how long the lease lasts from now on, in ms.
+-- The answer: the status, the head, its epoch, and the ms that the lease still lasts.
 local function lease_reply(status, now, head, lasts)
   return '{"status":"' .. status .. '","now":' .. int(now) .. ',"rev":' .. int(head.rev)
     .. ',"id":' .. cjson.encode(head.id) .. ',"epoch":' .. cjson.encode(head.epoch)

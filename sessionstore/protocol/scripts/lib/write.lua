@@ -1,5 +1,5 @@
--- The common end of each script that writes one session. Whatever can fail is read before the first write: the leases
--- and the head too, since a script that fails midway is not undone. The index is written first.
+-- Shared by all scripts that write one session. Everything that can fail is read before the first write, the leases and
+-- the head too: Redis does not undo a script that fails midway. The index is written first.
 --
 -- All of them are called with the same first keys and arguments:
 --   KEYS[1] session  [2] index  [3] head  [4] leases  [5] acks  [6] views  [7] environments  [8] changes (channel)
@@ -12,7 +12,7 @@ local lease = tonumber(ARGV[3])
 local now = now_ms()
 local head = open_head(KEYS[3], KEYS[8], now, lease, tonumber(ARGV[4]))
 
--- Where the head is behind the session, it was lost, and leases may have been lost with it.
+-- A head behind the session was lost, and leases may have been lost with it.
 local function compare_with_head(session)
   local rev = math.max(session.rev, session.expiryRev)
   if rev > head.rev then
@@ -30,20 +30,20 @@ local function count_pending(target_rev)
   local gone = purge_leases(KEYS[4], KEYS[5], KEYS[6], KEYS[3], now, KEYS[2])
   head.expired = head.expired + gone
   if target_rev > head.rev then
-    -- Nobody can have applied what has yet to be published.
+    -- No view can have applied a revision that is not published yet.
     return live - gone, live - gone
   end
   return count_leases(KEYS[4], KEYS[5], target_rev)
 end
 
--- Keep what a write that takes no revision has found out about the head.
+-- Persist a detected history loss even if this write takes no revision.
 local function keep_loss()
   if head.forgotten then
     keep_head_state(KEYS[3], head)
   end
 end
 
--- Write `session` where `changed`, else only touch it, and publish what views have to know.
+-- Write `session` where `changed`, else only touch it, and publish the change to the views.
 local function commit_session(session, changed, existed)
   compare_with_head(session)
   local moved = see_session(session, now, ttl)
