@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
@@ -86,7 +86,7 @@ class _Never:
     def add_done_callback(self, callback: object) -> None: ...
 
 
-_NEVER: Any = _Never()
+_NEVER = cast("asyncio.Future[None]", _Never())
 
 
 class Transport:
