@@ -36,7 +36,7 @@ else
 endif
 
 test-quick: $(STAMP)  ## the quick part of the tests with each of Python 3.11 to 3.13 that is installed
-	$(TOX) run-parallel --parallel all --parallel-no-spinner -e $(QUICK)
+	$(TOX) run-parallel --parallel-no-spinner -e $(QUICK)
 
 test-all: $(STAMP)  ## all tests with each of Python 3.11 to 3.13 that is installed
 	$(TOX) run

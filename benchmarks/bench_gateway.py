@@ -56,6 +56,9 @@ CATALOG = {
 #: The apps that are measured.
 PLAIN, KEYS, LIMITED, BARE = "gateway", "gateway, key store and catalog", "gateway, limiter too", "bare"
 
+#: Tells the guard that the app has made the response.
+_REQUEST_ID = {"x-request-id": "bare"}
+
 
 class App(NamedTuple):
     """One app under load, and the key that it takes; the bare routes take none."""
@@ -180,10 +183,12 @@ def serve_bare(port: int, redis_url: str) -> None:
         keys = [f"{base}:s:{key}", *shared, *catalog]
         patch = ("+label", label, "+overrides", '["ovr_extraMock"]', "+globalDelayMs", 0)
         reply = await client.evalsha(script.sha, len(keys), *keys, f"w{next(counter)}", *settings, key, "", "", *patch)
-        return Response(reply, media_type="application/json")
+        return Response(reply, headers=_REQUEST_ID, media_type="application/json")
 
     async def get(request: Request) -> Response:
-        return JSONResponse(await client.hgetall(f"ss:{{checkout}}:staging:s:{request.path_params['key']}"))
+        return JSONResponse(
+            await client.hgetall(f"ss:{{checkout}}:staging:s:{request.path_params['key']}"), headers=_REQUEST_ID
+        )
 
     app = Starlette(routes=[Route("/{key}", put, methods=["PUT"]), Route("/{key}", get, methods=["GET"])])
     config = server_config(app, shutdown_grace_s=1)

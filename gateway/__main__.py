@@ -69,7 +69,6 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
         "observe": metrics.called_redis,
     }
     secret = settings.api_key
-    embedded = settings.redis_url is None
     if settings.redis_url is None:
         memory = stack.enter_context(EmbeddedServer())
         store = AsyncSessionStore.embedded(memory, **options)
@@ -80,7 +79,8 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
     authenticator = Authenticator(secret, store, on_refusal=metrics.refused)
     limiter = None
     if settings.rate_limit is not None:
-        limiter = RateLimiter(limit_storage(store, embedded=embedded), settings.rate_limit, metrics.let_through)
+        storage = limit_storage(store, embedded=settings.redis_url is None)
+        limiter = RateLimiter(storage, settings.rate_limit, metrics.let_through)
     app: ASGIApp = create_app(
         store,
         authenticator,

@@ -17,15 +17,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 
+from sessionstore import session
 from sessionstore.errors import InvalidQueryError, InvalidSessionKeyError, SessionStoreError
-from sessionstore.session import (
-    MAX_DELAY_MS,
-    MAX_LABEL_LENGTH,
-    MAX_OVERRIDES,
-    MAX_SLUG_LENGTH,
-    SLUG_PATTERN,
-    SessionPatch,
-)
 
 from .errors import RequestError
 
@@ -35,10 +28,10 @@ MAX_BODY_BYTES = 64 * 1024
 DEFAULT_PAGE = 50
 
 # In Python `$` also matches before a line break at the end; in JSON Schema it does not.
-_SLUG = Meta(pattern=SLUG_PATTERN[:-1] + r"\Z", max_length=MAX_SLUG_LENGTH, extra_json_schema={"pattern": SLUG_PATTERN})
+_SLUG = Meta(pattern=session.SLUG_PATTERN[:-1] + r"\Z", extra_json_schema={"pattern": session.SLUG_PATTERN})
 
 
-class SessionBody(SessionPatch, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):
+class SessionBody(session.SessionPatch, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The body of a PUT. A field that is omitted is left unchanged; null clears it."""
 
     project: Annotated[
@@ -48,25 +41,28 @@ class SessionBody(SessionPatch, rename="camel", forbid_unknown_fields=True, froz
     environment: Annotated[Annotated[str, _SLUG] | UnsetType, Meta(description="As the query parameter.")] = UNSET
 
 
-_slug_rule = f"a slug of at most {MAX_SLUG_LENGTH} letters, digits, '.', '_' or '-', beginning with a letter or digit"
-_delay_rule = f"a whole number of milliseconds from 0 to {MAX_DELAY_MS}, or null"
+_slug_rule = (
+    f"a slug of at most {session.MAX_SLUG_LENGTH} letters, digits, '.', '_' or '-', beginning with a letter or digit"
+)
+_delay_rule = f"a whole number of milliseconds from 0 to {session.MAX_DELAY_MS}, or null"
 
 #: What each field must be, for the sentence of an error.
 _RULES = {
     "project": _slug_rule,
     "environment": _slug_rule,
     "scenario": "a scenario id, 'scn_…', or null",
-    "overrides": f"a list of at most {MAX_OVERRIDES} override ids, 'ovr_…'; send [] for none",
+    "overrides": f"a list of at most {session.MAX_OVERRIDES} override ids, 'ovr_…'; send [] for none",
     "globalDelayMs": _delay_rule,
     "globalDelayMaxMs": _delay_rule,
-    "label": f"a string of at most {MAX_LABEL_LENGTH} characters, or null",
+    "label": f"a string of at most {session.MAX_LABEL_LENGTH} characters, or null",
 }
 _PLACE = re.compile(r"`\$\.(\w+)")
 # Possessive quantifiers: a near miss must not take time by the square of its length.
 _JSON_TYPE = re.compile(r'application/json\s*+(?:;\s*+charset\s*+=\s*+"?utf-8"?\s*+)?;?\s*+\Z', re.IGNORECASE)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-#: One member of a list of entity tags (RFC 9110, 8.8.3), with the comma or end after it.
-_ENTITY_TAG = re.compile(r'[ \t]*+(?:(W/)?"([\x21\x23-\x7e\x80-\xff]*+)"[ \t]*+)?(,|\Z)')
+#: An entity tag, and a list of them, which may have empty members (RFC 9110, 8.8.3 and 5.6.1).
+_ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*+)"')
+_ENTITY_TAGS = re.compile(rf"(?:[ \t]*+(?:{_ENTITY_TAG.pattern}[ \t]*+)?,)*+[ \t]*+(?:{_ENTITY_TAG.pattern}[ \t]*+)?\Z")
 #: One member of a list of preferences (RFC 7240, 2), with the comma or end after it: its name, and the rest.
 _PREFERENCE = re.compile(r"""[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]*+)((?:"(?:[^"\\]|\\.)*+"|[^",])*+)(?:,|\Z)""")
 _REVISION = re.compile(r"(?:0|[1-9][0-9]{0,15})\Z")
@@ -235,22 +231,10 @@ def parse_entity_tags(value: str, header: str, *, weak: bool) -> tuple[int, ...]
     """
     if value.strip() == "*":
         return None
-    revisions: list[int] = []
-    seen = position = 0
-    while True:
-        match = _ENTITY_TAG.match(value, position)
-        if match is None:
-            raise _tag_error(header)
-        if match[2] is not None:
-            seen += 1
-            if _REVISION.match(match[2]) and (weak or match[1] is None):
-                revisions.append(int(match[2]))
-        position = match.end()
-        if not match[3]:
-            break
-    if not seen:
-        raise _tag_error(header)
-    return tuple(revisions)
+    members = _ENTITY_TAG.findall(value) if _ENTITY_TAGS.match(value) else []
+    if not members:
+        raise InvalidQueryError(f'The header {header} must be * or the ETags of responses, in quotes, as in "7".')
+    return tuple(int(tag) for is_weak, tag in members if _REVISION.match(tag) and (weak or not is_weak))
 
 
 def prefers(value: str, name: str) -> bool:
@@ -267,10 +251,6 @@ def prefers(value: str, name: str) -> bool:
             return True
         position = match.end()
     return False
-
-
-def _tag_error(header: str) -> InvalidQueryError:
-    return InvalidQueryError(f'The header {header} must be * or the ETags of responses, in quotes, as in "7".')
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

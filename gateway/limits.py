@@ -106,7 +106,7 @@ class RateLimiter:
         Called for each request that passed uncounted.
     """
 
-    def __init__(self, storage: Storage, limit: Limit, on_failure: Callable[[], None] | None = None) -> None:
+    def __init__(self, storage: Storage, limit: Limit, on_failure: Callable[[], None] = lambda: None) -> None:
         self._storage = storage
         self._limit = limit
         self._item = RateLimitItemPerSecond(limit.requests, limit.window_s, namespace="key")
@@ -148,5 +148,4 @@ class RateLimiter:
         if self._works:
             log.warning("Requests can't be counted, so they pass: %s", str(error) or type(error).__name__)
         self._works = False
-        if self._on_failure is not None:
-            self._on_failure()
+        self._on_failure()

@@ -147,13 +147,8 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 
 def build_document(resources: Sequence[Resource]) -> JSONObject:
     """Describe the API that `resources` make up."""
-    kinds: set[type[Struct]] = {ErrorDocument}
-    bodies: set[type[Struct]] = set()
-    for operation in (operation_of(handler) for resource in resources for handler in resource.handlers.values()):
-        if not isinstance(operation.answer, str):
-            kinds.add(operation.answer)
-        if operation.body is not None:
-            bodies.add(operation.body)
+    operations = [operation_of(handler) for resource in resources for handler in resource.handlers.values()]
+    kinds = {kind for operation in operations for kind in (operation.answer, operation.body) if isinstance(kind, type)}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Sessions of mock state", "version": __version__, "description": _INTRODUCTION},
@@ -166,7 +161,7 @@ def build_document(resources: Sequence[Resource]) -> JSONObject:
             for resource in resources
         },
         "components": {
-            "schemas": _schemas(kinds, bodies),
+            "schemas": _schemas({ErrorDocument, *kinds}),
             "parameters": {
                 name: _parameter(name, place, entry)
                 for place, entries in (("path", _PATH), ("query", _QUERY), ("header", _REQUEST_HEADERS))
@@ -285,12 +280,11 @@ def _required(*names: str) -> JSONObject:
     return {name: {**_HEADERS[name], "required": True} for name in names}
 
 
-def _schemas(kinds: set[type[Struct]], bodies: set[type[Struct]]) -> JSONObject:
-    ordered = sorted((*kinds, *bodies), key=lambda kind: kind.__name__)
+def _schemas(kinds: set[type[Struct]]) -> JSONObject:
+    ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
-    for name, schema in schemas.items():
-        if name not in {body.__name__ for body in bodies} and name != "ErrorDocument":
-            schema["additionalProperties"] = False  # exactly these fields
+    for schema in schemas.values():
+        schema["additionalProperties"] = False  # exactly these fields
     return schemas
 
 

@@ -39,9 +39,10 @@ class _Refusal(NamedTuple):
 _REFUSALS = {
     "BUSY": _Refusal("is busy with a long script"),
     _NO_DATABASE: _Refusal("has no database of the number in the URL", lasting=True),
+    # MASTERDOWN first: redis-py derives its class from that of CLUSTERDOWN.
+    "MASTERDOWN": _Refusal("has lost its primary", redis_errors.MasterDownError),
     "CLUSTERDOWN": _Refusal("reports that its cluster is down", redis_errors.ClusterDownError),
     "LOADING": _Refusal("is still loading its data", redis_errors.BusyLoadingError),
-    "MASTERDOWN": _Refusal("has lost its primary", redis_errors.MasterDownError),
     "MISCONF": _Refusal("can't save to disk and so refuses writes"),
     "NOAUTH": _Refusal("asks for a password; put it into the URL", lasting=True),
     "NOPERM": _Refusal(

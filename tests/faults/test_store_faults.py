@@ -225,7 +225,7 @@ class TestRefusal:
             (b"-LOADING Redis is loading the dataset in memory\r\n", "still loading"),
             (b"-BUSY Redis is busy running a script.\r\n", "busy"),
             (b"-MASTERDOWN Link with MASTER is down\r\n", "lost its primary"),
-            (b"-CLUSTERDOWN The cluster is down\r\n", "down as a cluster"),
+            (b"-CLUSTERDOWN The cluster is down\r\n", "its cluster is down"),
             (b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n", "moving its data"),
         ],
     )

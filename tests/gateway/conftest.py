@@ -60,7 +60,7 @@ class API:
 
 @pytest.fixture(autouse=True)
 def patient_limiter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the machine, a request is counted, unless the test is about one that is not."""
+    """Let the limiter wait on a slow machine; tests of its deadline set their own."""
     monkeypatch.setattr("gateway.limits._DEADLINE_S", 20.0)
 
 

@@ -150,7 +150,7 @@ class TestInternalError:
         assert record.exc_info[1] is error
         assert record.__dict__["fields"]["requestId"] == "ci-7"
 
-    async def test_what_redis_holds_is_not_ours(self, api: API, shared_redis: object, prefix: str) -> None:
+    async def test_foreign_data_in_redis(self, api: API, shared_redis: object, prefix: str) -> None:
         pool = api.store._runner.connections.pool
         connection = await pool.get_connection()
         await connection.send_command("SET", f"{prefix}:{{checkout}}:staging:s:ci-42", "x")
@@ -199,7 +199,7 @@ class TestAccessLog:
             },
         ]
 
-    async def test_never_holds_a_key_or_what_the_client_named(self, api: API, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_never_holds_a_key_or_text_of_the_client(self, api: API, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         wrong = "fmk_" + "w" * 43
 

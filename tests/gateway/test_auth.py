@@ -92,7 +92,7 @@ class Keys:
 
 
 async def make_expired_key(store: AsyncSessionStore) -> NewApiKey:
-    # As short as can be: a slow machine needs more time to make one that has not expired yet.
+    # As short as possible, and long enough for a slow machine to use the key before it expires.
     lifetime_ms = 5
     while True:
         expires_at = (await store.api_keys.snapshot()).now + lifetime_ms
@@ -143,7 +143,7 @@ def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is refused does not wait for a load that no test makes."""
+    """A refusal does not wait for the next load, because no test makes one."""
     monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 0.001)
 
 
@@ -157,7 +157,7 @@ def contents(server: RedisServer, prefix: str, project: str) -> dict[bytes, Any]
 
 
 def calls_of(app: Starlette) -> list[tuple[str, str, bool]]:
-    """Every method of every route that there is, from the app's own table: method, path, whether it asks for a key."""
+    """List each method of each route, from the app's own table: method, path, whether it asks for a key."""
     found = []
     for route in app.routes:
         assert isinstance(route, Route)
@@ -198,7 +198,7 @@ class TestMatrix:
             ("GET", "/api/v1/sessions"),
             ("GET", "/api/v1/scenarios"),
         }
-        # What is outside the keys is so on purpose
+        # Exactly these ask for no key
         assert {path for _, path, asks in calls_of(first.app) if not asks} == {
             "/healthz",
             "/readyz",
@@ -228,7 +228,7 @@ class TestMatrix:
             elif code is not None:
                 assert_error(response, status, code)
             assert ("www-authenticate" in response.headers) == (status == 401)
-            # What is refused changes nothing anywhere, and what is done is done in one project
+            # A refused call changes nothing; an allowed call changes one project
             served = (PLACES[place] or "checkout") if status == 200 and secured else None
             for project, was in before.items():
                 if project != served:
@@ -506,7 +506,7 @@ class TestLife:
         assert_error(await second.get(key.secret), 401, "unauthorized")
 
     @pytest.mark.usefixtures("quick_refusals")
-    async def test_nobody_but_the_bootstrap_key_gets_in_while_redis_is_down(
+    async def test_only_the_bootstrap_key_works_while_redis_is_down(
         self, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = 100.0
@@ -571,7 +571,7 @@ class TestLife:
         assert (record.levelname, record.name) == ("ERROR", "gateway")
         assert "lost all API keys" in record.message
 
-    async def test_loading_goes_on_after_a_failure_that_nobody_thought_of(
+    async def test_loading_goes_on_after_an_unexpected_failure(
         self, first: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         loads = 0

@@ -31,7 +31,7 @@ async def refused(api: API, status: int, code: str, *words: str, **options: obje
 async def bare_call(
     api: API, method: str, received: list[dict[str, object]], **headers: str
 ) -> list[MutableMapping[str, object]]:
-    """Call the app as a server does, with the messages that it shall receive; returns what it sent."""
+    """Call the app as a server does, with these messages to receive; returns the messages it sent."""
     sent: list[MutableMapping[str, object]] = []
     messages = iter(received)
 
@@ -150,7 +150,7 @@ class TestFields:
         assert response.json()["globalDelayMs"] == 250
 
     @pytest.mark.parametrize("number", ["250.5", "1e300", "120000.5", "120001.0", "-1.0"])
-    async def test_number_that_is_not_whole_or_out_of_bounds_is_422(self, api: API, number: str) -> None:
+    async def test_fraction_or_number_out_of_bounds_is_422(self, api: API, number: str) -> None:
         await refused(api, 422, "invalid_body", "globalDelayMs", content=b'{"globalDelayMs": %b}' % number.encode())
 
     async def test_duplicate_ids_do_not_count(self, api: API) -> None:
@@ -197,11 +197,11 @@ class TestJSON:
         ],
         ids=lambda value: repr(value)[:40],
     )
-    async def test_that_is_broken_is_400(self, api: API, content: bytes, words: tuple[str, ...]) -> None:
+    async def test_malformed_one_is_400(self, api: API, content: bytes, words: tuple[str, ...]) -> None:
         await refused(api, 400, "invalid_json", *words, content=content)
 
     @pytest.mark.parametrize("content", [b"[]", b"null", b"5", b'"label"', b"true", b'[{"label": "after"}]'])
-    async def test_that_is_no_object_is_422(self, api: API, content: bytes) -> None:
+    async def test_other_than_an_object_is_422(self, api: API, content: bytes) -> None:
         await refused(api, 422, "invalid_body", "object", content=content)
 
     async def test_value_that_looks_like_a_field_is_no_duplicate(self, api: API) -> None:
@@ -244,7 +244,7 @@ class TestMediaType:
     async def test_identity_is_no_encoding(self, api: API) -> None:
         assert (await api.put("ci-42", content=b"{}", headers={"Content-Encoding": "Identity"})).status_code == 200
 
-    async def test_none_is_415(self, api: API) -> None:
+    async def test_missing_one_is_415(self, api: API) -> None:
         response = await api.client.put("/sessions/ci-42", params=PLACE, content=b"{}")
 
         assert_error(response, 415, "unsupported_media_type", "Content-Type: application/json")
@@ -419,7 +419,7 @@ class TestSessionKey:
             ("%C0%AF", "UTF-8"),
         ],
     )
-    async def test_that_can_not_be_one_is_422_in_every_route(self, api: API, sent: str, word: str) -> None:
+    async def test_invalid_one_is_422_in_every_route(self, api: API, sent: str, word: str) -> None:
         path = f"/sessions/{sent}"
         for response in (
             await api.get(sent),

@@ -16,7 +16,7 @@ from ..support.redis_server import RedisServer
 from .conftest import PLACE, assert_error
 from .process import GatewayProcess
 
-#: Seconds: what the gateway may take for one call. Clients here give up after 20, which would fail the test.
+#: Seconds that the gateway may take for one call. The clients of these tests time out after 20.
 DEADLINE_S = "1"
 LEASE_S = "0.1"
 
@@ -258,7 +258,7 @@ class TestHanging:
 
 
 class TestKilled:
-    def test_between_writes_every_answered_one_is_kept_and_none_is_half_there(self, own_redis: RedisServer) -> None:
+    def test_answered_writes_are_kept_and_none_is_half_applied(self, own_redis: RedisServer) -> None:
         own_redis.close()
         with (
             RedisServer(appendonly="yes", appendfsync="always") as server,

@@ -113,9 +113,7 @@ class TestLimit:
         async with open_gateway(shared_redis, prefix, Limit(3, 60), key=OTHER_KEY) as limited:
             assert left(await limited.get(key=OTHER_KEY)) == 2
 
-    async def test_counts_no_request_without_a_right_key_and_none_outside_the_keys(
-        self, pair: tuple[Limited, Limited]
-    ) -> None:
+    async def test_counts_only_requests_with_a_valid_key(self, pair: tuple[Limited, Limited]) -> None:
         one, _ = pair
         for path in ("/healthz", "/readyz", "/metrics", "/api/v1/openapi.json", "/nope"):
             response = await one.get(path)
@@ -256,6 +254,6 @@ def test_setting(text: str, limit: Limit | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0/60", "120", "120/0", "120/60s", "-1/60", "on", "1.5/60", "120 / 60", "１/60"])
-def test_setting_that_can_not_be_one(text: str) -> None:
+def test_invalid_setting(text: str) -> None:
     with pytest.raises(ValueError, match="120/60, or off"):
         parse_limit_setting(text)

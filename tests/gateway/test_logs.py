@@ -16,7 +16,7 @@ from .conftest import API, assert_error
 async def test_session_key_is_in_no_log_not_even_where_its_data_is_corrupt(
     api: API, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Given: a session's hash that nobody of ours has written.
+    # Given: a session's hash that this library did not write.
     keys = EnvironmentKeyspace(prefix, "checkout", "staging")
     pool: Any = api.store.connection_pool
     connection = await pool.get_connection()

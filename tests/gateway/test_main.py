@@ -147,7 +147,7 @@ class TestSignals:
             assert "Traceback" not in gateway.log
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_one_that_comes_while_redis_keeps_the_start_waiting(self, number: signal.Signals) -> None:
+    def test_ends_a_start_that_waits_for_redis(self, number: signal.Signals) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             silent.settimeout(20)
             url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"

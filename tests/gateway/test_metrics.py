@@ -1,4 +1,4 @@
-"""Metrics: each counts what it says, labels are bounded, and a scrape never waits for long."""
+"""Metrics: each counts what its name says, labels are bounded, and a scrape never waits for long."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class TestLiveSessions:
         )
 
     async def test_are_counted_by_registered_environment_only(self, measured: Measured) -> None:
-        # Given one project with environments, and one that somebody has made up
+        # Given one project with registered environments, and a made-up one
         await self.register(measured, "checkout", "staging", "qa")
         for path in ("a", "b"):
             await measured.client.put(f"{SESSIONS}/{path}", json={})
@@ -218,7 +218,7 @@ class TestLiveSessions:
         assert self.found(parse(response.text)) == {("checkout", "staging"): 2, ("checkout", "qa"): 0}
         assert "made-up" not in response.text
 
-    async def test_are_not_counted_for_projects_that_nobody_asked_this_gateway_for(self, measured: Measured) -> None:
+    async def test_are_not_counted_for_projects_without_a_request_to_this_gateway(self, measured: Measured) -> None:
         await self.register(measured, "search", "staging")
 
         assert self.found(await measured.scrape()) == {}
@@ -272,7 +272,7 @@ class TestLiveSessions:
 
 
 class TestText:
-    async def test_never_holds_what_a_client_named(self, measured: Measured) -> None:
+    async def test_never_holds_text_of_a_client(self, measured: Measured) -> None:
         marker = "s3cretmarker"
         client = measured.client
         calls: list[tuple[str, str, dict[str, Any]]] = [
@@ -347,6 +347,6 @@ class TestPlace:
             assert "Traceback" not in gateway.log
 
     @pytest.mark.parametrize("text", ["maybe", "70000", "-1"])
-    def test_that_can_not_be_one_is_refused(self, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_invalid_one_is_refused(self, text: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--metrics", text]) == 2
         assert "--metrics: must be on, off, or a port" in capsys.readouterr().err

@@ -116,7 +116,7 @@ class TestDocument:
         assert "Retry-After" in put["responses"]["429"]["headers"]
         assert "WWW-Authenticate" in put["responses"]["401"]["headers"]
 
-    def test_links_lead_to_calls_that_there_are_by_parameters_that_they_take(self, document: dict[str, Any]) -> None:
+    def test_links_lead_to_calls_by_their_own_parameters(self, document: dict[str, Any]) -> None:
         calls = {operation["operationId"]: operation for _, _, operation in operations(document)}
         followed = 0
         for operation in calls.values():
@@ -127,7 +127,7 @@ class TestDocument:
         assert followed == 25  # from each of five calls on a session to each of them
 
     @given(st.text(max_size=30))
-    def test_pattern_of_a_session_key_is_what_the_library_takes(self, key: str) -> None:
+    def test_pattern_of_a_session_key_matches_the_library(self, key: str) -> None:
         try:
             validate_session_key(key)
         except InvalidSessionKeyError:
@@ -213,7 +213,9 @@ OPEN = [(path, "get") for path in ("/api/v1/openapi.json", "/healthz", "/readyz"
 
 class TestExamples:
     @pytest.mark.parametrize(("path", "method"), SECURED + OPEN)
-    async def test_of_each_call_works(self, world: World, document: dict[str, Any], path: str, method: str) -> None:
+    async def test_call_made_of_the_examples_works(
+        self, world: World, document: dict[str, Any], path: str, method: str
+    ) -> None:
         # Given a session to work on
         await world.store.environment("checkout", "staging").put("ci-42", label="x", overrides=["ovr_extraMock"])
         operation = document["paths"][path][method]
@@ -286,7 +288,7 @@ def fine_call(path: str, method: str) -> Call:
 class TestErrors:
     """Every code of every call, as documented: provoked over HTTP."""
 
-    def test_every_code_there_is_is_documented_somewhere(self, document: dict[str, Any]) -> None:
+    def test_every_code_is_documented(self, document: dict[str, Any]) -> None:
         documented = {code for _, _, operation in operations(document) for code in codes_of(operation)}
         assert documented == set(STATUS) - {"method_not_allowed"}
 
@@ -311,7 +313,7 @@ class TestErrors:
 
             assert_error(response, codes[code], code)
 
-        # And what is not documented does not come
+        # And no undocumented code is answered
         for code in SPOILERS.keys() - codes.keys():
             response = await world.send(SPOILERS[code](fine_call(path, method), world))
             assert response.status_code == 200 or response.json()["code"] in codes, (code, response.text)

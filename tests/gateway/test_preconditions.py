@@ -67,7 +67,7 @@ class TestIfMatch:
         assert (await api.get("ci-42")).status_code == 404
 
     @pytest.mark.parametrize("value", ["", "1", "'1'", '"1', '"1" "2"', 'w/"1"', '*, "1"', ",", '"a b"', "W/"])
-    async def test_that_is_malformed_is_422_and_changes_nothing(self, api: API, value: str) -> None:
+    async def test_malformed_one_is_422_and_changes_nothing(self, api: API, value: str) -> None:
         await api.put("ci-42", {"label": "a"})
 
         for response in (

@@ -84,7 +84,7 @@ async def test_get_put_and_delete_make_exactly_one(own_redis: RedisServer, monit
                 assert response.status_code == 200
                 assert monitor.commands() == ["EVALSHA"], (method, path)
 
-            # And what is refused before Redis is needed asks nothing
+            # And a call that is refused early does not ask Redis
             await client.put("/sessions/ci-42", json={"label": 5})
             await client.get("/sessions/ci-42", headers={"Authorization": "Bearer x"})
             assert monitor.commands() == []

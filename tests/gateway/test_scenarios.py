@@ -56,7 +56,7 @@ class TestAnswer:
         await offer(api, "Payment declined")
         assert await listed(api, environment="empty") == ([], None)
 
-    async def test_environment_that_is_not_registered_is_404(self, api: API) -> None:
+    async def test_unregistered_environment_is_404(self, api: API) -> None:
         await offer(api)
 
         response = await api.call("GET", "/scenarios", params={**PLACE, "environment": "prod"})
@@ -157,7 +157,7 @@ class TestSearch:
         assert before is not None
         assert await listed(api, search="a", limit="1", before=before) == (["a 2"], None)
 
-    async def test_that_is_too_long_is_422(self, api: API) -> None:
+    async def test_too_long_one_is_422(self, api: API) -> None:
         response = await api.call("GET", "/scenarios", params={**PLACE, "search": "x" * 201})
 
         assert_error(response, 422, "invalid_query", "search", "200")

@@ -416,7 +416,7 @@ def test_connections_over_the_limit_get_503(shared_redis: RedisServer) -> None:
             assert time.monotonic() < deadline
 
 
-def test_h11_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_h11_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "version", lambda name: "0.14.0")
 
     with pytest.raises(server.OutdatedServerError, match=r"h11 0\.14\.0 is too old; .*pip install"):

@@ -114,7 +114,7 @@ class TestPut:
 
         assert state((await api.put("ci-42", {field: None})).json()) == {**FULL, field: CLEARED[field]}
 
-    async def test_overrides_are_the_exact_set_and_remove_what_was_set_by_hand(self, api: API) -> None:
+    async def test_overrides_are_the_exact_set_and_remove_other_activations(self, api: API) -> None:
         await api.post("/sessions/ci-42/overrides/ovr_byHand")
 
         response = await api.put("ci-42", {"overrides": ["ovr_a", "ovr_b"]})
@@ -183,17 +183,17 @@ class TestEnvironment:
         assert (await api.get("ci-42", params={"project": "checkout"})).status_code == 200
         assert (await api.call("GET", "/sessions", params={"project": "checkout"})).status_code == 200
 
-    async def test_is_required_where_there_are_several(self, api: API) -> None:
+    async def test_is_required_if_several_are_registered(self, api: API) -> None:
         await self.register(api, "staging", "live")
 
         response = await api.put("ci-42", {}, params={"project": "checkout"})
 
         assert_error(response, 422, "environment_required", "live", "staging")
 
-    async def test_is_required_where_none_is_registered(self, api: API) -> None:
+    async def test_is_required_if_none_is_registered(self, api: API) -> None:
         assert_error(await api.get("ci-42", params={"project": "checkout"}), 422, "environment_required")
 
-    async def test_one_that_is_not_registered_is_404(self, api: API) -> None:
+    async def test_unregistered_one_is_404(self, api: API) -> None:
         await self.register(api, "live")
 
         assert_error(await api.put("ci-42"), 404, "not_found", "'staging'")

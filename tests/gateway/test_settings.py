@@ -65,7 +65,7 @@ class TestOptions:
         ],
         ids=str,
     )
-    def test_that_can_not_be_used_is_refused_in_words(
+    def test_invalid_one_is_refused_in_words(
         self,
         arguments: list[str],
         variables: dict[str, str],
@@ -104,7 +104,7 @@ class TestOptions:
 
         assert is_secret(made.stdout)
 
-    def test_port_that_is_in_use_is_one_clear_sentence(self) -> None:
+    def test_port_in_use_is_one_clear_sentence(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = str(other.getsockname()[1])
 
