@@ -336,7 +336,7 @@ def normalize_session_key(key: str) -> str:
 
 
 def session_key_from_header(value: bytes | str | None) -> str | None:
-    """Take a session key from a raw header: UTF-8 where it is, else Latin-1; None where there is none or it is empty.
+    """Take a session key from a raw header: UTF-8 if valid, else Latin-1. None if it is missing or empty.
 
     A ``str`` is what a framework decoded as Latin-1, as ASGI frameworks do; UTF-8 in it is recovered.
     """

@@ -104,7 +104,7 @@ def live_sessions(keyspace: ProjectKeyspace, contexts: Callable[[str], WriteCont
 
 
 def get(keyspace: EnvironmentKeyspace, session_key: str) -> Operation[Session | None]:
-    """Read one session; None where there is none."""
+    """Read one session; None if it does not exist."""
     reply = yield calls.get(keyspace, session_key)
     if reply.session is None:
         return None

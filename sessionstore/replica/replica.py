@@ -180,7 +180,7 @@ class Replica:
     # Calls
 
     def poll(self) -> Request | None:
-        """Take the request that is due; None where there is none, or one is in flight."""
+        """Take the request that is due; None if none is due, or one is in flight."""
         if self._snapshot is None or self._in_flight is not None:
             return None
         call = self._snapshot.next_call()
