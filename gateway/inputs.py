@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 
 from sessionstore import session
+from sessionstore.catalog.document import DuplicateNameError, unique_object
 from sessionstore.errors import InvalidQueryError, InvalidSessionKeyError, SessionStoreError
 
 from .errors import RequestError
@@ -197,7 +198,9 @@ def decode_body(body: bytes) -> SessionBody:
     try:
         document = msgspec.json.decode(body)
         # msgspec keeps the last of two fields of one name in silence. Numbers stay text: they are checked below.
-        json.loads(body, object_pairs_hook=_refuse_duplicates, parse_int=str, parse_float=str)
+        json.loads(body, object_pairs_hook=unique_object, parse_int=str, parse_float=str)
+    except DuplicateNameError as exc:
+        raise RequestError("invalid_json", f"The body names {exc.name!r} twice; name each field once.") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
         raise _json_error(body, exc) from None
     if not isinstance(document, dict):
@@ -251,15 +254,6 @@ def prefers(value: str, name: str) -> bool:
             return True
         position = match.end()
     return False
-
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RequestError("invalid_json", f"The body names {twice!r} twice; name each field once.")
-    return document
 
 
 def _json_error(body: bytes, exc: Exception) -> RequestError:

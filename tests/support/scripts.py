@@ -22,7 +22,7 @@ class Scripts:
 
     def __init__(self, client: Any, prefix: str, restricted: redis.Redis | None = None) -> None:
         self.redis: Any = client
-        #: where there is one, scripts run as its user, who may use the keys and channels in KEYS and no other
+        #: if given, scripts run as its user, who may use only the keys and channels in KEYS
         self._restricted = restricted
         self._loaded: set[str] = set()
         self.prefix = prefix

@@ -50,7 +50,7 @@ def main() -> int:
             report = check(folder, seed, options.rounds, kinds=kinds, lease_s=options.lease)
         except (AssertionError, OSError, subprocess.SubprocessError):
             traceback.print_exc()
-            print(f"seed {seed}: the run did not come to its end, so nothing was checked. The records are in {folder}.")
+            print(f"seed {seed}: the run did not finish, so nothing was checked. The records are in {folder}.")
             return 1
         looks += report.looks
         writes += report.writes

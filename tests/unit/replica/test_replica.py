@@ -533,7 +533,7 @@ def test_what_was_noted_before_an_expiry_moved_is_noted_anew(replica: Replica) -
     answer(replica, page(1, members=("a",), cursor="7"))
     answer(replica, page(1, state("a", 1), members=("b",)))
 
-    # When its expiry moves, the notes are flushed, and the resync comes to its end
+    # When its expiry moves, the touches are flushed, and the resync completes
     replica.message(expiry_message("a", 2, LATER + 1))
     held.set_touch_pending(False)
     answer(replica, page(2, state("b", 1)))

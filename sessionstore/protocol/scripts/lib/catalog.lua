@@ -1,7 +1,7 @@
 -- What an environment's catalog allows. An environment without a catalog allows every well-formed id.
 --
--- catalog (hash) exists where there is one; mocks (hash): the published mocks by id; local_mocks (hash): the ids of
--- scenario-local mocks, with their scenario; scenarios (hash): the scenarios by id.
+-- catalog (hash) exists if the environment has a catalog; mocks (hash): the published mocks by id; local_mocks (hash): the
+-- ids of scenario-local mocks, with their scenario; scenarios (hash): the scenarios by id.
 
 -- nil where the override may be activated by itself, else the status that says why not.
 local function override_fault(mocks, local_mocks, id)

@@ -15,7 +15,7 @@ local function is_id_array(text)
       and string.gsub(string.sub(text, 2, -2) .. ',', '"[%w_%-]+",', '') == ''
 end
 
--- The session in `key`, or nil where there is none or it has expired.
+-- The session in `key`, or nil if it does not exist or has expired.
 -- `stored` is what HMGET answered, for save_session.
 local function load_session(key, now)
   local value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario',
