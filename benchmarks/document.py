@@ -39,7 +39,7 @@ def _section(document: dict[str, Any], plot: Path) -> list[str]:
         f"![{results['title']}]({plot.as_posix()})",
         "",
         _row(columns),
-        "|" + " --- |" + " ---: |" * (len(columns) - 1),
+        "|---|" + "---:|" * (len(columns) - 1),
         *map(_row, results["rows"]),
     ]
     held = [bar for bar in bars if bar.limit is not None]
@@ -53,4 +53,4 @@ def _section(document: dict[str, Any], plot: Path) -> list[str]:
 
 
 def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "|" + "|".join(cell.replace("|", "\\|") for cell in cells) + "|"
