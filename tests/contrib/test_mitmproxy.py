@@ -20,8 +20,8 @@ import pytest
 
 from sessionstore import SessionStore
 
-from ..gateway.conftest import AUTHORIZATION, PLACE
-from ..gateway.process import GatewayProcess
+from ..support.gateway import AUTHORIZATION, PLACE
+from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer, free_port
 
 #: Its own environment, since mitmproxy asks for an older h11 than the gateway takes; `make test` makes it.

@@ -15,7 +15,7 @@ from gateway.errors import STATUS
 from gateway.logs import JSONFormatter
 from sessionstore import AsyncSessionStore, CorruptDataError, EmbeddedServer
 
-from .conftest import API, AUTHORIZATION, KEY, PLACE, assert_error
+from ..support.gateway import API, AUTHORIZATION, KEY, PLACE, assert_error
 
 SECURED = [
     ("GET", "/sessions"),

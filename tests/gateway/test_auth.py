@@ -26,8 +26,8 @@ from sessionstore.api_keys.model import NewApiKey, generate_secret
 from sessionstore.api_keys.ring import REVOCATION_BOUND_S, Refusal
 from sessionstore.clock import lease_clock
 
+from ..support.gateway import LEASE_S, assert_error
 from ..support.redis_server import RedisServer
-from .conftest import LEASE_S, assert_error
 
 KINDS = ("org", "project", "wrong", "revoked", "expired", "none")
 REFUSED_KINDS = ("wrong", "revoked", "expired", "none")

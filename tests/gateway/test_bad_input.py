@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, MutableMapping
 
 import pytest
 
-from .conftest import API, AUTHORIZATION, PLACE, assert_error
+from ..support.gateway import API, AUTHORIZATION, PLACE, assert_error
 
 BEFORE = {
     "label": "before",

@@ -16,7 +16,7 @@ from sessionstore.aio.subscriptions import SubscriptionsDriver
 from sessionstore.aio.view import AsyncView
 from sessionstore.protocol import operations
 
-from .conftest import API, PLACE, assert_error
+from ..support.gateway import API, PLACE, assert_error
 
 CALLS = [
     ("PUT", "/sessions/ci-42", {"label": "x"}),

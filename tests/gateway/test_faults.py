@@ -12,9 +12,9 @@ import httpx
 import pytest
 import redis
 
+from ..support.gateway import PLACE, assert_error
+from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer
-from .conftest import PLACE, assert_error
-from .process import GatewayProcess
 
 #: Seconds that the gateway may take for one call. The clients of these tests time out after 20.
 DEADLINE_S = "1"

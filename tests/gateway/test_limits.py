@@ -20,8 +20,8 @@ from gateway.limits import Limit, RateLimiter, limit_storage, parse_limit_settin
 from gateway.metrics import Metrics
 from sessionstore import AsyncSessionStore
 
+from ..support.gateway import AUTHORIZATION, KEY, LEASE_S, PLACE, assert_error
 from ..support.redis_server import RedisServer
-from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE, assert_error
 from .test_round_trips import Monitor
 
 OTHER_KEY = "fmk_" + "o" * 43

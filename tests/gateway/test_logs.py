@@ -10,7 +10,7 @@ import pytest
 from gateway.logs import JSONFormatter
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 
-from .conftest import API, assert_error
+from ..support.gateway import API, assert_error
 
 
 async def test_session_key_is_in_no_log_not_even_where_its_data_is_corrupt(

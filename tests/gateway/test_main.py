@@ -21,9 +21,9 @@ from sessionstore import SessionStore
 from sessionstore.api_keys.model import is_secret
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 
+from ..support.gateway import AUTHORIZATION, KEY, assert_error
+from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer
-from .conftest import AUTHORIZATION, KEY, assert_error
-from .process import GatewayProcess
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from gateway.limits import Limit, RateLimiter, limit_storage
 from gateway.metrics import Metrics
 from sessionstore import AsyncSessionStore, NotEffectiveError
 
+from ..support.gateway import AUTHORIZATION, KEY, LEASE_S, PLACE
+from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer, free_port
-from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE
-from .process import GatewayProcess
 
 SESSIONS = "/api/v1/sessions"
 TEMPLATE = "/api/v1/sessions/{sessionKey}"

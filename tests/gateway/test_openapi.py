@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.app import create_app
@@ -23,8 +22,8 @@ from gateway.openapi import ENTITY_TAGS_PATTERN, SESSION_KEY_PATTERN
 from sessionstore import AsyncSessionStore, EmbeddedServer, InvalidSessionKeyError
 from sessionstore.session import validate_session_key
 
+from ..support.gateway import KEY, LEASE_S, assert_error
 from ..support.redis_server import free_port
-from .conftest import KEY, LEASE_S, assert_error
 
 METHODS = {"get", "put", "post", "delete"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import API, assert_error
+from ..support.gateway import API, assert_error
 
 
 async def etag(api: API) -> str:

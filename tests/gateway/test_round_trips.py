@@ -12,8 +12,8 @@ from gateway.app import create_app
 from gateway.auth import Authenticator
 from sessionstore import AsyncSessionStore
 
+from ..support.gateway import AUTHORIZATION, KEY, LEASE_S, PLACE
 from ..support.redis_server import RedisServer
-from .conftest import AUTHORIZATION, KEY, LEASE_S, PLACE
 
 
 class Monitor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import API, PLACE, assert_error
+from ..support.gateway import API, PLACE, assert_error
 
 
 def scenario(number: int, name: str) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import pytest
 
 from sessionstore import SessionStore
 
+from ..support.gateway import KEY
+from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer
-from .conftest import KEY
-from .process import GatewayProcess
 from .schemathesis_hooks import CATALOG
 
 ROOT = Path(__file__).resolve().parents[2]

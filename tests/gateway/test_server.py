@@ -14,9 +14,9 @@ import pytest
 
 from gateway import server
 
+from ..support.gateway import KEY
+from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer
-from .conftest import KEY
-from .process import GatewayProcess
 
 PLACE = b"?project=checkout&environment=staging"
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

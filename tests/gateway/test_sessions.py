@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from .conftest import API, PLACE, assert_error
+from ..support.gateway import API, PLACE, assert_error
 
 FIELDS = [
     "project",

@@ -12,9 +12,9 @@ from gateway.__main__ import main
 from sessionstore import SessionStore
 from sessionstore.api_keys.model import is_secret
 
+from ..support.gateway import KEY
+from ..support.gateway_process import GatewayProcess, run_gateway
 from ..support.redis_server import RedisServer, free_port
-from .conftest import KEY
-from .process import GatewayProcess, run_gateway
 
 
 class TestOptions:

@@ -1,4 +1,4 @@
-"""The gateway as a process of its own."""
+"""The gateway in its own process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Self
 
 import httpx
 
-from .conftest import AUTHORIZATION, KEY, PLACE
+from .gateway import AUTHORIZATION, KEY, PLACE
 
 __all__ = ["GatewayProcess", "run_gateway"]
 
@@ -30,13 +30,13 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def run_gateway(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end, for what ends at once."""
+    """Run a command that exits by itself, such as ``--help``."""
     command = [sys.executable, "-m", "gateway", *arguments]
     return subprocess.run(command, env=_environment(variables), capture_output=True, text=True, timeout=30, check=False)
 
 
 class GatewayProcess:
-    """Runs on a free port, as a context manager; `redis_url` None: on the embedded store."""
+    """Runs on a free port, as a context manager; without a `redis_url`, on the embedded store."""
 
     def __init__(self, redis_url: str | None, *arguments: str, **variables: str) -> None:
         self._command = [sys.executable, "-m", "gateway", "--port", "0", *arguments]
@@ -71,25 +71,25 @@ class GatewayProcess:
 
     @property
     def output(self) -> str:
-        """Its standard output so far."""
+        """What it has written to standard output."""
         return _read(self._output.fileno())
 
     @property
     def log(self) -> str:
-        """Its standard error so far."""
+        """What it has written to standard error."""
         return _read(self._errors.fileno())
 
     def client(self) -> httpx.Client:
-        """A client with the test's key, project and environment."""
+        """A client that sends the key, the project and the environment."""
         url = f"http://{self.host}:{self.port}/api/v1"
         return httpx.Client(base_url=url, headers=AUTHORIZATION, params=PLACE, timeout=20)
 
     def connect(self) -> socket.socket:
-        """A bare connection, for what no client library would send."""
+        """A bare connection, for input that no client library sends."""
         return socket.create_connection((self.host, self.port), timeout=20)
 
     def resident_bytes(self) -> int:
-        """The memory that it holds now."""
+        """The memory that the process holds."""
         assert self._process is not None
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -99,7 +99,7 @@ class GatewayProcess:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait for its end; returns the exit code."""
+        """Wait until it exits; returns the exit code."""
         assert self._process is not None
         return self._process.wait(30)
 
@@ -112,5 +112,5 @@ class GatewayProcess:
 
 
 def _read(descriptor: int) -> str:
-    # Not by the file object: the position is shared with the process that writes.
+    # The gateway shares the file object's position, so read without moving it.
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode()
