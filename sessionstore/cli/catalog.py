@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 import typer
 
-from ..catalog.document import MAX_DOCUMENT_BYTES, CatalogDocument, parse_catalog_document
+from ..catalog.document import CatalogDocument, parse_catalog_document
 from ..errors import InvalidCatalogError
 from ..protocol.catalog_operations import CatalogReport
 from ..sync.store import SessionStore
 from .options import EnvironmentOption, JsonOption, NoWaitOption, ProjectOption, on_store
-from .output import effect_document, print_json, print_table, say
+from .output import effect_document, print_result, say
 
 app = typer.Typer(help="The mocks and scenarios that environments offer.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -25,9 +25,12 @@ PruneOption = Annotated[
     bool, typer.Option("--prune", help="Remove the catalogs of environments that the document lacks.")
 ]
 
+#: How a table marks each kind of change.
+_SIGNS = {"added": "+", "removed": "-", "changed": "~"}
+
 
 @app.command()
-@on_store("lease")
+@on_store
 def apply(
     store: SessionStore,
     file: FileArgument,
@@ -46,7 +49,7 @@ def apply(
 
 
 @app.command()
-@on_store()
+@on_store
 def diff(store: SessionStore, file: FileArgument, prune: PruneOption = False, as_json: JsonOption = False) -> None:
     """Show what apply would change. The exit code is 0 for no change and 1 for any."""
     document = _read(file)
@@ -57,7 +60,7 @@ def diff(store: SessionStore, file: FileArgument, prune: PruneOption = False, as
 
 
 @app.command()
-@on_store()
+@on_store
 def show(
     store: SessionStore,
     project: ProjectOption,
@@ -70,16 +73,13 @@ def show(
     else:
         catalog = store.environment(project, environment).catalog()
         document = CatalogDocument(project, {} if catalog is None else {environment: catalog})
-    if as_json:
-        print_json(document)
-        return
     rows: list[tuple[str | tuple[str, ...] | None, ...]] = []
     for name, catalog in document.environments.items():
         rows += [(name, "mock", mock.id, mock.name, None, ()) for mock in catalog.mocks]
         for scenario in catalog.scenarios:
             rows.append((name, "scenario", scenario.id, scenario.name, scenario.url_id, scenario.mocks))
             rows += [(name, "local mock", mock.id, mock.name, None, ()) for mock in scenario.local_mocks]
-    print_table(("ENVIRONMENT", "KIND", "ID", "NAME", "URL ID", "MOCKS"), rows)
+    print_result(as_json, document, ("ENVIRONMENT", "KIND", "ID", "NAME", "URL ID", "MOCKS"), rows)
 
 
 def _read(file: str) -> CatalogDocument:
@@ -87,54 +87,37 @@ def _read(file: str) -> CatalogDocument:
     syntax: Literal["json", "toml"] = "toml" if file.lower().endswith(".toml") else "json"
     if file != "-" and not file.lower().endswith((".json", ".toml")):
         raise InvalidCatalogError(f"{file}: a document is a .json or .toml file.")
+    if file == "-" and sys.stdin is None:
+        raise InvalidCatalogError("-: standard input is closed.")
     try:
-        if file == "-":
-            if sys.stdin is None:
-                raise InvalidCatalogError("-: standard input is closed.")
-            data = sys.stdin.buffer.read(MAX_DOCUMENT_BYTES + 1)
-        else:
-            with Path(file).open("rb") as stream:
-                data = stream.read(MAX_DOCUMENT_BYTES + 1)
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return parse_catalog_document(data, syntax)
     except OSError as exc:
         raise InvalidCatalogError(f"{file}: {exc.strerror or exc}.") from exc
-    try:
-        return parse_catalog_document(data, syntax)
     except InvalidCatalogError as exc:
         raise InvalidCatalogError(f"{file}: {exc}") from exc
 
 
 def _report_document(report: CatalogReport) -> dict[str, Any]:
     """A report for JSON."""
+    environments = []
+    for entry in report.environments:
+        document = msgspec.to_builtins(entry) | {"effect": effect_document(entry.effect)}
+        environments.append(document | document.pop("diff"))
     return {
         "project": report.project,
         "changed": report.changed,
-        "environments": [
-            {
-                "environment": entry.environment,
-                "change": entry.change,
-                "sessions": entry.sessions,
-                **msgspec.to_builtins(entry.diff),
-                "effect": effect_document(entry.effect),
-            }
-            for entry in report.environments
-        ],
+        "environments": environments,
         "leftAlone": report.left_alone,
     }
 
 
 def _print_report(report: CatalogReport, as_json: bool) -> None:
-    if as_json:
-        print_json(_report_document(report))
-        return
     rows = []
     for entry in report.environments:
-        rows.append((entry.environment, entry.change, "", ""))
-        for kind, added, removed, changed in (
-            ("mock", entry.diff.mocks_added, entry.diff.mocks_removed, entry.diff.mocks_changed),
-            ("scenario", entry.diff.scenarios_added, entry.diff.scenarios_removed, entry.diff.scenarios_changed),
-        ):
-            for sign, ids in (("+", added), ("-", removed), ("~", changed)):
-                rows += [("", "", f"{sign} {kind}", id_) for id_ in ids]
-    for name in report.left_alone:
-        rows.append((name, "left alone", "not in the document", ""))
-    print_table(("ENVIRONMENT", "CHANGE", "WHAT", "ID"), [[cell or " " for cell in row] for row in rows])
+        rows.append((entry.environment, entry.change, " ", " "))
+        for name, ids in msgspec.structs.asdict(entry.diff).items():
+            kind, change = name.split("s_")
+            rows += [(" ", " ", f"{_SIGNS[change]} {kind}", id_) for id_ in ids]
+    rows += [(name, "left alone", "not in the document", " ") for name in report.left_alone]
+    print_result(as_json, _report_document(report), ("ENVIRONMENT", "CHANGE", "WHAT", "ID"), rows)

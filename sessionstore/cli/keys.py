@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from ..api_keys.ring import REVOCATION_BOUND_S
 from ..errors import InvalidFieldError
 from ..sync.store import SessionStore
 from .options import JsonOption, on_store
-from .output import print_json, print_table, say, time_of
+from .output import print_json, print_result, say, time_of
 
 app = typer.Typer(help="API keys of the gateway.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,7 +25,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @app.command()
-@on_store()
+@on_store
 def create(
     store: SessionStore,
     name: Annotated[str, typer.Argument(help="What the key is for.")],
@@ -52,7 +53,7 @@ def create(
 
 
 @app.command("list")
-@on_store()
+@on_store
 def list_keys(
     store: SessionStore,
     every: Annotated[bool, typer.Option("--all", help="Expired and revoked keys too.")] = False,
@@ -62,28 +63,16 @@ def list_keys(
     snapshot = store.api_keys.snapshot()
     keys = sorted(snapshot.keys.values(), key=lambda key: (key.created_at, key.id))
     listed = [(key, status) for key in keys if (status := key.status(snapshot.now)) == "active" or every]
-    if as_json:
-        print_json({"keys": [_document(key, status) for key, status in listed]})
-        return
-    print_table(
+    print_result(
+        as_json,
+        {"keys": [_document(key, status) for key, status in listed]},
         ("ID", "NAME", "PROJECT", "STATUS", "CREATED", "EXPIRES", "LAST USED"),
-        (
-            (
-                key.id,
-                key.name,
-                key.project or "(every)",
-                status,
-                time_of(key.created_at),
-                time_of(key.expires_at),
-                time_of(key.last_used_at),
-            )
-            for key, status in listed
-        ),
+        ((key.id, key.name, key.project or "(every)", status, *_times(key)) for key, status in listed),
     )
 
 
 @app.command()
-@on_store()
+@on_store
 def revoke(
     store: SessionStore,
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The id that list shows; never the key itself.")],
@@ -95,6 +84,10 @@ def revoke(
         print_json(_document(key, "revoked"))
     else:
         say(f"Revoked {key.id} ({key.name}); every gateway refuses it within {REVOCATION_BOUND_S:g} s.")
+
+
+def _times(key: ApiKey) -> Iterable[str | None]:
+    return map(time_of, (key.created_at, key.expires_at, key.last_used_at))
 
 
 def _document(key: ApiKey, status: str) -> dict[str, Any]:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Annotated, Any, Concatenate, TypeVar, get_type_hints
+from collections.abc import Callable
+from typing import Annotated, Any, Concatenate, TypeVar
 
 import typer
 
-from ..errors import InvalidInputError, InvalidQueryError
+from ..errors import InvalidQueryError
 from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S, check_seconds
 from ..protocol.keyspace import DEFAULT_PREFIX
 from ..sync.environment import Environment
 from ..sync.store import SessionStore
 
-T = TypeVar("T")
+Made = TypeVar("Made")
+Result = TypeVar("Result")
+
+
+def _if_match_of(text: str | None) -> int | str | None:
+    """What --if-match means to the library."""
+    if text is None or text == "*":
+        return text
+    # The HTTP API's ETag, which is quoted, works too.
+    digits = text.strip('"')
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 16):
+        raise InvalidQueryError('--if-match takes a revision, as get shows it, or "*".')
+    return int(digits)
+
 
 ProjectOption = Annotated[
     str, typer.Option("--project", "-p", envvar="SESSIONSTORE_PROJECT", metavar="SLUG", help="The project.")
@@ -31,70 +43,86 @@ EnvironmentOption = Annotated[
         help="The environment; optional if the project has registered exactly one.",
     ),
 ]
+RedisUrlOption = Annotated[
+    str,
+    typer.Option(
+        envvar="SESSIONSTORE_REDIS_URL",
+        metavar="URL",
+        help="redis://, rediss:// or unix://; set the variable instead if the URL has a password.",
+    ),
+]
+PrefixOption = Annotated[
+    str, typer.Option(envvar="SESSIONSTORE_PREFIX", metavar="TEXT", help="Prefix of every Redis key.")
+]
+TtlOption = Annotated[
+    float,
+    typer.Option(
+        envvar="SESSIONSTORE_TTL",
+        metavar="SECONDS",
+        help="How long a session lives after its last use; same as the gateway's.",
+    ),
+]
+LeaseOption = Annotated[
+    float,
+    typer.Option(
+        envvar="SESSIONSTORE_LEASE", metavar="SECONDS", help="How long a view's lease lasts; same as the gateway's."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return as soon as Redis has the change, before every live proxy serves it.")
 ]
 IfMatchOption = Annotated[
-    str | None,
-    typer.Option(metavar="REVISION", help='Only if the session is at this revision; "*": only if it exists.'),
+    Any,
+    typer.Option(
+        metavar="REVISION",
+        callback=_if_match_of,
+        help='Only if the session is at this revision; "*": only if it exists.',
+    ),
 ]
 SessionKeyArgument = Annotated[str, typer.Argument(metavar="SESSION_KEY", help="The session's key, such as ci-42.")]
 
-#: The options that the decorators add: the type and default of each.
-_SHARED: dict[str, tuple[Any, Any]] = {
-    "project": (ProjectOption, inspect.Parameter.empty),
-    "environment": (EnvironmentOption, None),
-    "ttl": (
-        Annotated[
-            float,
-            typer.Option(
-                envvar="SESSIONSTORE_TTL", metavar="SECONDS", help="How long the session lives after its last use."
-            ),
-        ],
-        DEFAULT_TTL_S,
-    ),
-    "lease": (
-        Annotated[
-            float,
-            typer.Option(
-                envvar="SESSIONSTORE_LEASE", metavar="SECONDS", help="How long a lease lasts; same as the gateway's."
-            ),
-        ],
-        DEFAULT_LEASE_S,
-    ),
-    "redis_url": (
-        Annotated[
-            str | None,
-            typer.Option(
-                envvar="SESSIONSTORE_REDIS_URL",
-                metavar="URL",
-                help="redis://, rediss:// or unix://; set the variable instead if the URL has a password.",
-            ),
-        ],
-        None,
-    ),
-    "prefix": (
-        Annotated[str, typer.Option(envvar="SESSIONSTORE_PREFIX", metavar="TEXT", help="Prefix of every Redis key.")],
-        DEFAULT_PREFIX,
-    ),
-}
+
+def _given(make: Callable[..., Made]) -> Callable[[Callable[Concatenate[Made, ...], Result]], Callable[..., Result]]:
+    """Decorate a function to take the parameters of `make` instead of its first, which `make` returns."""
+    parameters = inspect.signature(make, eval_str=True).parameters
+
+    def decorate(function: Callable[Concatenate[Made, ...], Result]) -> Callable[..., Result]:
+        @functools.wraps(function)
+        def run(**given: Any) -> Result:
+            return function(make(**{name: given.pop(name) for name in parameters}), **given)
+
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+        every = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *parameters.values())]
+        # Typer reads both.
+        run.__annotations__ = {each.name: each.annotation for each in every}
+        run.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
-@contextmanager
-def opened(
-    redis_url: str | None, prefix: str, ttl: float = DEFAULT_TTL_S, lease: float = DEFAULT_LEASE_S
-) -> Iterator[SessionStore]:
-    """Open the store that the options name, for one command."""
-    if not redis_url:
-        raise InvalidInputError("No Redis is named; give --redis-url or set SESSIONSTORE_REDIS_URL.")
+def _open_store(
+    context: typer.Context,
+    redis_url: RedisUrlOption,
+    prefix: PrefixOption = DEFAULT_PREFIX,
+    ttl: TtlOption = DEFAULT_TTL_S,
+    lease: LeaseOption = DEFAULT_LEASE_S,
+) -> SessionStore:
+    """Open the store that the options name. It is closed when the command returns."""
     check_seconds("--ttl", ttl, *TTL_RANGE_S)
     check_seconds("--lease", lease, *LEASE_RANGE_S)
-    with SessionStore.from_url(redis_url, max_connections=4, prefix=prefix, lease_s=lease, ttl_s=ttl) as store:
-        yield store
+    store = SessionStore.from_url(redis_url, max_connections=4, prefix=prefix, lease_s=lease, ttl_s=ttl)
+    return context.with_resource(store)
 
 
-def chosen_environment(store: SessionStore, project: str, environment: str | None) -> Environment:
+#: Pass the open store as first argument, and add the options that name it.
+on_store = _given(_open_store)
+
+
+def chosen_environment(
+    store: SessionStore, project: ProjectOption, environment: EnvironmentOption = None
+) -> Environment:
     """The named environment, or the only one that the project has registered."""
     if environment is None:
         names = store.project(project).environments()
@@ -105,54 +133,5 @@ def chosen_environment(store: SessionStore, project: str, environment: str | Non
     return store.environment(project, environment)
 
 
-@contextmanager
-def _opened_environment(project: str, environment: str | None, **options: Any) -> Iterator[Environment]:
-    with opened(**options) as store:
-        yield chosen_environment(store, project, environment)
-
-
-def on_store(*more: str) -> Callable[[Callable[Concatenate[SessionStore, ...], None]], Callable[..., None]]:
-    """Pass the open store as first argument; add the options that name it, and `more`: ``ttl``, ``lease``."""
-    return _adding((*more, "redis_url", "prefix"), opened)
-
-
-def on_environment(*more: str) -> Callable[[Callable[Concatenate[Environment, ...], None]], Callable[..., None]]:
-    """Pass the environment as first argument; add the options that name it, and `more`: ``ttl``, ``lease``."""
-    return _adding(("project", "environment", *more, "redis_url", "prefix"), _opened_environment)
-
-
-def _adding(
-    names: tuple[str, ...], enter: Callable[..., AbstractContextManager[T]]
-) -> Callable[[Callable[Concatenate[T, ...], None]], Callable[..., None]]:
-    """Replace a command's first parameter by the options `names`, from which `enter` makes its argument."""
-
-    def decorate(command: Callable[Concatenate[T, ...], None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(**given: Any) -> None:
-            with enter(**{name: given.pop(name) for name in names}) as target:
-                command(target, **given)
-
-        hints = get_type_hints(command, include_extras=True)
-        _, *own = inspect.signature(command).parameters.values()
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [parameter.replace(kind=keyword, annotation=hints[parameter.name]) for parameter in own]
-        for name in names:
-            annotation, default = _SHARED[name]
-            parameters.append(inspect.Parameter(name, keyword, default=default, annotation=annotation))
-        # Typer reads both.
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return run
-
-    return decorate
-
-
-def if_match_of(text: str | None) -> Any:
-    """What --if-match means to the library."""
-    if text is None or text == "*":
-        return text
-    # Accept the HTTP API's ETag too, which is quoted.
-    digits = text.strip('"')
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 16):
-        raise InvalidQueryError('--if-match takes a revision, as get shows it, or "*".')
-    return int(digits)
+#: Pass the environment as first argument, and add the options that name it.
+on_environment = _given(on_store(chosen_environment))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 import typer
+from rich.cells import cell_len
 
 from ..protocol.messages import SessionState
 from ..session import Effect, Session, format_time
@@ -23,26 +23,30 @@ def print_json(value: Any) -> None:
     typer.echo(msgspec.json.encode(value).decode())
 
 
+def print_result(as_json: bool, document: Any, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print what a command found: the document as JSON for a script, or the table for a person."""
+    if as_json:
+        print_json(document)
+    else:
+        print_table(header, rows)
+
+
 def effect_document(effect: Effect | None) -> dict[str, Any] | None:
     """How a write took effect, for JSON."""
     if effect is None:
         return None
-    return {
-        "revision": effect.revision,
-        "confirmed": effect.confirmed,
-        "expired": effect.expired,
-        "waited": effect.waited,
-        "commitMs": round(effect.commit_s * 1000, 3),
-        "effectiveMs": round(effect.effective_s * 1000, 3),
-    }
+    document: dict[str, Any] = msgspec.to_builtins(effect)
+    for name in ("commit", "effective"):
+        document[f"{name}Ms"] = round(document.pop(f"{name}_s") * 1000, 3)
+    return document
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print columns that are as wide as they have to be. None is shown as ``-``."""
     table = [list(header), *([shown(cell) for cell in row] for row in rows)]
-    widths = [max(_width(row[i]) for row in table) for i in range(len(header))]
+    widths = [max(cell_len(row[i]) for row in table) for i in range(len(header))]
     for row in table:
-        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
+        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
         typer.echo("  ".join(cells).rstrip())
 
 
@@ -72,12 +76,3 @@ def delay_of(session: Session | SessionState) -> str:
     if session.global_delay_max_ms > session.global_delay_ms:
         return f"{session.global_delay_ms}-{session.global_delay_max_ms}"
     return str(session.global_delay_ms)
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal, nearly: wide characters take two."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        2 if unicodedata.east_asian_width(char) in "WF" else 0 if unicodedata.combining(char) else 1 for char in text
-    )

@@ -11,11 +11,11 @@ from msgspec import UNSET
 from ..errors import InvalidInputError, SessionNotFoundError
 from ..session import Session
 from ..sync.environment import Environment
-from .options import IfMatchOption, JsonOption, NoWaitOption, SessionKeyArgument, if_match_of, on_environment
-from .output import delay_of, effect_document, print_json, print_table, say, time_of
+from .options import IfMatchOption, JsonOption, NoWaitOption, SessionKeyArgument, on_environment
+from .output import delay_of, effect_document, print_json, print_result, say, time_of
 
 
-@on_environment()
+@on_environment
 def get(environment: Environment, session_key: SessionKeyArgument, as_json: JsonOption = False) -> None:
     """Show one session. It does not count as a use of the session."""
     session = environment.get(session_key)
@@ -26,7 +26,7 @@ def get(environment: Environment, session_key: SessionKeyArgument, as_json: Json
     _print_session(session, as_json)
 
 
-@on_environment("ttl", "lease")
+@on_environment
 def put(
     environment: Environment,
     session_key: SessionKeyArgument,
@@ -54,19 +54,21 @@ def put(
 
     It applies all changes or none. What is not named stays as it is. A missing session is created.
     """
-    changes: dict[str, Any] = {
-        "scenario": _chosen("scenario", scenario, clear_scenario, None),
-        "overrides": _chosen("override", override or None, no_overrides, (), "--no-overrides"),
-        "label": _chosen("label", label, clear_label, None),
-        "global_delay_ms": UNSET if global_delay_ms is None else global_delay_ms,
-        "global_delay_max_ms": UNSET if global_delay_max_ms is None else global_delay_max_ms,
-        "if_none_match": "*" if create else None,
-    }
-    session = environment.put(session_key, **changes, if_match=if_match_of(if_match), wait=not no_wait)
+    session = environment.put(
+        session_key,
+        scenario=_chosen(scenario, "--scenario", clear_scenario, "--clear-scenario", None),
+        overrides=_chosen(override or None, "--override", no_overrides, "--no-overrides", ()),
+        label=_chosen(label, "--label", clear_label, "--clear-label", None),
+        global_delay_ms=_chosen(global_delay_ms),
+        global_delay_max_ms=_chosen(global_delay_max_ms),
+        if_match=if_match,
+        if_none_match="*" if create else None,
+        wait=not no_wait,
+    )
     _print_session(session, as_json)
 
 
-@on_environment("ttl", "lease")
+@on_environment
 def reset(
     environment: Environment,
     session_key: SessionKeyArgument,
@@ -75,11 +77,11 @@ def reset(
     as_json: JsonOption = False,
 ) -> None:
     """Clear everything that put can set, and keep the session."""
-    session = environment.reset(session_key, if_match=if_match_of(if_match), wait=not no_wait)
+    session = environment.reset(session_key, if_match=if_match, wait=not no_wait)
     _print_session(session, as_json)
 
 
-@on_environment("lease")
+@on_environment
 def delete(
     environment: Environment,
     session_key: SessionKeyArgument,
@@ -88,14 +90,14 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Delete a session. It is no error if the session does not exist."""
-    deletion = environment.delete(session_key, if_match=if_match_of(if_match), wait=not no_wait)
+    deletion = environment.delete(session_key, if_match=if_match, wait=not no_wait)
     if as_json:
         print_json({"existed": deletion.existed, "effect": effect_document(deletion.effect)})
     else:
         say(f"Deleted {session_key!r}." if deletion else f"There was no session {session_key!r}.")
 
 
-@on_environment()
+@on_environment
 def list_sessions(
     environment: Environment,
     limit: Annotated[int, typer.Option(metavar="N", help="Sessions of one page, 1 to 100.")] = 50,
@@ -104,44 +106,34 @@ def list_sessions(
     as_json: JsonOption = False,
 ) -> None:
     """List the live sessions, last used first."""
-    sessions: list[Session] = []
-    while True:
-        page = environment.list(limit, cursor)
+    page = environment.list(limit, cursor)
+    sessions = list(page.sessions)
+    while every and page.next_cursor:
+        page = environment.list(limit, page.next_cursor)
         sessions += page.sessions
-        cursor = page.next_cursor
-        if cursor is None or not every:
-            break
-    if as_json:
-        print_json({"sessions": [_document(session) for session in sessions], "nextCursor": cursor})
-        return
-    print_table(
+    print_result(
+        as_json,
+        {"sessions": [_document(session) for session in sessions], "nextCursor": page.next_cursor},
         ("SESSION", "SCENARIO", "OVERRIDES", "DELAY MS", "LAST SEEN", "LABEL"),
         ((s.session_key, s.scenario, s.overrides, delay_of(s), time_of(s.last_seen_at), s.label) for s in sessions),
     )
-    if cursor is not None:
-        say(f"There are more: --cursor {cursor}, or --all.")
+    if page.next_cursor and not as_json:
+        say(f"There are more: --cursor {page.next_cursor}, or --all.")
 
 
-@on_environment()
+@on_environment
 def views(environment: Environment, as_json: JsonOption = False) -> None:
     """List the live views of an environment: the proxies that a write waits for."""
     found = environment.views()
-    if as_json:
-        print_json({"views": [msgspec.to_builtins(view) for view in found]})
-        return
-    print_table(
-        ("VIEW", "HOST", "PID", "VERSION", "REVISION", "LAG", "LEASE LEFT MS"),
-        ((v.id, v.host, v.pid, v.version, v.applied_revision, v.lag, v.lease_left_ms) for v in found),
-    )
+    header = ("VIEW", "HOST", "PID", "VERSION", "REVISION", "LAG", "LEASE LEFT MS")
+    print_result(as_json, {"views": found}, header, map(msgspec.structs.astuple, found))
 
 
-def _chosen(name: str, value: Any, cleared: bool, empty: Any, clear_option: str = "") -> Any:
+def _chosen(value: Any, option: str = "", cleared: bool = False, clear_option: str = "", empty: Any = UNSET) -> Any:
     """Combine the option that sets a property with the option that clears it."""
     if value is not None and cleared:
-        raise InvalidInputError(f"Give either --{name} or {clear_option or f'--clear-{name}'}.")
-    if cleared:
-        return empty
-    return UNSET if value is None else value
+        raise InvalidInputError(f"Give either {option} or {clear_option}.")
+    return empty if cleared else UNSET if value is None else value
 
 
 def _document(session: Session) -> dict[str, Any]:
@@ -154,10 +146,9 @@ def _document(session: Session) -> dict[str, Any]:
 
 
 def _print_session(session: Session, as_json: bool) -> None:
-    if as_json:
-        print_json(_document(session))
-        return
-    print_table(
+    print_result(
+        as_json,
+        _document(session),
         ("SESSION", session.session_key),
         (
             ("Project", session.project),
@@ -171,6 +162,5 @@ def _print_session(session: Session, as_json: bool) -> None:
             ("Revision", session.revision),
         ),
     )
-    effect = session.effect
-    if effect is not None and effect.expired:
-        say(f"{effect.expired} of the live views did not confirm the change and lost their lease.")
+    if session.effect is not None and session.effect.expired and not as_json:
+        say(f"{session.effect.expired} of the live views did not confirm the change and lost their lease.")

@@ -61,7 +61,7 @@ class History:
         return True
 
 
-@on_store()
+@on_store
 def watch(
     store: SessionStore,
     project: ProjectOption,

@@ -351,8 +351,11 @@ class TestErrors:
             error = next(kind for kind in _all_errors(SessionStoreError) if issubclass(kind, ValueError))("x")
         assert exit_code(error) == code
 
-    def test_no_redis_is_named(self, cli: Cli) -> None:
-        assert "give --redis-url or set" in cli.error("get", "ci-42", *STAGING, "--redis-url", "", code=2)
+    def test_a_command_needs_a_redis_url(self, cli: Cli) -> None:
+        cli.environment["SESSIONSTORE_REDIS_URL"] = ""
+        stderr = cli("get", "ci-42", *STAGING, code=2).stderr
+        assert "--redis-url" in stderr
+        assert "SESSIONSTORE_REDIS_URL" in stderr
 
     @pytest.mark.parametrize(
         ("url", "code"),
