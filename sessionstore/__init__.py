@@ -1,143 +1,78 @@
 """Mock state of test sessions in Redis: set by CI, looked up by proxies on every request.
 
-`SessionStore` is for threads, `AsyncSessionStore` for asyncio; they have the same methods.
+`SessionStore` is for threads, `AsyncSessionStore` for asyncio; they have the same methods. Each name that is imported
+here, as itself, is public.
 """
 
 from __future__ import annotations
 
-from msgspec import UNSET
+from msgspec import UNSET as UNSET
 
-from .aio.api_keys import AsyncApiKeys
-from .aio.environment import AsyncEnvironment
-from .aio.project import AsyncProject
-from .aio.store import AsyncSessionStore
-from .aio.view import AsyncView
-from .api_keys.model import ApiKey, KeySnapshot, NewApiKey
-from .api_keys.ring import KeyRing, Refusal
-from .catalog.document import CatalogDocument, parse_catalog_document
-from .catalog.model import Catalog, CatalogDiff, Mock, Scenario, ScenarioPage, diff_catalogs
-from .embedded import EmbeddedServer
+from .aio.api_keys import AsyncApiKeys as AsyncApiKeys
+from .aio.environment import AsyncEnvironment as AsyncEnvironment
+from .aio.project import AsyncProject as AsyncProject
+from .aio.store import AsyncSessionStore as AsyncSessionStore
+from .aio.view import AsyncView as AsyncView
+from .api_keys.model import ApiKey as ApiKey, KeySnapshot as KeySnapshot, NewApiKey as NewApiKey
+from .api_keys.ring import KeyRing as KeyRing, Refusal as Refusal
+from .catalog.document import CatalogDocument as CatalogDocument, parse_catalog_document as parse_catalog_document
+from .catalog.model import (
+    Catalog as Catalog,
+    CatalogDiff as CatalogDiff,
+    Mock as Mock,
+    Scenario as Scenario,
+    ScenarioPage as ScenarioPage,
+    diff_catalogs as diff_catalogs,
+)
+from .embedded import EmbeddedServer as EmbeddedServer
 from .errors import (
-    ApiKeyNotFoundError,
-    CorruptDataError,
-    EnvironmentNotFoundError,
-    IncompatibleLayoutError,
-    InvalidCatalogError,
-    InvalidFieldError,
-    InvalidInputError,
-    InvalidOverrideError,
-    InvalidQueryError,
-    InvalidScenarioError,
-    InvalidSessionKeyError,
-    InvalidSlugError,
-    NotEffectiveError,
-    NotFoundError,
-    OutcomeUnknownError,
-    OverrideNotFoundError,
-    PreconditionFailedError,
-    SessionNotFoundError,
-    SessionStoreError,
-    StaleView,
-    StoreClosedError,
-    StoreUnavailableError,
-    TooManyApiKeysError,
+    ApiKeyNotFoundError as ApiKeyNotFoundError,
+    CorruptDataError as CorruptDataError,
+    EnvironmentNotFoundError as EnvironmentNotFoundError,
+    IncompatibleLayoutError as IncompatibleLayoutError,
+    InvalidCatalogError as InvalidCatalogError,
+    InvalidFieldError as InvalidFieldError,
+    InvalidInputError as InvalidInputError,
+    InvalidOverrideError as InvalidOverrideError,
+    InvalidQueryError as InvalidQueryError,
+    InvalidScenarioError as InvalidScenarioError,
+    InvalidSessionKeyError as InvalidSessionKeyError,
+    InvalidSlugError as InvalidSlugError,
+    NotEffectiveError as NotEffectiveError,
+    NotFoundError as NotFoundError,
+    OutcomeUnknownError as OutcomeUnknownError,
+    OverrideNotFoundError as OverrideNotFoundError,
+    PreconditionFailedError as PreconditionFailedError,
+    SessionNotFoundError as SessionNotFoundError,
+    SessionStoreError as SessionStoreError,
+    StaleView as StaleView,
+    StoreClosedError as StoreClosedError,
+    StoreUnavailableError as StoreUnavailableError,
+    TooManyApiKeysError as TooManyApiKeysError,
 )
-from .options import Observer, StoreOptions
-from .protocol.calls import IfMatch
-from .protocol.catalog_operations import CatalogReport, EnvironmentReport
-from .replica.view import BaseView, ChangeCallback, OnStale, ViewStats
+from .options import Observer as Observer, StoreOptions as StoreOptions
+from .protocol.calls import IfMatch as IfMatch
+from .protocol.catalog_operations import CatalogReport as CatalogReport, EnvironmentReport as EnvironmentReport
+from .replica.view import (
+    BaseView as BaseView,
+    ChangeCallback as ChangeCallback,
+    OnStale as OnStale,
+    ViewStats as ViewStats,
+)
 from .session import (
-    Deletion,
-    Effect,
-    LiveView,
-    Session,
-    SessionPage,
-    SessionPatch,
-    SessionProperties,
-    normalize_session_key,
-    session_key_from_header,
+    Deletion as Deletion,
+    Effect as Effect,
+    LiveView as LiveView,
+    Session as Session,
+    SessionPage as SessionPage,
+    SessionPatch as SessionPatch,
+    SessionProperties as SessionProperties,
+    normalize_session_key as normalize_session_key,
+    session_key_from_header as session_key_from_header,
 )
-from .sync.api_keys import ApiKeys
-from .sync.environment import Environment
-from .sync.project import Project
-from .sync.store import SessionStore
-from .sync.view import View
-from .version import __version__
-
-__all__ = [
-    "__version__",
-    # stores
-    "ApiKeys",
-    "AsyncApiKeys",
-    "AsyncEnvironment",
-    "AsyncProject",
-    "AsyncSessionStore",
-    "EmbeddedServer",
-    "Environment",
-    "Project",
-    "SessionStore",
-    # values
-    "Deletion",
-    "Effect",
-    "LiveView",
-    "Session",
-    "SessionPage",
-    "SessionPatch",
-    "SessionProperties",
-    # views
-    "AsyncView",
-    "BaseView",
-    "View",
-    "ViewStats",
-    # API keys
-    "ApiKey",
-    "KeyRing",
-    "KeySnapshot",
-    "NewApiKey",
-    "Refusal",
-    # catalogs
-    "Catalog",
-    "CatalogDiff",
-    "CatalogDocument",
-    "CatalogReport",
-    "EnvironmentReport",
-    "Mock",
-    "Scenario",
-    "ScenarioPage",
-    "diff_catalogs",
-    "parse_catalog_document",
-    # session keys
-    "normalize_session_key",
-    "session_key_from_header",
-    # for annotations, and for what passes arguments on
-    "ChangeCallback",
-    "IfMatch",
-    "Observer",
-    "OnStale",
-    "StoreOptions",
-    "UNSET",
-    # errors
-    "ApiKeyNotFoundError",
-    "CorruptDataError",
-    "EnvironmentNotFoundError",
-    "IncompatibleLayoutError",
-    "InvalidCatalogError",
-    "InvalidFieldError",
-    "InvalidInputError",
-    "InvalidOverrideError",
-    "InvalidQueryError",
-    "InvalidScenarioError",
-    "InvalidSessionKeyError",
-    "InvalidSlugError",
-    "NotEffectiveError",
-    "NotFoundError",
-    "OutcomeUnknownError",
-    "OverrideNotFoundError",
-    "PreconditionFailedError",
-    "SessionNotFoundError",
-    "SessionStoreError",
-    "StaleView",
-    "StoreClosedError",
-    "StoreUnavailableError",
-    "TooManyApiKeysError",
-]
+from .sync.api_keys import ApiKeys as ApiKeys
+from .sync.environment import Environment as Environment
+from .sync.project import Project as Project
+from .sync.store import SessionStore as SessionStore
+from .sync.view import View as View
+from .version import __version__ as __version__

@@ -9,8 +9,7 @@ from datetime import datetime
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sessionstore import Effect, InvalidSessionKeyError, Session, normalize_session_key, session_key_from_header
 from sessionstore.session import validate_session_key

@@ -10,8 +10,7 @@ import json
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ...support.lease_model import ServerModel
 from ...support.leases import OTHER_EPOCH, Leases
