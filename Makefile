@@ -21,8 +21,8 @@ SMOKE := smoke-py311,smoke-py312,smoke-py313
 
 .PHONY: run test test-quick test-all check format hooks build bench soak clean
 
-run: $(RUN_STAMP)  ## the gateway on an embedded store; prints a key and curl lines to try
-	SESSIONSTORE_REDIS_URL= $(BIN)/python -m gateway
+run: $(RUN_STAMP)  ## a demo: a gateway with an embedded store, a catalog, a proxy, and the calls of a CI run
+	$(BIN)/python examples/demo.py
 
 # A part of the tests covers a part of the code: with TESTS nothing is measured.
 test: $(STAMP)  ## all tests, and the branches that they cover, or TESTS="-k views"; each test starts the redis-server it needs

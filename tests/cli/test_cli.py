@@ -36,7 +36,7 @@ from sessionstore.protocol.replies import HeadReply
 from ..support.redis_server import RedisServer, free_port
 
 ROOT = Path(__file__).parents[2]
-CATALOG = ROOT / "docs" / "examples" / "catalog.toml"
+CATALOG = ROOT / "examples" / "catalog.toml"
 
 STAGING = ("-p", "checkout", "-e", "staging")
 
@@ -278,7 +278,7 @@ class TestCatalog:
 
         # Then the page shows what it prints, and the shorter document on the page is one too
         page = (ROOT / "docs" / "catalog.md").read_text(encoding="utf-8")
-        assert f"$ sessionstore catalog apply docs/examples/catalog.toml\n{applied.stdout}```" in page
+        assert f"$ sessionstore catalog apply examples/catalog.toml\n{applied.stdout}```" in page
         shorter = tmp_path / "shorter.toml"
         shorter.write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
         cli("catalog", "diff", str(shorter), code=1)

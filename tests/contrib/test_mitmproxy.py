@@ -185,7 +185,7 @@ def test_the_example_answers_by_scenario_and_takes_its_settings_from_the_environ
         "SESSIONSTORE_LEASE": "3",
     }
     with SessionStore.from_url(shared_redis.url, prefix=prefix, ttl_s=1000, lease_s=3) as store:
-        catalog = tomllib.loads((docs / "examples" / "catalog.toml").read_text())
+        catalog = tomllib.loads((docs.parent / "examples" / "catalog.toml").read_text())
         store.project("checkout").apply_catalog(catalog)
         staging = store.environment("checkout", "staging")
         with run_proxy(mitmdump, tmp_path, example, variables) as proxy:

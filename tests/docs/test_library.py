@@ -41,7 +41,7 @@ async def test_the_examples_run(
     page: str, least: int, shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(examples(page)) >= least
-    monkeypatch.chdir(DOCS / "examples")
+    monkeypatch.chdir(DOCS.parent / "examples")
     for kind in (sessionstore.SessionStore, sessionstore.AsyncSessionStore):
         from_url: Any = kind.from_url
 
