@@ -1,4 +1,4 @@
-"""Each benchmark runs, tiny, and its results can be drawn and described. What it measures is not asserted."""
+"""Each benchmark runs in small, and its results can be plotted and described. No test asserts a measurement."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_benchmark_runs_and_its_results_are_drawn_and_described(name: str, tmp
     command = [sys.executable, "-m", f"benchmarks.bench_{name}", "--quick", "--results", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, timeout=50, check=False)
 
-    # Then it says of each bar whether it is met, and a missed one is no failure
+    # Then it reports for each bar whether it is met, and a missed bar is no failure
     assert ended.returncode == 0, ended.stderr
     document: dict[str, Any] = msgspec.json.decode((tmp_path / f"{name}.json").read_bytes())
     bars = msgspec.convert(document["results"]["bars"], list[Bar])
@@ -46,7 +46,7 @@ def test_a_benchmark_runs_and_its_results_are_drawn_and_described(name: str, tmp
     assert draw(document, tmp_path / "benchmarks").read_bytes() == first
     assert re.search(rb"<dc:date>|file://", first) is None
 
-    # And the page has a place for them, and changes nowhere else
+    # And the page changes only in their place
     page = tmp_path / "benchmarks.md"
     before = PAGE.read_text(encoding="utf-8")
     page.write_text(before, encoding="utf-8")
@@ -56,7 +56,7 @@ def test_a_benchmark_runs_and_its_results_are_drawn_and_described(name: str, tmp
     assert _without(name, after) == _without(name, before)
 
 
-def test_check_fails_where_a_bar_is_missed(tmp_path: Path) -> None:
+def test_check_fails_if_a_bar_is_missed(tmp_path: Path) -> None:
     met, missed = Bar("p50", 2.0, 1.9), Bar("rate", 0.9, 0.8, at_least=True)
     parser = report.arguments_parser(None, rounds=1)
 
@@ -72,8 +72,8 @@ def test_check_fails_where_a_bar_is_missed(tmp_path: Path) -> None:
     assert (str(met), str(missed)) == ("p50 ≤ 2 ×: 1.90 ✔", "rate ≥ 0.9 ×: 0.80 ✘ missed")
 
 
-def test_a_loaded_session_is_one_that_the_library_could_have_written(own_redis: RedisServer) -> None:
-    # Given sessions that the benchmarks' script has written
+def test_a_loaded_session_has_the_form_of_the_librarys(own_redis: RedisServer) -> None:
+    # Given sessions that the benchmarks' script wrote
     with own_redis.client() as client:
         dataset.load_sessions(client, dataset.environment_keys(), 3)
         with SessionStore.from_url(own_redis.url) as store:
@@ -91,7 +91,7 @@ def test_a_loaded_session_is_one_that_the_library_could_have_written(own_redis: 
                 wait=False,
             )
 
-            # Then both hold the same fields, and the revisions go on from those that were loaded
+            # Then both have the same fields, and its revision follows the loaded ones
             keys = dataset.environment_keys()
             times = {b"rev", b"createdAt", b"lastSeenAt", b"expiresAt"}
             hashes: list[Any] = [client.hgetall(keys.session(key)) for key in ("ci-1", "by-hand")]

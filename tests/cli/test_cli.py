@@ -49,7 +49,7 @@ class Cli:
         self.environment = {
             "SESSIONSTORE_REDIS_URL": url,
             "SESSIONSTORE_PREFIX": prefix,
-            # Shorter than the default: the first writer on a server that has only just started waits for one.
+            # Short, because the first write to a new server waits for a whole lease.
             "SESSIONSTORE_LEASE": "0.1",
         }
 
@@ -64,7 +64,7 @@ class Cli:
         return json.loads(self(*arguments, "--json", code=code).stdout)
 
     def error(self, *arguments: str, code: int) -> str:
-        """The one line on standard error, where a command fails."""
+        """Run a command that fails; return its one line on standard error."""
         result = self(*arguments, code=code)
         assert result.stdout == ""
         lines: list[str] = result.stderr.splitlines()
@@ -114,7 +114,7 @@ class TestSessions:
         shown = cli.json("put", "ci-42", *STAGING, "--label", "next")
         assert (shown["label"], shown["scenario"], shown["overrides"]) == ("next", "scn_x", ["ovr_b", "ovr_a"])
         assert shown["effect"]["waited"] is True
-        # When fields are cleared, then those are
+        # When fields are cleared, then they are empty
         shown = cli.json(
             *("put", "ci-42", *STAGING, "--clear-label", "--clear-scenario", "--no-overrides", "--no-wait"),
             *("--global-delay-ms", "0", "--global-delay-max-ms", "0"),
@@ -122,7 +122,7 @@ class TestSessions:
         assert (shown["label"], shown["scenario"], shown["overrides"]) == (None, None, [])
         assert (shown["globalDelayMs"], shown["globalDelayMaxMs"], shown["effect"]["waited"]) == (0, 0, False)
 
-        # When it is reset and deleted, then it is gone, and deleting it again is fine
+        # When it is reset and deleted, then deleting it again succeeds
         cli("put", "ci-42", *STAGING, "--label", "again")
         assert cli.json("reset", "ci-42", *STAGING)["label"] is None
         assert cli("delete", "ci-42", *STAGING).stderr == "Deleted 'ci-42'.\n"
@@ -161,7 +161,7 @@ class TestSessions:
     def test_lists_sessions_page_by_page(self, cli: Cli) -> None:
         for n in range(5):
             cli("put", f"s{n}", *STAGING, "--override", "ovr_a")
-        # One page says how to get the next one
+        # A page says how to get the next
         page = cli("list", *STAGING, "--limit", "2")
         assert len(page.stdout.splitlines()) == 3
         assert "--cursor" in page.stderr
@@ -169,7 +169,7 @@ class TestSessions:
         second = cli.json("list", *STAGING, "--limit", "3", "--cursor", first["nextCursor"])
         assert second["nextCursor"] is None
         keys = {session["sessionKey"] for session in first["sessions"] + second["sessions"]}
-        # All pages have the same
+        # --all lists the same sessions
         every = cli.json("list", *STAGING, "--limit", "2", "--all")
         assert {session["sessionKey"] for session in every["sessions"]} == keys == {f"s{n}" for n in range(5)}
         assert every["nextCursor"] is None
@@ -196,13 +196,13 @@ class TestSessions:
         ):
             cli("put", "ci-42", *STAGING)
 
-            # When views are listed, then it is there, with where it runs and how it stands
+            # When views are listed, then its process and its revision are shown
             (view,) = cli.json("views", *STAGING)["views"]
             assert (view["pid"], view["appliedRevision"], view["lag"]) == (os.getpid(), 1, 0)
             assert 0 < view["leaseLeftMs"] <= 2000
             assert re.search(rf"^{view['id']} .* {os.getpid()} ", cli("views", *STAGING).stdout, re.MULTILINE)
 
-        # When it is closed, then it is not there any more
+        # When it is closed, then it is not listed
         assert cli.json("views", *STAGING) == {"views": []}
 
 
@@ -212,14 +212,14 @@ class TestKeys:
         assert "year 9999" in cli.error("keys", "create", "ci", *options, code=2)
         assert cli.json("keys", "list") == {"keys": []}
 
-    def test_a_key_is_printed_once_and_alone(self, cli: Cli) -> None:
-        # When one is created, then standard output holds it and nothing else
+    def test_create_prints_the_key_once_and_alone(self, cli: Cli) -> None:
+        # When a key is created, then standard output holds only the key
         created = cli("keys", "create", "nightly", "--project", "checkout", "--expires-in", "90d")
         secret = created.stdout.strip()
         assert re.fullmatch(r"fmk_[A-Za-z0-9_-]{43}", secret)
         assert secret not in created.stderr
         assert "opens project checkout until 20" in created.stderr
-        # Then nothing shows it again
+        # Then no command shows it again
         assert secret not in cli("keys", "list", "--all").stdout
         assert secret not in json.dumps(cli.json("keys", "list", "--all"))
 
@@ -230,7 +230,7 @@ class TestKeys:
         assert (first["project"], second["expiresAt"]) == (None, 7_260_710_400_000)
 
         assert "Revoked" in cli("keys", "revoke", first["id"]).stderr
-        # Revoking again is fine
+        # Revoking again succeeds
         assert cli.json("keys", "revoke", first["id"])["status"] == "revoked"
         assert [key["name"] for key in cli.json("keys", "list")["keys"]] == ["second"]
         assert {key["name"]: key["status"] for key in cli.json("keys", "list", "--all")["keys"]} == {
@@ -271,19 +271,19 @@ class TestCatalog:
         assert cli.json("get", "ci-42", *STAGING)["overrides"] == ["ovr_any"]
 
     def test_the_documented_example_is_applied_as_documented(self, cli: Cli, tmp_path: Path) -> None:
-        # Given the example, when it is compared, applied and compared again
+        # When the example is compared, applied and compared again
         cli("catalog", "diff", str(CATALOG), code=1)
         applied = cli("catalog", "apply", str(CATALOG))
         cli("catalog", "diff", str(CATALOG))
 
-        # Then the page shows what it prints, and the shorter document on the page is one too
+        # Then the page shows this output, and the page's shorter document is valid
         page = (ROOT / "docs" / "catalog.md").read_text(encoding="utf-8")
         assert f"$ sessionstore catalog apply examples/catalog.toml\n{applied.stdout}```" in page
         shorter = tmp_path / "shorter.toml"
         shorter.write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
         cli("catalog", "diff", str(shorter), code=1)
 
-    def test_what_is_shown_can_be_applied(self, cli: Cli) -> None:
+    def test_show_prints_a_document_to_apply(self, cli: Cli) -> None:
         cli("catalog", "apply", str(CATALOG))
         shown = cli("catalog", "show", "-p", "checkout", "--json").stdout
         assert cli("catalog", "apply", "-", stdin=shown.encode()).stdout.count("unchanged") == 2
@@ -296,12 +296,12 @@ class TestCatalog:
         # Given a session on the example
         cli("catalog", "apply", str(CATALOG))
         cli("put", "ci-42", *STAGING, "--override", "ovr_extraMock")
-        # When the mock goes, with the other environment missing
+        # When a document lacks the mock and the other environment
         less = tmp_path / "less.JSON"
         less.write_text('{"project": "checkout", "environments": {"staging": {}}}')
         planned = cli.json("catalog", "diff", str(less), code=1)
         done = cli("catalog", "apply", str(less))
-        # Then it says so
+        # Then the report has both
         assert done.stderr == "Deactivated removed mocks and scenarios in 1 session.\n"
         assert re.search("staging +changed", done.stdout)
         assert re.search(r"- mock +ovr_extraMock", done.stdout)
@@ -309,7 +309,7 @@ class TestCatalog:
         assert planned["leftAlone"] == ["production-mirror"]
         assert planned["environments"][0]["mocksRemoved"] == ["ovr_extraMock", "ovr_slowSearch"]
         assert cli.json("get", "ci-42", *STAGING)["overrides"] == []
-        # When it prunes, then the other one is gone
+        # When an apply prunes, then it removes the other environment
         report = cli.json("catalog", "apply", str(less), "--prune")
         assert [(entry["environment"], entry["change"]) for entry in report["environments"]] == [
             ("staging", "unchanged"),
@@ -393,7 +393,7 @@ def _all_errors(kind: type[SessionStoreError]) -> Iterator[type[SessionStoreErro
 
 
 class TestOutput:
-    def test_columns_are_as_wide_as_they_have_to_be(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_columns_are_as_wide_as_their_cells(self, capsys: pytest.CaptureFixture[str]) -> None:
         print_table(("A", "LONG"), [("x", None), ("日本", ("a", "b")), ("e\u0301", "")])
         assert capsys.readouterr().out == "A     LONG\nx     -\n日本  a, b\ne\u0301     -\n"
 
@@ -401,7 +401,7 @@ class TestOutput:
         ("text", "shown"),
         [("Zürich 🔑", "Zürich 🔑"), ("a\tb", "a\\tb"), ("\x1b[0m", "\\x1b[0m"), ("\u202e", "\\u202e")],
     )
-    def test_text_is_plain(self, text: str, shown: str) -> None:
+    def test_plain_text_has_no_control_characters(self, text: str, shown: str) -> None:
         assert plain(text) == shown
 
 
@@ -411,7 +411,7 @@ def change(rev: int, id_: str, prev: str, kind: str = "delete", **fields: Any) -
 
 
 class TestHistory:
-    def test_the_very_next_change_is_followed(self) -> None:
+    def test_follows_the_next_change(self) -> None:
         history = History()
         assert history.start(HeadReply(0, 7, "a"))
         assert history.follow(change(8, "b", "a"))
@@ -420,11 +420,11 @@ class TestHistory:
     @pytest.mark.parametrize(
         "next_", [change(9, "c", "a"), change(8, "c", "x"), change(7, "a", "z"), change(1, "a", "")]
     )
-    def test_any_other_change_is_a_gap(self, next_: Change) -> None:
+    def test_every_other_change_is_a_gap(self, next_: Change) -> None:
         history = History()
         history.start(HeadReply(0, 7, "a"))
         assert not history.follow(next_)
-        # From there on it is followed again
+        # It follows the chain from this change on
         assert history.follow(change(next_.rev + 1, "n", next_.id))
 
     def test_a_change_from_before_the_head_was_read_is_no_gap(self) -> None:
@@ -484,14 +484,14 @@ SESSION = {
         ),
     ],
 )
-def test_a_change_is_one_line(kind: str, fields: dict[str, Any], line: str) -> None:
+def test_prints_a_change_on_one_line(kind: str, fields: dict[str, Any], line: str) -> None:
     assert describe(change(9, "b", "a", kind, **fields)) == line
 
 
 @contextmanager
 def process(server: RedisServer, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The real command, in a process of its own."""
-    # A process that is started in the background of a shell ignores SIGINT, and so would its children.
+    """The real command, in its own process."""
+    # A shell starts background processes with SIGINT ignored, and children inherit this.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         running = subprocess.Popen(
@@ -536,14 +536,14 @@ class TestProcesses:
             await_true(lambda: watchers(own_redis) == 1)
             staging = store.environment("checkout", "staging")
 
-            # When things change, then they are printed as they happen
+            # When sessions change, then it prints each change
             staging.put("ci-42", overrides=["ovr_a"], wait=False)
             printed = json.loads(watch.stdout.readline())
             assert (printed["type"], printed["rev"], printed["session"]["overrides"]) == ("set", 1, ["ovr_a"])
             staging.delete("ci-42", wait=False)
             assert json.loads(watch.stdout.readline())["type"] == "delete"
 
-            # When its connection is cut and nothing changes meanwhile, then it goes on
+            # When its connection breaks and it misses no change, then it continues
             with own_redis.client() as client:
                 client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
             assert "Lost touch" in watch.stderr.readline()
@@ -553,7 +553,7 @@ class TestProcesses:
             )
             assert json.loads(watch.stdout.readline())["type"] == "catalog"
 
-            # When Redis is emptied, then the revisions begin anew, and it says that something may be missing
+            # When Redis is emptied, then revisions start again, and it reports a gap
             with own_redis.client() as client:
                 client.flushall()
             staging.put("ci-42", wait=False)
@@ -561,7 +561,7 @@ class TestProcesses:
             assert watch.stderr.readline() == "Changes may be missing here.\n"
             assert json.loads(watch.stdout.readline())["rev"] == 1
 
-            # When Redis is away and comes back empty, then it says that something may be missing
+            # When Redis restarts empty, then it reports a gap
             own_redis.kill()
             assert "Lost touch" in watch.stderr.readline()
             own_redis.start()

@@ -22,7 +22,7 @@ def backend(request: pytest.FixtureRequest, prefix: str) -> Iterator[Backend]:
 
 @pytest.fixture
 async def store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
-    # The shortest lease: a server that has only just started makes the first writer wait for one.
+    # The shortest lease, because the first write to a new server waits for a whole one.
     async with backend.store(lease_s=0.1) as store:
         yield store
 

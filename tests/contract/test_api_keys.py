@@ -1,4 +1,4 @@
-"""What a store's API keys promise, whatever the driver and the server."""
+"""What a store's API keys promise, with each driver and server."""
 
 from __future__ import annotations
 
@@ -54,14 +54,16 @@ def _texts(values: Any) -> set[str]:
     return {value if isinstance(value, str) else value.decode() for value in values}
 
 
-async def test_a_key_whose_id_is_taken_is_made_anew(store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_creates_another_key_if_the_id_is_taken(
+    store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Given a source of keys that repeats itself
     first, second = generate_secret(), generate_secret()
     secrets = iter([first, first, first, second])
     monkeypatch.setattr(api_keys, "generate_secret", lambda: next(secrets))
     # When two keys are created, then they differ
     assert [(await store.api_keys.create("ci")).secret, (await store.api_keys.create("ci")).secret] == [first, second]
-    # When it only repeats itself, then that is an error
+    # When every key repeats, then creating one fails
     monkeypatch.setattr(api_keys, "generate_secret", lambda: first)
     with pytest.raises(CorruptDataError, match="random"):
         await store.api_keys.create("ci")
@@ -79,42 +81,42 @@ async def test_a_revoked_key_is_refused_and_stays_listed(store: AsyncSessionStor
     assert ring.authenticate(new.secret, 0.0) is Refusal.REVOKED
 
 
-async def test_a_key_that_is_not_there_cant_be_revoked(store: AsyncSessionStore) -> None:
+async def test_revoking_an_unknown_key_fails(store: AsyncSessionStore) -> None:
     with pytest.raises(ApiKeyNotFoundError, match="000000000000"):
         await store.api_keys.revoke("000000000000")
 
 
-async def test_only_so_many_keys_are_active(store: AsyncSessionStore) -> None:
-    # Given as many as there may be
+async def test_limits_the_number_of_active_keys(store: AsyncSessionStore) -> None:
+    # Given the largest number of active keys
     first = await store.api_keys.create("first")
     for _ in range(MAX_ACTIVE_KEYS - 1):
         await store.api_keys.create("more")
-    # When one more is created, then it is refused
+    # When another key is created, then the store refuses it
     with pytest.raises(TooManyApiKeysError, match="25 active"):
         await store.api_keys.create("too many")
     assert len(await store.api_keys.list()) == MAX_ACTIVE_KEYS
-    # When one is revoked, then there is room for one
+    # When a key is revoked, then another can be created
     await store.api_keys.revoke(first.key.id)
     await store.api_keys.create("again")
     with pytest.raises(TooManyApiKeysError):
         await store.api_keys.create("too many")
 
 
-async def test_keys_that_have_ended_dont_pile_up(store: AsyncSessionStore) -> None:
+async def test_drops_keys_that_ended_long_ago(store: AsyncSessionStore) -> None:
     for _ in range(MAX_ENDED_KEYS + 5):
         await store.api_keys.revoke((await store.api_keys.create("short")).key.id)
     assert len(await store.api_keys.list()) == MAX_ENDED_KEYS + 1
 
 
-async def test_uses_are_noted_once_a_minute(store: AsyncSessionStore) -> None:
+async def test_records_a_use_once_a_minute(store: AsyncSessionStore) -> None:
     # Given two keys
     first = (await store.api_keys.create("first")).key
     second = (await store.api_keys.create("second")).key
-    # When both were used, and one again at once
+    # When both are used twice: the first after 70 s, the second after 5 s
     now = (await store.api_keys.snapshot()).now
     assert await store.api_keys.mark_used({first.id: now - 70_000, second.id: now - 5_000}) == 2
     assert await store.api_keys.mark_used({first.id: now, second.id: now}) == 1
-    # Then only the use after a minute was written
+    # Then only the use after 70 s is written again
     assert {key.id: key.last_used_at for key in await store.api_keys.list()} == {first.id: now, second.id: now - 5_000}
     # When there is no use to record, or no key to record it for, then nothing happens
     assert await store.api_keys.mark_used({}) == 0
@@ -144,7 +146,7 @@ async def test_bad_input_creates_nothing(store: AsyncSessionStore, fields: dict[
 
 
 @pytest.mark.parametrize("key_id", ["", "fmk_secret", "0" * 11, "0" * 13, "A" * 12, "0" * 12 + "\n", None])
-async def test_what_is_no_id_is_not_quoted(store: AsyncSessionStore, key_id: Any) -> None:
+async def test_does_not_quote_an_invalid_id(store: AsyncSessionStore, key_id: Any) -> None:
     with pytest.raises(InvalidFieldError) as caught:
         await store.api_keys.revoke(key_id)
     assert "secret" not in str(caught.value)
@@ -154,13 +156,13 @@ async def test_what_is_no_id_is_not_quoted(store: AsyncSessionStore, key_id: Any
         await store.api_keys.mark_used({"0" * 12: -1})
 
 
-async def test_records_that_the_library_did_not_write(backend: Backend, store: AsyncSessionStore) -> None:
+async def test_reports_records_that_the_library_did_not_write(backend: Backend, store: AsyncSessionStore) -> None:
     backend.raw.hset(f"{backend.prefix}:keys", "0" * 64, '{"id": 5}')
     with pytest.raises(CorruptDataError):
         await store.api_keys.list()
 
 
-async def test_a_store_that_is_closed(backend: Backend) -> None:
+async def test_a_closed_store_refuses_each_operation(backend: Backend) -> None:
     async with backend.store() as store:
         keys = store.api_keys
     with pytest.raises(StoreClosedError):

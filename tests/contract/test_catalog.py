@@ -1,4 +1,4 @@
-"""What a store's catalogs promise, whatever the driver and the server."""
+"""What a store's catalogs promise, with each driver and server."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ async def state(staging: AsyncEnvironment, key: str) -> Session:
     return session
 
 
-async def test_what_is_applied_is_what_is_read(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
-    # Given nothing
+async def test_reads_the_catalog_that_was_applied(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
+    # Given a project without a catalog
     project = store.project("checkout")
     assert await staging.catalog() is None
     assert await project.environments() == ()
@@ -76,7 +76,7 @@ async def test_what_is_applied_is_what_is_read(store: AsyncSessionStore, staging
     # When a document is applied
     report = await project.apply_catalog(document(staging=STAGING, qa={}))
 
-    # Then both environments are registered and offer it
+    # Then both environments are registered, and each offers its mocks
     assert await project.environments() == ("qa", "staging")
     assert await staging.catalog() == CATALOG
     assert await store.environment("checkout", "qa").catalog() == Catalog()
@@ -95,7 +95,7 @@ async def test_what_is_applied_is_what_is_read(store: AsyncSessionStore, staging
 
 
 async def test_live_sessions_are_counted_by_registered_environment(store: AsyncSessionStore) -> None:
-    # Given sessions on an environment that is not registered (yet), then registered
+    # Given sessions on an environment that is registered later
     project = store.project("checkout")
     for key in ("ci-1", "ci-2"):
         await store.environment("checkout", "staging").put(key)
@@ -103,7 +103,7 @@ async def test_live_sessions_are_counted_by_registered_environment(store: AsyncS
     await project.apply_catalog(document(staging=STAGING, qa={}))
     assert await project.live_sessions() == {"qa": 0, "staging": 2}
 
-    # When one is deleted, then it does not count
+    # When a session is deleted, then it no longer counts
     await store.environment("checkout", "staging").delete("ci-1")
     assert await project.live_sessions() == {"qa": 0, "staging": 1}
 
@@ -113,13 +113,13 @@ async def test_applying_again_changes_nothing(store: AsyncSessionStore, staging:
     await project.apply_catalog(document(staging=STAGING))
     session = await staging.put("ci-42", overrides=["ovr_a"])
 
-    # When it is applied again, in another order and as a document that was parsed
+    # When the same document is applied again, in another order and parsed
     again = copy.deepcopy(STAGING)
     again["mocks"].reverse()
     again["scenarios"].reverse()
     report = await project.apply_catalog(parse_catalog_document(json.dumps(document(staging=again)), "json"))
 
-    # Then nothing has changed, and there was no revision
+    # Then nothing changes, and the revision stays
     assert not report.changed
     assert report.environments[0].change == "unchanged"
     assert not report.environments[0].diff
@@ -143,7 +143,7 @@ async def test_ids_are_checked_against_the_catalog(store: AsyncSessionStore, sta
     await store.project("checkout").apply_catalog(document(staging=STAGING))
     await staging.put("ci-42", scenario="scn_y", overrides=["ovr_b"])
 
-    # When a write names what is not offered, then it is refused, the sentence names the id, and nothing changes
+    # When a write names an unknown id, then the error names the id, and nothing changes
     before = await state(staging, "ci-42")
     with pytest.raises(InvalidOverrideError, match="ovr_gone"):
         await staging.put("ci-42", label="no", overrides=["ovr_a", "ovr_gone"])
@@ -158,7 +158,7 @@ async def test_ids_are_checked_against_the_catalog(store: AsyncSessionStore, sta
     assert await state(staging, "ci-42") == before
 
 
-async def test_what_goes_is_deactivated_in_every_session(
+async def test_a_removed_mock_is_deactivated_in_every_session(
     backend: Backend, store: AsyncSessionStore, staging: AsyncEnvironment
 ) -> None:
     # Given sessions on a catalog, and a subscriber
@@ -171,10 +171,10 @@ async def test_what_goes_is_deactivated_in_every_session(
         pubsub.subscribe(f"{backend.prefix}:{{checkout}}:staging:changes")
         pubsub.get_message(timeout=10)
 
-        # When a mock goes
+        # When a mock is removed
         report = await project.apply_catalog(document(staging=without_b()))
 
-        # Then it is off everywhere, and nothing else has changed
+        # Then it is off in every session, and nothing else changes
         assert report.sessions == report.environments[0].sessions == 2
         assert report.environments[0].change == "changed"
         assert report.environments[0].diff == CatalogDiff(mocks_removed=("ovr_b",))
@@ -182,7 +182,7 @@ async def test_what_goes_is_deactivated_in_every_session(
         assert (both.overrides, both.label, both.global_delay_ms) == (("ovr_a",), "kept", 5)
         assert (await state(staging, "only")).overrides == ()
         assert (await state(staging, "neither")).revision == untouched.revision
-        # Then each session and the catalog were published, as one chain
+        # Then each session and the catalog are published as one chain
         changes: list[Any] = []
         while len(changes) < 3:
             message = pubsub.get_message(timeout=10)
@@ -201,7 +201,7 @@ async def test_what_goes_is_deactivated_in_every_session(
     assert effect.revision == last.rev
 
 
-async def test_the_first_catalog_trims_sessions_from_before(
+async def test_the_first_catalog_deactivates_unknown_ids_in_older_sessions(
     store: AsyncSessionStore, staging: AsyncEnvironment
 ) -> None:
     await staging.put("ci-42", scenario="scn_any", overrides=["ovr_any", "ovr_a"])
@@ -210,7 +210,7 @@ async def test_the_first_catalog_trims_sessions_from_before(
     assert (session.scenario, session.overrides, report.sessions) == (None, ("ovr_a",), 1)
 
 
-async def test_more_sessions_than_one_answer_names(backend: Backend) -> None:
+async def test_an_apply_covers_more_sessions_than_one_answer_names(backend: Backend) -> None:
     scripts: list[str] = []
     async with backend.store(lease_s=0.1, observe=lambda script, _seconds, _error: scripts.append(script)) as store:
         # Given an index longer than what the script names in one answer
@@ -221,7 +221,7 @@ async def test_more_sessions_than_one_answer_names(backend: Backend) -> None:
         backend.raw.zadd(index, {f"gone-{n}": first.last_seen_at for n in range(3000)})
         await staging.put("last", overrides=["ovr_b"])
 
-        # When a mock goes, then it is off in all sessions there are, and the index was read once
+        # When a mock is removed, then it is off in every session, and the index is read once
         scripts.clear()
         assert (await project.apply_catalog(document(staging=without_b()))).sessions == 2
         assert (await state(staging, "first")).overrides == (await state(staging, "last")).overrides == ()
@@ -242,12 +242,12 @@ async def test_environments_that_the_document_lacks_are_left_alone_or_pruned(
     await project.apply_catalog(document(staging=STAGING, qa=STAGING))
     await qa.put("ci-42", scenario="scn_x", overrides=["ovr_a"])
 
-    # When a document has one of them, then the other one stays and is named
+    # When a document has one of them, then the report names the other, which stays
     report = await project.apply_catalog(document(staging=STAGING))
     assert (report.left_alone, report.changed) == (("qa",), False)
     assert await qa.catalog() == CATALOG
 
-    # When it prunes, then the other one is gone, and so is what its session used
+    # When an apply prunes, then the other environment and its session's mocks are removed
     report = await project.apply_catalog(document(staging=STAGING), prune=True)
     assert [(entry.environment, entry.change, entry.sessions) for entry in report.environments] == [
         ("staging", "unchanged", 0),
@@ -257,7 +257,7 @@ async def test_environments_that_the_document_lacks_are_left_alone_or_pruned(
     assert await project.environments() == ("staging",)
     with pytest.raises(EnvironmentNotFoundError):
         await qa.get("ci-42")
-    # When the last one goes too, then the project takes any environment again
+    # When the last environment is removed too, then the project takes any environment again
     await project.apply_catalog(document(), prune=True)
     assert await staging.catalog() is None
     session = await qa.get("ci-42")
@@ -265,9 +265,7 @@ async def test_environments_that_the_document_lacks_are_left_alone_or_pruned(
     assert (session.scenario, session.overrides) == (None, ())
 
 
-async def test_a_diff_tells_what_an_apply_would_do_and_does_nothing(
-    store: AsyncSessionStore, staging: AsyncEnvironment
-) -> None:
+async def test_a_diff_shows_the_changes_and_makes_none(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
     project = store.project("checkout")
     await project.apply_catalog(document(staging=STAGING, old={}))
     for prune in (False, True):
@@ -315,10 +313,12 @@ async def test_round_trips(backend: Backend) -> None:
         assert scripts == ["catalog_read", "catalog_read"]
 
 
-async def test_an_apply_that_fails_midway_says_what_was_done(backend: Backend, store: AsyncSessionStore) -> None:
+async def test_an_apply_that_fails_midway_names_the_environments_that_it_changed(
+    backend: Backend, store: AsyncSessionStore
+) -> None:
     if not backend.real:
         pytest.skip("fakeredis knows no users")
-    # Given an environment whose catalog is there, and a user who may not write the other one's
+    # Given a user who may write one environment's catalog, and not the other's
     base = f"{backend.prefix}:{{checkout}}"
     raw = backend.raw
     raw.execute_command(

@@ -1,4 +1,4 @@
-"""An unpublish that races with writes: once all have returned, no session holds the removed mock or scenario."""
+"""An apply that removes a mock or scenario races with writes. Afterwards, no session holds what it removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..support.redis_server import RedisServer
 #: Races, and sessions that write in each.
 ROUNDS = 40
 WRITERS = 12
-#: Writes of one session in one race, in case none is ever refused.
+#: The most writes of one session in one race, so that a race ends even if no write is refused.
 MOST_WRITES = 200
 
 REFUSED = (InvalidOverrideError, InvalidScenarioError, OverrideNotFoundError)
@@ -51,7 +51,7 @@ async def activate(staging: AsyncEnvironment, key: str) -> object:
 
 
 async def put_checked_by_the_client(staging: AsyncEnvironment, key: str) -> object:
-    """The check moved out of the script: the client looks, then writes."""
+    """The check outside the script: the client reads, then writes."""
     catalog = await staging.catalog()
     assert catalog is not None
     if "ovr_goes" not in catalog.mocks_by_id:
@@ -69,7 +69,7 @@ def without_the_check(name: str) -> Script:
 
 
 async def race(url: str, prefix: str, write: Write) -> tuple[int, int]:
-    """How many sessions held what was gone after a race, and how many writes were done in all races."""
+    """How many sessions held a removed mock after a race, and the number of writes in all races."""
     held = done = 0
     async with AsyncSessionStore.from_url(url, prefix=prefix, lease_s=0.1) as store:
         project, staging = store.project("checkout"), store.environment("checkout", "staging")
@@ -85,7 +85,7 @@ async def race(url: str, prefix: str, write: Write) -> tuple[int, int]:
 
         for number in range(ROUNDS):
             await project.apply_catalog(PUBLISHED)
-            # Where the unpublish stands among the writers differs from race to race.
+            # Each race starts the apply at another point among the writers.
             calls: list[Any] = [write_until_it_is_refused(f"s{n}") for n in range(WRITERS)]
             calls.insert(number % (WRITERS + 1), project.apply_catalog(UNPUBLISHED))
             await asyncio.gather(*calls)
@@ -97,14 +97,14 @@ async def race(url: str, prefix: str, write: Write) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("write", [put, activate])
-async def test_no_session_holds_what_was_unpublished(shared_redis: RedisServer, prefix: str, write: Write) -> None:
+async def test_no_session_holds_a_removed_mock(shared_redis: RedisServer, prefix: str, write: Write) -> None:
     held, done = await race(shared_redis.url, prefix, write)
     assert held == 0
-    # It was a race: each writer was refused in the end, and many had been let in before.
+    # It was a race: every writer was refused in the end, and many writes came before.
     assert done > ROUNDS
 
 
-async def test_a_check_outside_of_the_script_would_let_one_slip_in(
+async def test_finds_a_check_outside_of_the_script(
     shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "load_script", without_the_check)

@@ -1,4 +1,4 @@
-"""What a store that is being closed does with the calls that are under way."""
+"""Closing a store ends the calls in flight."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def call_until_it_is_closed(staging: Environment, number: int, begun: threading.
         return exc
 
 
-def test_threads_that_call_it_meanwhile_are_told(shared_redis: RedisServer, prefix: str) -> None:
+def test_fails_the_calls_of_threads(shared_redis: RedisServer, prefix: str) -> None:
     for _ in range(20):
         store = SessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1, max_connections=4)
         staging = store.environment("checkout", "staging")
@@ -48,13 +48,13 @@ def test_threads_that_call_it_meanwhile_are_told(shared_redis: RedisServer, pref
             store.close()
             errors = [call.result(20) for call in calls]
 
-        # A write that was sent may have been applied; all else was not.
+        # Only a write that was sent may have been applied.
         for number, error in enumerate(errors):
             assert type(error) is StoreClosedError or (number % 2 == 0 and type(error) is OutcomeUnknownError), error
         assert connected(store) == 0
 
 
-async def test_tasks_that_call_it_meanwhile_are_told(shared_redis: RedisServer, prefix: str) -> None:
+async def test_fails_the_calls_of_tasks(shared_redis: RedisServer, prefix: str) -> None:
     for steps in range(20):
         store = AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1, max_connections=2)
         staging = store.environment("checkout", "staging")
@@ -72,8 +72,8 @@ async def test_tasks_that_call_it_meanwhile_are_told(shared_redis: RedisServer, 
 
 
 @pytest.mark.parametrize("how", ["twice at once", "cancelled, and again"])
-async def test_closing_is_done_once_and_whole(shared_redis: RedisServer, prefix: str, how: str) -> None:
-    # Given a look-up that is not flushed yet, some ms after the session was seen last
+async def test_closes_once_and_completely(shared_redis: RedisServer, prefix: str, how: str) -> None:
+    # Given a look-up that the view has not reported yet
     store = AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.5)
     staging = store.environment("checkout", "staging")
     session = await staging.put("ci-42")
@@ -91,7 +91,7 @@ async def test_closing_is_done_once_and_whole(shared_redis: RedisServer, prefix:
             await closing
         await store.aclose()
 
-    # Then it was flushed, and no lease is left
+    # Then the look-up was reported, and no lease is left
     assert connected(store) == 0
     async with AsyncSessionStore.from_url(shared_redis.url, prefix=prefix) as other:
         staging = other.environment("checkout", "staging")

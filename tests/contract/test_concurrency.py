@@ -1,7 +1,7 @@
-"""Many writers of one session: every state that is ever read is one that some order of the writes can give.
+"""Many writers of one session: some order of the writes explains every state that is read.
 
-The published chain is the witness: it names an order. Each of its messages must follow from the state before by exactly
-one write that was made and is not used up, each state that was read must be in it, and no reader may go back in it.
+The published chain names an order. Exactly one unused write must lead from each state of the chain to the next. Each
+state that was read must be in the chain, and no reader may go back in it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Write = tuple[str, tuple[str, ...]]
 
 
 def make_writes(seed: int) -> list[list[Write]]:
-    """What each writer does: exact sets and toggles, many of which change nothing at their turn."""
+    """The writes of each writer: exact sets and toggles. Many change nothing when their turn comes."""
     rng = random.Random(seed)
     return [
         [
@@ -49,7 +49,7 @@ def make_writes(seed: int) -> list[list[Write]]:
 
 
 def apply(write: Write, state: tuple[str, ...]) -> tuple[str, ...]:
-    """What a write makes of a state, as the contract says."""
+    """The state that the contract demands after a write."""
     name, ids = write
     if name == "put":
         return ids
@@ -60,7 +60,7 @@ def apply(write: Write, state: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass
 class History:
-    """What was seen: the chain, what each writer was answered, and what each reader read, each in order."""
+    """What happened, in order: the chain, each writer's answers, and each reader's states."""
 
     messages: list[SessionSet]
     written: list[list[tuple[Write, Session]]]
@@ -69,15 +69,14 @@ class History:
 
 
 def check(history: History) -> None:
-    """Hold everything that was seen against the chain."""
+    """Compare every answer and every read state with the chain."""
     messages = history.messages
     # The chain is unbroken from the first revision on
     assert [message.rev for message in messages] == list(range(1, len(messages) + 1))
     assert [message.prev for message in messages] == ["", *(message.id for message in messages[:-1])]
     states = {message.rev: message.session.overrides for message in messages}
 
-    # Each write was answered with one revision, so each is used once: it made that one of the state before, or changed
-    # nothing of it; and each revision was made by one of them
+    # Each write returned one revision: it made that revision, or changed nothing. One write made each revision.
     answered: dict[int, list[Write]] = {rev: [] for rev in states}
     for writer in history.written:
         for write, session in writer:
@@ -88,7 +87,7 @@ def check(history: History) -> None:
         assert revisions == sorted(revisions), "a writer went back"
     for rev in range(2, len(messages) + 1):
         assert states[rev] != states[rev - 1], "a revision that changes nothing"
-        assert any(apply(write, states[rev - 1]) == states[rev] for write in answered[rev]), f"nobody made {rev}"
+        assert any(apply(write, states[rev - 1]) == states[rev] for write in answered[rev]), f"no write made {rev}"
 
     # Each read is a state of the chain, and no reader goes back
     for reader in history.read:
@@ -101,19 +100,19 @@ def check(history: History) -> None:
 
 
 class Chain:
-    """Collects what is published, from before the first write on."""
+    """Collects the published messages, beginning before the first write."""
 
     def __init__(self, server: RedisServer, prefix: str) -> None:
         client: Any = server.client
         self._client = client()
         self._channel = f"{prefix}:{{checkout}}:staging:changes"
         self._pubsub: Any = self._client.pubsub(ignore_subscribe_messages=True)
-        # By pattern, which the scripts don't count as a listener
+        # By pattern, because the scripts don't count pattern subscribers
         self._pubsub.psubscribe(self._channel, "end")
         self._pubsub.get_message(timeout=10)
 
     def read(self) -> list[SessionSet]:
-        """All that was published until now."""
+        """The messages published so far."""
         messages: list[SessionSet] = []
         self._client.publish("end", "")
         while True:
@@ -212,7 +211,7 @@ def _toggle(staging: Environment, name: str, ids: tuple[str, ...], session_key: 
     return session
 
 
-async def test_tasks(shared_redis: RedisServer, prefix: str, chain: Chain) -> None:
+async def test_tasks_see_one_order_of_the_writes(shared_redis: RedisServer, prefix: str, chain: Chain) -> None:
     history = await run_tasks(shared_redis, prefix, make_writes(1), chain)
 
     check(history)
@@ -220,7 +219,7 @@ async def test_tasks(shared_redis: RedisServer, prefix: str, chain: Chain) -> No
     assert max(len({session.revision for session in reader}) for reader in history.read) > 10
 
 
-def test_threads(shared_redis: RedisServer, prefix: str, chain: Chain) -> None:
+def test_threads_see_one_order_of_the_writes(shared_redis: RedisServer, prefix: str, chain: Chain) -> None:
     history = run_threads(shared_redis, prefix, make_writes(2), chain)
 
     check(history)
@@ -228,7 +227,9 @@ def test_threads(shared_redis: RedisServer, prefix: str, chain: Chain) -> None:
     assert max(len({session.revision for session in reader}) for reader in history.read) > 10
 
 
-async def test_the_check_sees_what_no_order_can_give(shared_redis: RedisServer, prefix: str, chain: Chain) -> None:
+async def test_the_check_finds_histories_that_no_order_explains(
+    shared_redis: RedisServer, prefix: str, chain: Chain
+) -> None:
     history = await run_tasks(shared_redis, prefix, make_writes(3), chain)
     check(history)
     reader, messages = history.read[0], history.messages
@@ -243,7 +244,7 @@ async def test_the_check_sees_what_no_order_can_give(shared_redis: RedisServer, 
         {"messages": [*messages[:5], replace(messages[5], prev="x"), *messages[6:]]},
         {"written": [[*history.written[0], (("put", ("ovr_never",)), last_answer)], *history.written[1:]]},
         {"written": [[*history.written[0], history.written[0][0]], *history.written[1:]]},
-        # a lost update: nobody is left who made some of the revisions
+        # a lost update: no write made some of the revisions
         {"written": history.written[1:]},
     ]
     for change in planted:

@@ -1,8 +1,7 @@
 """A Hypothesis state machine drives a store against a plain Python model, on a real Redis.
 
-The scripts read a clock of the test's instead of Redis's: a counter that each reading moves by a millisecond, and the
-machine in steps of ten seconds. What happens depends on the steps alone then, however slow or busy the machine is, so
-that Hypothesis can run a failure again.
+The scripts read the test's clock instead of Redis's. Each reading moves it by a millisecond, and a step of the machine
+moves it by ten seconds. So the outcome depends on the steps alone, and Hypothesis can repeat a failure.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from ..support.redis_server import RedisServer
 
 TTL_MS = 1_000_000
 STEP_MS = 10_000
-#: How far the clock of the tests is ahead of Redis's: so far that Redis drops no hash by itself.
+#: How far the test's clock is ahead of Redis's: far enough that Redis expires no hash by itself.
 AHEAD_MS = 7 * 24 * 3600 * 1000
 
 CLOCK = "model:clock"
@@ -58,7 +57,7 @@ class Model:
 
     head: int = 0
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: the revision that set each session or moved its expiry: what a write that finds it unchanged waits for
+    #: the revision that set each session or moved its expiry; a write that changes nothing waits for it
     awaited: dict[str, int] = field(default_factory=dict)
 
     def live(self, key: str, now: int) -> dict[str, Any] | None:
@@ -239,7 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
             session = self.model.sessions[key]
             at = before + seen[key] * STEP_MS
             if seen[key] > 0:
-                # It counts as now, which the store alone knows to the millisecond.
+                # The session is now seen at a time that only the store knows to the millisecond.
                 at = self.call("get", key).last_seen_at
                 assert before <= at <= after
             if self.model.see(session, at):
@@ -252,7 +251,7 @@ class StoreMachine(RuleBasedStateMachine):
     def time_passes(self, steps: int, collects: bool) -> None:
         now = self.raw.incrby(CLOCK, steps * STEP_MS)
         if not collects:
-            # Redis may keep what has expired for as long as it likes.
+            # Redis may keep expired data for any time.
             return
         for key in self.model.sessions:
             name = f"{self.base}:s:{key}"
@@ -289,7 +288,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def load_clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Script]:
-    """Let every script of the store read the clock of the tests; returns what loads them."""
+    """Make every script of the store read the test's clock; return the function that loads scripts."""
 
     @cache
     def load(name: str) -> Script:
@@ -320,17 +319,17 @@ def test_the_store_does_what_the_model_does(driver: Driver, shared_redis: RedisS
     run(driver, shared_redis, max_examples=60)
 
 
-#: Bugs that someone could write into a script: which, a piece of its text, and what stands there instead.
+#: Bugs to plant: the script, a piece of its text, and the text that replaces it.
 BUGS = {
     "a repeated put is a change": ("put", "local changed = not stored", "local changed = true"),
     "clearing is forgotten": ("put", "value = set and value or nil", "value = set and value or session[name]"),
     "an expired session is found": ("put", "if session.expiresAt <= now then", "if session.expiresAt == 0 then"),
     "an expiry moves too late": ("put", "> ttl / 10 then", "> ttl / 2 then"),
-    "old fields are left": ("put", "redis.call('DEL', key)", ""),
-    "the precondition is not looked at": ("put", "return if_match == '*'", "return true or if_match == '*'"),
-    "the index is not kept": ("put", "redis.call('ZADD', KEYS[2]", "redis.call('ZADD', KEYS[2], 'NX'"),
+    "old fields stay": ("put", "redis.call('DEL', key)", ""),
+    "the precondition is ignored": ("put", "return if_match == '*'", "return true or if_match == '*'"),
+    "the index is not updated": ("put", "redis.call('ZADD', KEYS[2]", "redis.call('ZADD', KEYS[2], 'NX'"),
     "a touch goes back": ("touch", "math.max(session.lastSeenAt, seen)", "seen"),
-    "part of an id is taken for it": (
+    "part of an id matches it": (
         "activate",
         "string.find(session.overrides, quoted",
         "string.find(session.overrides, id",
@@ -357,6 +356,6 @@ def test_a_bug_in_a_script_is_found(
 
     monkeypatch.setattr(library_calls, "load_script", load_with_bug)
 
-    # pytest's own failures, of a `pytest.raises`, are no AssertionError.
+    # A failed `pytest.raises` is no AssertionError.
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         run("sync", shared_redis, max_examples=200, phases=[Phase.generate])

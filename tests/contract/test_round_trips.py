@@ -39,11 +39,11 @@ def real(request: pytest.FixtureRequest, own_redis: RedisServer, prefix: str) ->
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_round_trips(real: Backend, name: str) -> None:
+async def test_get_put_and_touch_make_one_round_trip_each(real: Backend, name: str) -> None:
     observed: list[tuple[str, float, SessionStoreError | None]] = []
     call, expected = CALLS[name]
     async with real.store(lease_s=0.1, observe=lambda *seen: observed.append(seen)) as store:
-        # Given a store that is connected, on a Redis that knows the scripts
+        # Given a connected store, on a Redis that has the scripts
         staging = store.environment("checkout", "staging")
         await staging.put("ci-42", label="x")
         await call(staging)
@@ -54,7 +54,7 @@ async def test_round_trips(real: Backend, name: str) -> None:
 
         await call(staging)
 
-        # Then Redis has run as many scripts as expected, and nothing else that the store sent
+        # Then Redis has run the expected scripts, and the store has sent nothing else
         stats = real.raw.info("commandstats")
     assert [script for script, _, _ in observed] == expected
     assert all(seconds > 0 and error is None for _, seconds, error in observed)
@@ -71,7 +71,7 @@ _IN_SCRIPTS = (
 )
 
 
-async def test_a_forgotten_script_costs_one_more(real: Backend) -> None:
+async def test_a_forgotten_script_costs_one_more_round_trip(real: Backend) -> None:
     async with real.store(lease_s=0.1) as store:
         staging = store.environment("checkout", "staging")
         first = await staging.put("ci-42", label="x")
@@ -84,7 +84,7 @@ async def test_a_forgotten_script_costs_one_more(real: Backend) -> None:
         assert (stats["cmdstat_evalsha"]["calls"], stats["cmdstat_eval"]["calls"]) == (1, 1)
 
 
-async def test_calls_that_run_together_are_observed_each(real: Backend) -> None:
+async def test_observes_each_of_the_calls_that_run_together(real: Backend) -> None:
     observed: list[str] = []
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(
@@ -92,12 +92,12 @@ async def test_calls_that_run_together_are_observed_each(real: Backend) -> None:
         )
         for name in ("staging", "production"):
             await stack.enter_async_context(store.environment("checkout", name).view())
-        # The views' last calls go together.
+        # The views' last calls are sent together.
         await store.aclose()
     assert observed.count("leave") == 2
 
 
-async def test_errors_are_observed(real: Backend) -> None:
+async def test_observes_errors(real: Backend) -> None:
     observed: list[tuple[str, float, SessionStoreError | None]] = []
     async with real.store(lease_s=0.1, observe=lambda *seen: observed.append(seen)) as store:
         real.raw.config_set("maxmemory", "1")
@@ -106,7 +106,7 @@ async def test_errors_are_observed(real: Backend) -> None:
     assert [(script, error) for script, _, error in observed] == [("put", caught.value)]
 
 
-async def test_what_a_script_refuses_is_observed_as_an_answer(real: Backend) -> None:
+async def test_observes_a_refusal_of_a_script_as_a_successful_call(real: Backend) -> None:
     observed: list[tuple[str, float, SessionStoreError | None]] = []
     async with real.store(lease_s=0.1, observe=lambda *seen: observed.append(seen)) as store:
         with pytest.raises(PreconditionFailedError):
@@ -114,7 +114,7 @@ async def test_what_a_script_refuses_is_observed_as_an_answer(real: Backend) -> 
     assert [(script, error) for script, _, error in observed] == [("put", None)]
 
 
-async def test_what_is_not_sent_is_not_observed(real: Backend) -> None:
+async def test_does_not_observe_a_call_that_is_not_sent(real: Backend) -> None:
     observed: list[Any] = []
     async with real.store(observe=lambda *seen: observed.append(seen)) as store:
         with pytest.raises(ValueError, match="label"):
@@ -122,14 +122,14 @@ async def test_what_is_not_sent_is_not_observed(real: Backend) -> None:
     assert observed == []
 
 
-async def test_a_connection_asks_once_who_its_server_is(real: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_identifies_its_server_once(real: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(ServerIdentity, "observed", lambda _self, info, _now: asked.append(info))
     observed: list[str] = []
     async with real.store(
         max_connections=1, lease_s=0.1, observe=lambda script, _seconds, _error: observed.append(script)
     ) as store:
-        # Given a pooled connection that has asked for a write
+        # Given a pooled connection that has identified its server for a write
         staging = store.environment("checkout", "staging")
         await staging.put("ci-42", label="x")
         async with staging.view(touch_interval_s=0.05) as view:
@@ -137,5 +137,5 @@ async def test_a_connection_asks_once_who_its_server_is(real: Backend, monkeypat
             view.get("ci-42")
             await eventually(lambda: "touch" in observed)
 
-    # Then the connection has not asked again
+    # Then the connection does not identify it again
     assert len(asked) == 1

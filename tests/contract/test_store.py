@@ -1,4 +1,4 @@
-"""What a store promises, whatever the driver and the server."""
+"""What a store promises, with each driver and server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-async def test_a_session_that_was_never_put_is_none(staging: AsyncEnvironment) -> None:
+async def test_a_missing_session_is_none(staging: AsyncEnvironment) -> None:
     assert await staging.get("ci-42") is None
 
 
@@ -55,7 +55,7 @@ async def test_a_put_creates_a_session_with_nothing_set(staging: AsyncEnvironmen
     assert await staging.get("ci-42") == session
 
 
-async def test_a_put_sets_what_is_given(staging: AsyncEnvironment) -> None:
+async def test_a_put_sets_the_given_properties(staging: AsyncEnvironment) -> None:
     session = await staging.put("ci-42", **EVERYTHING)
 
     assert {name: getattr(session, name) for name in EVERYTHING} == {**EVERYTHING, "overrides": ("ovr_b", "ovr_a")}
@@ -63,7 +63,7 @@ async def test_a_put_sets_what_is_given(staging: AsyncEnvironment) -> None:
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-async def test_what_is_omitted_is_left_and_none_clears(staging: AsyncEnvironment, name: str) -> None:
+async def test_an_omitted_property_stays_and_none_clears_it(staging: AsyncEnvironment, name: str) -> None:
     # Given a session with everything set
     before = await staging.put("ci-42", **EVERYTHING)
 
@@ -86,7 +86,7 @@ async def test_overrides_keep_their_order_and_lose_duplicates(staging: AsyncEnvi
 
 
 async def test_overrides_are_the_exact_set(staging: AsyncEnvironment) -> None:
-    # Given one that was set by hand
+    # Given an override that was activated by itself
     await staging.activate("ci-42", "ovr_byHand")
 
     assert (await staging.put("ci-42", overrides=["ovr_a"])).overrides == ("ovr_a",)
@@ -115,7 +115,9 @@ async def test_a_repeated_put_keeps_the_revision_and_counts_as_seen(
     assert second.effect.revision == first.revision
 
 
-async def test_sessions_and_environments_are_apart(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
+async def test_sessions_and_environments_do_not_affect_each_other(
+    store: AsyncSessionStore, staging: AsyncEnvironment
+) -> None:
     await staging.put("ci-42", label="here")
     elsewhere = [store.environment("checkout", "production"), store.environment("search", "staging")]
 
@@ -139,7 +141,7 @@ class TestToggle:
         assert session.overrides == ("ovr_a",)
         assert await staging.get("ci-42") == session
 
-    async def test_both_are_idempotent(self, staging: AsyncEnvironment) -> None:
+    async def test_activate_and_deactivate_are_idempotent(self, staging: AsyncEnvironment) -> None:
         await staging.put("ci-42", label="x", overrides=["ovr_a"])
         on = await staging.activate("ci-42", "ovr_b")
         assert on.overrides == ("ovr_a", "ovr_b")
@@ -155,7 +157,7 @@ class TestToggle:
             await staging.deactivate("ci-42", "ovr_a")
         assert await staging.get("ci-42") is None
 
-    async def test_two_hundred_and_no_more(self, staging: AsyncEnvironment) -> None:
+    async def test_a_session_has_at_most_two_hundred_overrides(self, staging: AsyncEnvironment) -> None:
         ids = [f"ovr_{number}" for number in range(200)]
         await staging.put("ci-42", overrides=ids[:199])
         assert len((await staging.activate("ci-42", ids[199])).overrides) == 200
@@ -190,13 +192,13 @@ class TestResetAndDelete:
         assert deletion.existed
         assert await staging.get("ci-42") is None
 
-    async def test_delete_of_none_is_fine(self, staging: AsyncEnvironment) -> None:
+    async def test_deleting_a_missing_session_succeeds(self, staging: AsyncEnvironment) -> None:
         deletion = await staging.delete("ci-42")
 
         assert not deletion
         assert deletion.effect is not None
 
-    async def test_a_new_session_of_the_key_begins_anew(self, staging: AsyncEnvironment) -> None:
+    async def test_a_new_session_inherits_nothing_from_a_deleted_one(self, staging: AsyncEnvironment) -> None:
         await staging.put("ci-42", **EVERYTHING)
         await staging.delete("ci-42")
 
@@ -207,14 +209,14 @@ class TestResetAndDelete:
 
 
 class TestPreconditions:
-    async def test_create_only(self, staging: AsyncEnvironment) -> None:
+    async def test_if_none_match_creates_only(self, staging: AsyncEnvironment) -> None:
         session = await staging.put("ci-42", if_none_match="*", label="first")
 
         with pytest.raises(PreconditionFailedError, match="is at revision 1"):
             await staging.put("ci-42", if_none_match="*", label="second")
         assert await staging.get("ci-42") == session
 
-    async def test_only_at_a_revision(self, staging: AsyncEnvironment) -> None:
+    async def test_if_match_holds_at_a_revision(self, staging: AsyncEnvironment) -> None:
         first = await staging.put("ci-42", label="1")
         second = await staging.put("ci-42", label="2", if_match=first.revision)
         third = await staging.put("ci-42", label="3", if_match=[7, second.revision])
@@ -232,7 +234,7 @@ class TestPreconditions:
         await staging.reset("ci-42", if_match=third.revision)
         assert await staging.delete("ci-42", if_match="*")
 
-    async def test_only_where_it_exists(self, staging: AsyncEnvironment) -> None:
+    async def test_if_match_star_needs_an_existing_session(self, staging: AsyncEnvironment) -> None:
         for write in (
             staging.put("ci-42", if_match="*"),
             staging.put("ci-42", if_match=1),
@@ -244,7 +246,7 @@ class TestPreconditions:
         assert await staging.get("ci-42") is None
 
     @pytest.mark.parametrize("if_match", ["7", "", [None], ["7"], [1.0], True, 1.5, object()])
-    async def test_what_can_be_none(self, staging: AsyncEnvironment, if_match: Any) -> None:
+    async def test_rejects_invalid_preconditions(self, staging: AsyncEnvironment, if_match: Any) -> None:
         with pytest.raises(InvalidQueryError, match="if_match"):
             await staging.put("ci-42", if_match=if_match)
         with pytest.raises(InvalidQueryError, match="if_none_match"):
@@ -253,7 +255,7 @@ class TestPreconditions:
 
 ID_TAIL = (string.ascii_letters + string.digits + "_-") * 2
 
-#: Each at its bound: all of these are fine.
+#: Valid properties, each at its bound.
 GOOD: list[dict[str, Any]] = [
     {"label": ""},
     {"label": "x" * 200},
@@ -271,7 +273,7 @@ GOOD: list[dict[str, Any]] = [
     {"global_delay_max_ms": 120_000},
 ]
 
-#: One past the bound, or of another type.
+#: Invalid properties: one past the bound, or of another type.
 BAD: list[tuple[dict[str, Any], type[InvalidInputError], str]] = [
     ({"label": "x" * 201}, InvalidFieldError, "at most 200"),
     ({"label": 5}, InvalidFieldError, "label must be a string"),
@@ -307,7 +309,7 @@ BAD: list[tuple[dict[str, Any], type[InvalidInputError], str]] = [
 
 class TestBounds:
     @pytest.mark.parametrize("patch", GOOD, ids=range(len(GOOD)))
-    async def test_at_the_bound(self, staging: AsyncEnvironment, patch: dict[str, Any]) -> None:
+    async def test_accepts_properties_at_their_bounds(self, staging: AsyncEnvironment, patch: dict[str, Any]) -> None:
         session = await staging.put("ci-42", **patch)
 
         [(name, value)] = patch.items()
@@ -315,7 +317,7 @@ class TestBounds:
         assert await staging.get("ci-42") == session
 
     @pytest.mark.parametrize(("patch", "error", "message"), BAD, ids=range(len(BAD)))
-    async def test_one_past_it(
+    async def test_rejects_properties_past_their_bounds(
         self, staging: AsyncEnvironment, patch: dict[str, Any], error: type[InvalidInputError], message: str
     ) -> None:
         before = await staging.put("ci-42", **EVERYTHING)
@@ -351,13 +353,13 @@ class TestBounds:
                 await call
 
     @pytest.mark.parametrize("slug", ["", "-a", ".a", "a" * 65, "a b", "a:b", "a{b", "a}b", "a/b", "é", "a\n", None, 5])
-    async def test_slugs(self, store: AsyncSessionStore, slug: Any) -> None:
+    async def test_rejects_invalid_slugs(self, store: AsyncSessionStore, slug: Any) -> None:
         with pytest.raises(InvalidSlugError, match="project"):
             store.environment(slug, "staging")
         with pytest.raises(InvalidSlugError, match="environment"):
             store.environment("checkout", slug)
 
-    async def test_slugs_at_the_bound(self, store: AsyncSessionStore) -> None:
+    async def test_accepts_slugs_at_the_bound(self, store: AsyncSessionStore) -> None:
         environment = store.environment("A" * 64, "0" + "z-._Z"[:5] * 12 + "abc")
         assert (await environment.put("ci-42")).revision == 1
 
@@ -377,7 +379,7 @@ async def test_a_key_may_hold_anything(staging: AsyncEnvironment, key: str) -> N
     assert await staging.delete(key)
 
 
-async def test_the_key_is_normalised_in_every_method(staging: AsyncEnvironment) -> None:
+async def test_every_method_normalises_the_key(staging: AsyncEnvironment) -> None:
     raw = " \tci\r\n-\u202842\u2029 "
     session = await staging.put(raw, label="x")
 
@@ -394,19 +396,19 @@ async def test_the_key_is_normalised_in_every_method(staging: AsyncEnvironment) 
 class TestCatalog:
     @pytest.fixture(autouse=True)
     def catalog(self, backend: Backend) -> None:
-        """A catalog by hand: one published mock, one scenario with a local one."""
+        """A catalog with one published mock, and one scenario with a local mock."""
         base = f"{backend.prefix}:{{checkout}}:staging:catalog"
         backend.raw.hset(base, "hash", "1")
         backend.raw.hset(f"{base}:mocks", "ovr_a", "{}")
         backend.raw.hset(f"{base}:local", "ovr_local", "scn_a")
         backend.raw.hset(f"{base}:scenarios", "scn_a", "{}")
 
-    async def test_what_there_is_will_do(self, staging: AsyncEnvironment) -> None:
+    async def test_accepts_ids_of_the_catalog(self, staging: AsyncEnvironment) -> None:
         await staging.put("ci-42", scenario="scn_a", overrides=["ovr_a"])
         await staging.deactivate("ci-42", "ovr_a")
         await staging.activate("ci-42", "ovr_a")
 
-    async def test_what_there_is_not(self, staging: AsyncEnvironment) -> None:
+    async def test_rejects_ids_that_the_catalog_lacks(self, staging: AsyncEnvironment) -> None:
         before = await staging.put("ci-42", scenario="scn_a", overrides=["ovr_a"])
         cases: list[tuple[Awaitable[object], type[SessionStoreError], str]] = [
             (staging.put("ci-42", overrides=["ovr_a", "ovr_x"]), InvalidOverrideError, "'ovr_x'"),
@@ -423,7 +425,9 @@ class TestCatalog:
         assert await staging.get("ci-42") == before
 
 
-async def test_an_environment_must_be_registered_where_any_is(backend: Backend, store: AsyncSessionStore) -> None:
+async def test_an_unregistered_environment_is_unknown_if_the_project_has_registered_any(
+    backend: Backend, store: AsyncSessionStore
+) -> None:
     backend.raw.sadd(f"{backend.prefix}:{{checkout}}:environments", "production")
     staging = store.environment("checkout", "staging")
     calls: list[Awaitable[object]] = [
@@ -442,7 +446,7 @@ async def test_an_environment_must_be_registered_where_any_is(backend: Backend, 
 
 
 class TestList:
-    async def test_newest_seen_first(self, backend: Backend, staging: AsyncEnvironment) -> None:
+    async def test_lists_the_newest_seen_first(self, backend: Backend, staging: AsyncEnvironment) -> None:
         sessions = await _sessions_seen_at(backend, staging, {"a": 3, "b": 1, "c": 2})
 
         page = await staging.list()
@@ -451,13 +455,13 @@ class TestList:
         assert page.sessions == tuple(sessions[key] for key in ("a", "c", "b"))
         assert page.next_cursor is None
 
-    async def test_none(self, staging: AsyncEnvironment) -> None:
+    async def test_lists_nothing_without_sessions(self, staging: AsyncEnvironment) -> None:
         page = await staging.list()
         assert (page.sessions, page.next_cursor) == ((), None)
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 7, 10, 11])
     async def test_pages_hold_each_session_once(self, backend: Backend, staging: AsyncEnvironment, limit: int) -> None:
-        # Given ten sessions, most of them seen at the same time, and members of the index that are gone
+        # Given ten sessions, most seen at the same time, and an index with expired members
         times = {f"k{number}": 5 if number < 7 else number for number in range(10)}
         await _sessions_seen_at(backend, staging, times)
         backend.raw.zadd(
@@ -479,9 +483,7 @@ class TestList:
         assert listed == sorted(times, key=lambda key: (times[key], key), reverse=True)
         assert pages <= 10 // limit + 1
 
-    async def test_a_page_does_not_shift_when_sessions_are_seen_meanwhile(
-        self, backend: Backend, staging: AsyncEnvironment
-    ) -> None:
+    async def test_a_touch_does_not_shift_the_next_page(self, backend: Backend, staging: AsyncEnvironment) -> None:
         await _sessions_seen_at(backend, staging, {"a": 1, "b": 2, "c": 3, "d": 4})
         first = await staging.list(limit=2)
         await staging.put("a")
@@ -492,7 +494,7 @@ class TestList:
         assert [session.session_key for session in first.sessions] == ["d", "c"]
         assert [session.session_key for session in second.sessions] == ["b"]
 
-    async def test_a_hundred(self, staging: AsyncEnvironment) -> None:
+    async def test_a_page_holds_at_most_a_hundred_sessions(self, staging: AsyncEnvironment) -> None:
         for number in range(103):
             await staging.put(f"ci-{number}", wait=False)
 
@@ -502,20 +504,20 @@ class TestList:
         assert len((await staging.list()).sessions) == 50
 
     @pytest.mark.parametrize("limit", [0, -1, 101, 1.0, "5", None, True])
-    async def test_limits(self, staging: AsyncEnvironment, limit: Any) -> None:
+    async def test_rejects_invalid_limits(self, staging: AsyncEnvironment, limit: Any) -> None:
         with pytest.raises(InvalidQueryError, match="limit must be a whole number from 1 to 100"):
             await staging.list(limit=limit)
 
     @pytest.mark.parametrize(
         "cursor", ["", "x", "é", "AAAA", "WzEsMl0", "WzEuNSwiYSJd", 5, b"WzUsImEiXQ", "W" * 10_000]
     )
-    async def test_a_cursor_that_is_none(self, staging: AsyncEnvironment, cursor: Any) -> None:
+    async def test_rejects_an_invalid_cursor(self, staging: AsyncEnvironment, cursor: Any) -> None:
         with pytest.raises(InvalidQueryError, match="cursor"):
             await staging.list(cursor=cursor)
 
 
 class TestTouch:
-    async def test_notes_when_sessions_were_seen(self, backend: Backend, staging: AsyncEnvironment) -> None:
+    async def test_touch_records_when_sessions_were_seen(self, backend: Backend, staging: AsyncEnvironment) -> None:
         sessions = await _sessions_seen_at(backend, staging, {"a": 1, "b": 2})
         seen = sessions["a"].last_seen_at + 5
 
@@ -525,7 +527,7 @@ class TestTouch:
         assert await staging.get("b") == sessions["b"]
         assert await staging.get("gone") is None
 
-    async def test_any_number(self, backend: Backend, staging: AsyncEnvironment) -> None:
+    async def test_touch_takes_any_number_of_sessions(self, backend: Backend, staging: AsyncEnvironment) -> None:
         seen = {f"ci-{number}": 5 for number in range(401)}
         await staging.put("ci-0")
         await staging.put("ci-400")
@@ -533,7 +535,7 @@ class TestTouch:
         assert await staging.touch(seen) == 2
         assert await staging.touch({}) == 0
 
-    async def test_the_later_of_two_that_are_one_session(self, backend: Backend, staging: AsyncEnvironment) -> None:
+    async def test_touch_keeps_the_later_of_two_times(self, backend: Backend, staging: AsyncEnvironment) -> None:
         session = (await _sessions_seen_at(backend, staging, {"a": 1}))["a"]
         seen = session.last_seen_at
 
@@ -542,11 +544,11 @@ class TestTouch:
         assert (await staging.get("a") or pytest.fail("gone")).last_seen_at == seen + 9
 
     @pytest.mark.parametrize("time", [-1, 1.5, "5", None, True, 2**53])
-    async def test_times(self, backend: Backend, staging: AsyncEnvironment, time: Any) -> None:
+    async def test_touch_rejects_invalid_times(self, backend: Backend, staging: AsyncEnvironment, time: Any) -> None:
         session = (await _sessions_seen_at(backend, staging, {"a": 1}))["a"]
         batch: dict[str, Any] = {"a": session.last_seen_at + 5, **{f"k{number}": 1 for number in range(300)}}
 
-        # Then a mistake in a later batch keeps the first from being sent
+        # Then an invalid time in a later batch keeps the first batch from being sent
         with pytest.raises(InvalidFieldError, match="milliseconds"):
             await staging.touch({**batch, "z": time})
         assert await staging.get("a") == session
@@ -558,7 +560,7 @@ class TestExpiry:
             session = await store.environment("checkout", "staging").put("ci-42")
         assert session.expires_at == session.last_seen_at + 1_500
 
-    async def test_a_session_ends(self, backend: Backend, staging: AsyncEnvironment) -> None:
+    async def test_a_session_expires(self, backend: Backend, staging: AsyncEnvironment) -> None:
         session = await staging.put("ci-42", **EVERYTHING)
         backend.raw.hset(backend.key("ci-42"), "expiresAt", session.last_seen_at)
 
@@ -567,7 +569,7 @@ class TestExpiry:
         assert await staging.touch({"ci-42": session.last_seen_at}) == 0
         assert (await staging.put("ci-42")).label is None
 
-    async def test_a_put_keeps_it_alive(self, backend: Backend, staging: AsyncEnvironment) -> None:
+    async def test_a_put_keeps_a_session_alive(self, backend: Backend, staging: AsyncEnvironment) -> None:
         session = await staging.put("ci-42", label="x")
         backend.raw.hset(backend.key("ci-42"), "expiresAt", session.last_seen_at + 60_000)
 
@@ -594,13 +596,13 @@ class TestExpiry:
         ],
         ids=str,
     )
-    async def test_settings_out_of_bounds(self, backend: Backend, options: dict[str, Any]) -> None:
+    async def test_rejects_settings_out_of_bounds(self, backend: Backend, options: dict[str, Any]) -> None:
         with pytest.raises(InvalidInputError, match=r"must be"):
             backend.store(**options)
 
 
 class TestEffect:
-    async def test_every_write_says_how_it_took_effect(self, staging: AsyncEnvironment) -> None:
+    async def test_every_write_returns_its_effect(self, staging: AsyncEnvironment) -> None:
         writes: list[Callable[[], Awaitable[Any]]] = [
             lambda: staging.put("ci-42", label="x"),
             lambda: staging.activate("ci-42", "ovr_a"),
@@ -614,7 +616,7 @@ class TestEffect:
             assert effect.commit_s > 0
             assert effect.effective_s >= 0
 
-    async def test_a_write_need_not_wait(self, backend: Backend, staging: AsyncEnvironment) -> None:
+    async def test_a_write_can_return_at_commit(self, backend: Backend, staging: AsyncEnvironment) -> None:
         # Given a view that never confirms
         first = await staging.put("ci-42")
         base = f"{backend.prefix}:{{checkout}}:staging"
@@ -632,14 +634,14 @@ class TestEffect:
             effect = (await write()).effect
             assert (effect.waited, effect.confirmed, effect.effective_s) == (False, 0, 0.0)
 
-    async def test_a_read_has_none(self, staging: AsyncEnvironment) -> None:
+    async def test_a_read_has_no_effect(self, staging: AsyncEnvironment) -> None:
         await staging.put("ci-42")
 
         assert (await staging.get("ci-42") or pytest.fail("gone")).effect is None
         assert (await staging.list()).sessions[0].effect is None
 
 
-async def test_what_it_did_not_write_is_reported(backend: Backend, staging: AsyncEnvironment) -> None:
+async def test_reports_data_that_it_did_not_write(backend: Backend, staging: AsyncEnvironment) -> None:
     await staging.put("ci-42")
     backend.raw.hset(backend.key("ci-42"), "rev", "x")
 
@@ -649,7 +651,7 @@ async def test_what_it_did_not_write_is_reported(backend: Backend, staging: Asyn
         await staging.put("ci-42", label="x")
 
 
-async def test_a_closed_store_says_so(backend: Backend) -> None:
+async def test_a_closed_store_refuses_calls(backend: Backend) -> None:
     store = backend.store()
     environment = store.environment("checkout", "staging")
     await environment.get("ci-42")
@@ -677,7 +679,7 @@ async def test_a_session_is_frozen(staging: AsyncEnvironment) -> None:
 
 class TestCallersClient:
     @pytest.mark.parametrize("decode_responses", [False, True])
-    async def test_works_and_stays_open(self, backend: Backend, decode_responses: bool) -> None:
+    async def test_a_store_leaves_the_callers_client_open(self, backend: Backend, decode_responses: bool) -> None:
         client = backend.client(decode_responses=decode_responses)
         async with backend.on_client(client, lease_s=0.1) as store:
             environment = store.environment("checkout", "staging")
@@ -693,13 +695,13 @@ class TestCallersClient:
             assert await client.exists(backend.key("ci-42")) == 1
             await client.aclose()
 
-    async def test_what_is_no_client_of_one_primary(self, backend: Backend) -> None:
+    async def test_rejects_other_clients_than_one_primarys(self, backend: Backend) -> None:
         with pytest.raises(InvalidInputError, match="of one primary"):
             backend.on_client(object())
 
 
 def _at(number: int) -> int:
-    """A time, ms since 1970, that is past and within the TTL of what is put now."""
+    """A past time, in ms since 1970, within a new session's TTL."""
     return _BASE[0] + number * 1000
 
 
@@ -707,7 +709,7 @@ _BASE = [0]
 
 
 async def _sessions_seen_at(backend: Backend, staging: AsyncEnvironment, times: dict[str, int]) -> dict[str, Session]:
-    """Put sessions and move the time at which each was last seen into the past."""
+    """Put sessions, and move the time each was last seen into the past."""
     sessions = {}
     for key, number in times.items():
         session = await staging.put(key, wait=False)

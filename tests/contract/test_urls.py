@@ -52,14 +52,16 @@ def guarded() -> Iterator[RedisServer]:
         "redis://:{password}@127.0.0.1:{port}/0?encoding=latin-1",
     ],
 )
-async def test_ways_to_name_it(kind: Any, guarded: RedisServer, url: str, prefix: str) -> None:
+async def test_connects_by_each_form_of_url(kind: Any, guarded: RedisServer, url: str, prefix: str) -> None:
     filled = url.format(password=PASSWORD, port=guarded.port, socket=guarded.folder / "redis.sock")
     async with open_store(kind, filled, prefix=prefix) as store:
         session = await store.environment("checkout", "staging").put("grüße")
         assert await store.environment("checkout", "staging").get("grüße") == session
 
 
-async def test_the_documented_user_may_do_all_that_is_needed_and_no_harm(kind: Any, guarded: RedisServer) -> None:
+async def test_the_documented_redis_user_can_run_the_library_and_nothing_harmful(
+    kind: Any, guarded: RedisServer
+) -> None:
     [rule] = re.findall(r"^ACL SETUSER sessions (.*)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
     with guarded.client(password=PASSWORD) as client:
         client.execute_command("ACL", "SETUSER", "sessions", *rule.split())
@@ -87,7 +89,7 @@ async def test_the_documented_user_may_do_all_that_is_needed_and_no_harm(kind: A
                 client.execute_command(*harm.split())
 
 
-async def test_keys_are_utf_8_whatever_the_url_says(kind: Any, guarded: RedisServer, prefix: str) -> None:
+async def test_stores_keys_as_utf_8_with_any_encoding_in_the_url(kind: Any, guarded: RedisServer, prefix: str) -> None:
     url = f"redis://:{PASSWORD}@127.0.0.1:{guarded.port}/0?encoding=latin-1"
     async with open_store(kind, url, prefix=prefix) as store:
         await store.environment("checkout", "staging").put("grüße", label="ä")
@@ -96,7 +98,7 @@ async def test_keys_are_utf_8_whatever_the_url_says(kind: Any, guarded: RedisSer
         assert client.hget(f"{prefix}:{{checkout}}:staging:s:grüße", "label") == "ä".encode()
 
 
-async def test_the_database_counts(kind: Any, guarded: RedisServer, prefix: str) -> None:
+async def test_databases_do_not_share_sessions(kind: Any, guarded: RedisServer, prefix: str) -> None:
     base = f"redis://:{PASSWORD}@127.0.0.1:{guarded.port}"
     async with (
         open_store(kind, f"{base}/5", prefix=prefix) as five,
@@ -108,18 +110,20 @@ async def test_the_database_counts(kind: Any, guarded: RedisServer, prefix: str)
 
 
 @pytest.mark.parametrize("password", ["wr0ng-passw0rd", None])
-async def test_a_wrong_password_is_said_and_not_quoted(kind: Any, guarded: RedisServer, password: str | None) -> None:
+async def test_reports_a_wrong_password_without_quoting_it(
+    kind: Any, guarded: RedisServer, password: str | None
+) -> None:
     credentials = f":{password}@" if password else ""
     async with open_store(kind, f"redis://{credentials}127.0.0.1:{guarded.port}/0") as store:
         with pytest.raises(StoreUnavailableError, match="password") as caught:
             await store.environment("checkout", "staging").put("ci-42")
     assert "wr0ng" not in _texts(caught.value)
     assert "127.0.0.1" not in str(caught.value)
-    # It does not pass by itself.
+    # Trying again does not help.
     assert "try again" not in str(caught.value)
 
 
-async def test_a_database_that_there_is_not_is_said(kind: Any, guarded: RedisServer) -> None:
+async def test_reports_a_missing_database(kind: Any, guarded: RedisServer) -> None:
     async with open_store(kind, f"redis://:{PASSWORD}@127.0.0.1:{guarded.port}/99") as store:
         with pytest.raises(StoreUnavailableError, match="has no database of the number in the URL; nothing was"):
             await store.ping()
@@ -142,20 +146,20 @@ async def test_a_database_that_there_is_not_is_said(kind: Any, guarded: RedisSer
         "",
     ],
 )
-def test_a_url_that_is_none_is_not_quoted(kind: Any, url: str) -> None:
+def test_rejects_an_invalid_url_without_quoting_it(kind: Any, url: str) -> None:
     with pytest.raises(InvalidInputError, match=r"redis://") as caught:
         kind.from_url(url)
     assert PASSWORD not in _texts(caught.value)
 
 
 @pytest.mark.parametrize("url", [None, 5, b"redis://localhost"])
-def test_a_url_is_text(kind: Any, url: Any) -> None:
+def test_rejects_a_url_that_is_not_text(kind: Any, url: Any) -> None:
     with pytest.raises(InvalidInputError, match="redis://"):
         kind.from_url(url)
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, "5", 100_001, True])
-def test_the_number_of_connections_is_checked(kind: Any, count: Any) -> None:
+def test_rejects_an_invalid_number_of_connections(kind: Any, count: Any) -> None:
     with pytest.raises(InvalidInputError, match="max_connections"):
         kind.from_url("redis://localhost", max_connections=count)
 
@@ -172,7 +176,7 @@ def test_a_store_does_not_show_its_password(kind: Any) -> None:
 
 
 def _texts(error: BaseException | None) -> str:
-    """An error's text with those of its causes that a traceback would print."""
+    """The texts of an error and its causes, as a traceback prints them."""
     texts = []
     while error is not None:
         texts.append(repr(error))

@@ -1,4 +1,4 @@
-"""What both drivers do besides moving bytes: errors that nobody expected, and sleeping while there is nothing to do."""
+"""Both drivers recover from unexpected errors, and sleep while idle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
 
 
 def fail_once(target: Any, name: str, *, after: bool = False) -> None:
-    """Have a method fail the next time it is called, before or after it does its work."""
+    """Make the next call of a method fail, before or after it does its work."""
     method: Callable[..., Any] = getattr(target, name)
 
     def failing(*args: Any, **kwargs: Any) -> Any:
@@ -35,26 +35,26 @@ def fail_once(target: Any, name: str, *, after: bool = False) -> None:
     setattr(target, name, failing)
 
 
-#: Each driver once: these are about what it does by itself, whatever it talks to.
+#: Each driver once: the server does not matter here.
 DRIVERS = pytest.mark.parametrize("backend", ["sync-redis", "asyncio-redis"], indirect=True)
 
 
 @DRIVERS
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("name", ["poll", "answered", "received", "commands_due"])
-async def test_a_bug_is_logged_and_does_not_end_the_view(
+async def test_a_bug_is_logged_and_the_view_recovers(
     store: AsyncSessionStore, name: str, after: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     staging = store.environment("checkout", "staging")
     async with staging.view(touch_interval_s=0.05) as view:
         await staging.put("ci-42", label="a")
 
-        # When something in the background fails as nobody expected
+        # When a background call fails with an unexpected error
         fail_once(driver_of(store).subscriptions, name, after=after)
         view.get("ci-42")
         await eventually(lambda: "a bug" in caplog.text)
 
-        # Then it is said, and the view is soon as good as before
+        # Then the error is logged, and the view becomes fresh again
         await eventually(lambda: view.fresh and view.stats.resyncs >= 1)
         await staging.put("ci-42", label="b")
         assert view.get("ci-42").label == "b"  # type: ignore[union-attr]
@@ -62,12 +62,10 @@ async def test_a_bug_is_logged_and_does_not_end_the_view(
 
 
 @DRIVERS
-async def test_a_connection_that_broke_while_something_was_sent_is_not_used_again(
-    backend: Backend, store: AsyncSessionStore
-) -> None:
+async def test_does_not_reuse_a_connection_that_failed_to_send(backend: Backend, store: AsyncSessionStore) -> None:
     staging = store.environment("checkout", "staging")
     async with staging.view() as view:
-        # Given what redis-py does where it fails to send: it disconnects, and connects again with the next use
+        # Given redis-py, which disconnects after a failed send, and reconnects at the next use
         connection = driver_of(store)._pubsub
         name = "can_read" if backend.driver == "sync" else "read_response"
         read = getattr(connection, name)
@@ -75,7 +73,7 @@ async def test_a_connection_that_broke_while_something_was_sent_is_not_used_agai
         def read_disconnected(**options: Any) -> Any:
             subscriptions = driver_of(store).subscriptions
             if subscriptions._pinged_at > subscriptions._heard_at:
-                return read(**options)  # where the answer to a heartbeat gets lost, that shows
+                return read(**options)  # a lost answer to a heartbeat reveals it
             setattr(connection, name, read)
             if backend.driver == "sync":
                 connection.disconnect()
@@ -88,7 +86,7 @@ async def test_a_connection_that_broke_while_something_was_sent_is_not_used_agai
 
         setattr(connection, name, read_disconnected)
 
-        # When it is read the next time, then the view subscribes anew, and writes reach it
+        # When the driver reads again, then the view subscribes again, and writes reach it
         await eventually(lambda: view.stats.resyncs >= 1 and view.fresh)
         assert driver_of(store)._pubsub is not connection
         await staging.put("ci-42", label="b")
@@ -96,7 +94,7 @@ async def test_a_connection_that_broke_while_something_was_sent_is_not_used_agai
     assert not connection.is_connected
 
 
-async def test_an_observer_that_fails_has_no_other_effect(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+async def test_logs_the_error_of_an_observer_and_goes_on(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     def observe(script: str, seconds: float, error: Exception | None) -> None:
         raise LookupError("a bug in an observer")
 
@@ -131,16 +129,16 @@ async def test_an_idle_view_sleeps(store: AsyncSessionStore) -> None:
         await asyncio.sleep(1.0)
         seconds = time.monotonic() - begun
 
-    # Each second: three renewals at most, a flush, two heartbeats and their answers; each may wake it twice.
+    # Each second has at most three renewals, a flush, and two heartbeats with answers. Each may wake the driver twice.
     assert counts["poll"] <= 20 * seconds + 10
     assert counts["commands_due"] <= 20 * seconds + 10
 
 
-async def test_a_change_that_no_writer_waits_for_wakes_no_task(store: AsyncSessionStore) -> None:
+async def test_a_change_without_a_waiting_writer_wakes_no_task(store: AsyncSessionStore) -> None:
     staging = store.environment("checkout", "staging")
     await staging.put("ci-42")
     async with staging.view(touch_interval_s=3600) as view:
-        # Given how often the calls that are due are looked for
+        # Given a counter of the driver's searches for due calls
         subscriptions = driver_of(store).subscriptions
         polls: list[float] = []
         poll = subscriptions.poll
@@ -156,7 +154,7 @@ async def test_a_change_that_no_writer_waits_for_wakes_no_task(store: AsyncSessi
             last = await staging.put("ci-42", label=str(number), wait=False)
         await eventually(lambda: view.get("ci-42") == last)
 
-        # Then that was not for each of them
+        # Then it searched less often than once for each change
         assert len(polls) < 50
 
 

@@ -1,4 +1,4 @@
-"""The life of a view: however it ends, nothing hangs, nothing leaks, and no writer waits for it."""
+"""The life of a view: after any end, nothing hangs or leaks, and no writer waits for it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
 
 @pytest.fixture
 def nothing_leaks() -> Iterator[None]:
-    """No thread is left behind; tasks and connections are looked at where they can be."""
+    """Check that no thread is left. Some tests check tasks and connections too."""
     before = set(threading.enumerate())
     yield
     assert own_threads() - before == set()
@@ -63,7 +63,7 @@ async def leases(staging: AsyncEnvironment) -> int:
 # Closing
 
 
-async def test_nothing_is_left_over(backend: Backend, nothing_leaks: None) -> None:
+async def test_closing_leaves_no_task_connection_or_lease(backend: Backend, nothing_leaks: None) -> None:
     before = connections(backend)
     async with backend.store(lease_s=LEASE_S) as store:
         staging = store.environment("checkout", "staging")
@@ -77,11 +77,11 @@ async def test_nothing_is_left_over(backend: Backend, nothing_leaks: None) -> No
 
 
 def connections(backend: Backend) -> int:
-    """How many connections Redis has; the tests that share it run one after the other."""
+    """The number of connections to Redis. Tests that share it run one after the other."""
     return len(backend.raw.client_list()) if backend.real else 0
 
 
-async def test_closing_twice_is_fine(staging: AsyncEnvironment) -> None:
+async def test_closing_twice_succeeds(staging: AsyncEnvironment) -> None:
     view = await staging.view().open()
     await view.aclose()
     await view.aclose()
@@ -89,7 +89,7 @@ async def test_closing_twice_is_fine(staging: AsyncEnvironment) -> None:
         await other.aclose()
 
 
-async def test_a_closed_view_says_so(staging: AsyncEnvironment) -> None:
+async def test_a_closed_view_refuses_look_ups(staging: AsyncEnvironment) -> None:
     await staging.put("ci-42")
     async with staging.view() as open_view:
         view = await staging.view().open()
@@ -97,14 +97,14 @@ async def test_a_closed_view_says_so(staging: AsyncEnvironment) -> None:
         get = view.get
         await view.aclose()
 
-        # Also where another view of the environment is open, and where the method was taken before.
+        # Even if another view of the environment is open, or the caller kept the method.
         check_unusable(view, "This view is closed; open another.")
         with pytest.raises(StoreClosedError):
             get("ci-42")
         assert open_view.get("ci-42") is not None
 
 
-async def test_a_view_that_was_never_opened_says_so(staging: AsyncEnvironment) -> None:
+async def test_an_unopened_view_refuses_look_ups(staging: AsyncEnvironment) -> None:
     view = staging.view()
 
     check_unusable(view, "This view is not open; use it as a context manager, or call open() first.")
@@ -135,7 +135,7 @@ async def test_a_view_can_be_opened_again(staging: AsyncEnvironment) -> None:
             assert view.get("ci-42").label == str(number)  # type: ignore[union-attr]
 
 
-async def test_a_store_that_is_closed_first_takes_its_views_along(backend: Backend, nothing_leaks: None) -> None:
+async def test_closing_a_store_closes_its_views(backend: Backend, nothing_leaks: None) -> None:
     store = backend.store(lease_s=LEASE_S)
     staging = store.environment("checkout", "staging")
     await staging.put("ci-42")
@@ -153,8 +153,8 @@ async def test_a_store_that_is_closed_first_takes_its_views_along(backend: Backe
         assert await leases(other.environment("checkout", "staging")) == 0
 
 
-async def test_a_writer_whose_store_is_closed_while_it_waits_is_told(backend: Backend, nothing_leaks: None) -> None:
-    # Given a lease whose view will never acknowledge anything
+async def test_closing_a_store_fails_a_waiting_write(backend: Backend, nothing_leaks: None) -> None:
+    # Given a lease whose view never acknowledges a write
     before = connections(backend)
     async with backend.store(lease_s=30.0) as other:
         staging = other.environment("checkout", "staging")
@@ -172,14 +172,14 @@ async def test_a_writer_whose_store_is_closed_while_it_waits_is_told(backend: Ba
         await eventually(lambda: store._runner.driver.subscriptions.wanted)
         await store.aclose()
 
-        # Then the write says that it was committed, and nothing of the store is left
+        # Then the write reports its commit, and no connection of the store is left
         with pytest.raises(NotEffectiveError, match=r"was committed as revision 2.*This store is closed"):
             await writing
     await eventually(lambda: connections(backend) <= before)
 
 
 async def put(backend: Backend, store: AsyncSessionStore) -> Session:
-    """Write without holding up the event loop, which a store for threads would."""
+    """Write in a thread, so that a store for threads does not block the event loop."""
     staging = store.environment("checkout", "staging")
     if backend.driver == "asyncio":
         return await staging.put("ci-42", label="new")
@@ -199,8 +199,8 @@ async def test_an_exception_in_the_body_closes_the_view(staging: AsyncEnvironmen
     assert await leases(staging) == 0
 
 
-async def test_a_store_that_is_closed_while_a_view_opens_ends_that(nowhere: SlowServer) -> None:
-    # Given a view that is about to wait for a long time
+async def test_closing_a_store_ends_the_opening_of_a_view(nowhere: SlowServer) -> None:
+    # Given a view that waits for a server that never answers
     async with nowhere.async_store() as store:
         opening = asyncio.create_task(store.environment("checkout", "staging").view(timeout_s=60).open())
         await eventually(lambda: nowhere.connections)
@@ -247,7 +247,7 @@ async def nowhere() -> AsyncIterator[SlowServer]:
 # asyncio
 
 
-async def test_cancelling_while_it_opens_leaves_nothing(nowhere: SlowServer) -> None:
+async def test_cancelling_an_open_leaves_nothing(nowhere: SlowServer) -> None:
     async with nowhere.async_store() as store:
         view = store.environment("checkout", "staging").view(timeout_s=60)
         opening = asyncio.create_task(view.open())
@@ -262,8 +262,8 @@ async def test_cancelling_while_it_opens_leaves_nothing(nowhere: SlowServer) -> 
     assert own_tasks() == []
 
 
-async def test_cancelling_at_any_step_leaves_no_lease(shared_redis: RedisServer, prefix: str) -> None:
-    # Given a view whose opening is cancelled after ever more steps of the event loop
+async def test_cancelling_an_open_at_any_step_leaves_no_lease(shared_redis: RedisServer, prefix: str) -> None:
+    # Given a view whose open is cancelled one step of the event loop later each time
     async with AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=LEASE_S) as store:
         staging = store.environment("checkout", "staging")
         await staging.put("ci-42")
@@ -289,7 +289,7 @@ async def test_a_store_belongs_to_its_event_loop(shared_redis: RedisServer, pref
         async with staging.view() as view:
 
             async def elsewhere() -> None:
-                assert view.get("ci-42") is None  # look-ups work in any thread and on any loop
+                assert view.get("ci-42") is None  # look-ups work in every thread and on every loop
                 with pytest.raises(StoreClosedError, match="another event loop"):
                     await staging.view().open()
 
@@ -379,7 +379,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_process_ends_at_once_in_silence_and_its_lease_is_left(
+def test_a_process_exits_at_once_and_silently_and_gives_up_its_lease(
     ending: str, shared_redis: RedisServer, prefix: str
 ) -> None:
     with SessionStore.from_url(shared_redis.url, prefix=prefix) as store:
@@ -395,7 +395,7 @@ def test_a_process_ends_at_once_in_silence_and_its_lease_is_left(
         assert effect.expired == 0
 
 
-def test_a_killed_process_holds_a_write_up_for_a_lease_at_most(shared_redis: RedisServer, prefix: str) -> None:
+def test_a_killed_process_delays_a_write_by_one_lease_at_most(shared_redis: RedisServer, prefix: str) -> None:
     script = """
         store = SessionStore.from_url(url, prefix=prefix, lease_s=0.5)
         store.environment("checkout", "staging").view().open()
@@ -417,7 +417,7 @@ def run_script(script: str, url: str, prefix: str) -> subprocess.CompletedProces
     head = """
         import asyncio, gc, logging, os, sys, threading
         from sessionstore import AsyncSessionStore, SessionStore, StoreClosedError
-        # In its debug mode, asyncio says how slow the machine is.
+        # In debug mode, asyncio reports slow callbacks.
         logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing"))
         url, prefix = sys.argv[1:]
         """
@@ -435,14 +435,14 @@ def run_script(script: str, url: str, prefix: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
-def test_a_view_that_was_opened_before_a_fork_says_so(shared_redis: RedisServer, prefix: str) -> None:
+def test_a_view_refuses_look_ups_after_a_fork(shared_redis: RedisServer, prefix: str) -> None:
     script = """
         store = SessionStore.from_url(url, prefix=prefix)
         staging = store.environment("checkout", "staging")
         staging.put("ci-42")
         with staging.view() as view:
             for number in range(12):
-                # Changes go on, so that some forks hit a lock that is held.
+                # Changes continue, so that some forks happen while a lock is held.
                 staging.put("busy", label=str(number), wait=False)
                 child = os.fork()
                 if child == 0:
@@ -454,13 +454,13 @@ def test_a_view_that_was_opened_before_a_fork_says_so(shared_redis: RedisServer,
                     assert not view.fresh
                     with staging.view() as own:
                         assert own.get("ci-42") is not None
-                        # Two views are open by now: this one, and the parent's.
+                        # Two views are open: this one and the parent's.
                         assert staging.put(f"child-{number}").effect.confirmed >= 2
                         assert own.get(f"child-{number}") is not None
                     view.close()
                     sys.exit(0)
                 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-            # The parent's view goes on.
+            # The parent's view continues.
             staging.put("ci-42", label="after")
             assert view.get("ci-42").label == "after"
             assert view.stats.resyncs == 0, view.stats
@@ -475,12 +475,12 @@ def test_a_view_that_was_opened_before_a_fork_says_so(shared_redis: RedisServer,
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 @pytest.mark.parametrize("lock", ["_lock", "_fork_lock"])
-def test_a_forked_process_waits_for_no_lock_that_was_held(shared_redis: RedisServer, prefix: str, lock: str) -> None:
+def test_a_forked_process_waits_for_no_lock_of_the_parent(shared_redis: RedisServer, prefix: str, lock: str) -> None:
     script = f"""
         store = SessionStore.from_url(url, prefix=prefix)
         staging = store.environment("checkout", "staging")
         staging.put("ci-42")
-        # A thread of the parent's that is just taking a connection
+        # A thread of the parent takes a connection during the fork
         with store.connection_pool.{lock}:
             child = None
 
@@ -508,7 +508,7 @@ def test_a_forked_process_waits_for_no_lock_that_was_held(shared_redis: RedisSer
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_view_that_is_opened_while_its_store_is_closed(
+def test_opening_a_view_while_its_store_closes_leaves_nothing(
     shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch, wait: bool
 ) -> None:
     with SessionStore.from_url(shared_redis.url, prefix=prefix) as store:
@@ -528,7 +528,7 @@ def test_a_view_that_is_opened_while_its_store_is_closed(
 
 @pytest.fixture
 def quick_switches() -> Iterator[None]:
-    """Let threads take turns often: more interleavings, and those that do I/O wait less for those that only compute."""
+    """Switch threads often: tests see more interleavings, and threads with I/O wait less for busy ones."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.0001)
     yield
@@ -538,7 +538,7 @@ def quick_switches() -> Iterator[None]:
 def test_look_ups_in_many_threads_while_changes_arrive(
     shared_redis: RedisServer, prefix: str, quick_switches: None
 ) -> None:
-    # Given eight threads that look up without pause, and two views, one of which is strict
+    # Given eight threads that look up without pause, a strict view, and another view
     keys = [f"ci-{number}" for number in range(20)]
     with SessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=LEASE_S) as store:
         staging = store.environment("checkout", "staging")
@@ -556,7 +556,7 @@ def test_look_ups_in_many_threads_while_changes_arrive(
                         floor = committed[key]
                         session = view.get(key)
                         label = -1 if session is None or session.label is None else int(session.label)
-                        # What a write has returned before the look-up began is served, and no view goes back.
+                        # Each look-up shows every write that returned before it began, and no view goes back.
                         if label < floor or label < seen[key]:
                             wrong.append(f"{key}: {label}, after {floor} was committed and {seen[key]} was seen")
                             return
@@ -580,7 +580,7 @@ def test_look_ups_in_many_threads_while_changes_arrive(
 
 
 def await_touches(staging: Environment, view: Any, keys: list[str]) -> None:
-    """Each looked-up session has been flushed or will be: none stays marked without a touch that is due."""
+    """Check that every looked-up session has been reported, or has a touch that is due."""
     deadline = time.monotonic() + PATIENCE_S
     while any(session.touch_pending for session in view._sessions.values()):
         assert time.monotonic() < deadline, "sessions stay marked without a touch"

@@ -1,4 +1,4 @@
-"""Views, four ways: they open, follow each change, serve each returned write, and touch what was looked up."""
+"""Views open, follow each change, serve each returned write, and touch looked-up sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..support.adapter import Backend
 from ..support.polling import eventually
 from ..support.redis_server import RedisServer
 
-#: Seconds: long enough that a slow machine keeps a lease.
+#: Seconds. A slow machine must be able to renew such a lease in time.
 LEASE_S = 2.0
 
 
@@ -41,7 +41,7 @@ async def store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
 
 @pytest.fixture
 async def other_store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
-    """Another process's store, as far as Redis can tell."""
+    """A second store. To Redis, it looks like another process."""
     async with backend.store(lease_s=LEASE_S) as store:
         yield store
 
@@ -53,7 +53,7 @@ def elsewhere(other_store: AsyncSessionStore) -> AsyncEnvironment:
 
 
 def content(session: Session | None) -> tuple[object, ...] | None:
-    """All of a session but lastSeenAt, which a view has as of the last change."""
+    """A session without lastSeenAt, which a view knows only as of the last change."""
     if session is None:
         return None
     names = [name for name in Session.__struct_fields__ if name not in ("last_seen_at", "effect")]
@@ -72,7 +72,7 @@ def stored(backend: Backend, field: str, key: str = "ci-42") -> int:
 # Opening
 
 
-async def test_a_view_is_in_touch_once_it_is_open(staging: AsyncEnvironment) -> None:
+async def test_an_open_view_is_fresh(staging: AsyncEnvironment) -> None:
     for number in range(150):
         await staging.put(f"ci-{number}", label=f"run {number}", wait=False)
 
@@ -88,19 +88,19 @@ async def test_a_view_is_in_touch_once_it_is_open(staging: AsyncEnvironment) -> 
     assert not view.fresh
 
 
-async def test_an_empty_environment_can_be_viewed(staging: AsyncEnvironment) -> None:
+async def test_opens_on_an_empty_environment(staging: AsyncEnvironment) -> None:
     async with staging.view() as view:
         assert view.fresh
         assert view.get("ci-42") is None
         assert view.stats.sessions == 0
 
 
-async def test_without_waiting_it_serves_nothing_until_it_is_in_touch(staging: AsyncEnvironment) -> None:
+async def test_opened_without_waiting_it_serves_nothing_until_it_is_fresh(staging: AsyncEnvironment) -> None:
     await staging.put("ci-42")
 
     view = await staging.view(wait=False).open()
     try:
-        # In between, either is right; but what is fresh is complete.
+        # Meanwhile it may serve nothing, but a fresh view has every session.
         assert not view.fresh or view.get("ci-42") is not None
         await eventually(lambda: view.fresh)
         assert view.get("ci-42") is not None
@@ -110,7 +110,7 @@ async def test_without_waiting_it_serves_nothing_until_it_is_in_touch(staging: A
 
 @pytest.fixture(params=["sync", "asyncio"])
 def nowhere(request: pytest.FixtureRequest, prefix: str) -> Iterator[Backend]:
-    """An address where nobody listens."""
+    """An address without a listener."""
     require_redis_server()
     server = RedisServer()
     backend = Backend(request.param, server, prefix)
@@ -119,7 +119,7 @@ def nowhere(request: pytest.FixtureRequest, prefix: str) -> Iterator[Backend]:
     server.close()
 
 
-async def test_what_is_not_there_is_an_error_in_time(nowhere: Backend) -> None:
+async def test_opening_fails_in_time_without_a_server(nowhere: Backend) -> None:
     async with nowhere.store(deadline_s=0.2) as store:
         view = store.environment("checkout", "staging").view(timeout_s=0.5)
 
@@ -132,7 +132,9 @@ async def test_what_is_not_there_is_an_error_in_time(nowhere: Backend) -> None:
         assert not view.fresh
 
 
-async def test_too_much_to_read_in_time_is_said(store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_reports_that_the_time_was_too_short(
+    store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Replica, "read_so_far", 12)
     monkeypatch.setattr(Replica, "poll", lambda replica: None)
 
@@ -140,9 +142,7 @@ async def test_too_much_to_read_in_time_is_said(store: AsyncSessionStore, monkey
         await store.environment("checkout", "staging").view(timeout_s=0.05).open()
 
 
-async def test_without_waiting_a_view_opens_where_nothing_is(
-    nowhere: Backend, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_opens_without_a_server_if_it_does_not_wait(nowhere: Backend, caplog: pytest.LogCaptureFixture) -> None:
     async with (
         nowhere.store(deadline_s=0.2) as store,
         store.environment("checkout", "staging").view(wait=False) as view,
@@ -151,7 +151,7 @@ async def test_without_waiting_a_view_opens_where_nothing_is(
         await eventually(lambda: view.stats.last_error is not None)
         assert not view.fresh
         assert view.stats.state == "empty"
-        # However often it tries, it says so once.
+        # It logs this once, after any number of tries.
         assert len([record for record in caplog.records if "has never been in touch" in record.message]) == 1
 
 
@@ -166,14 +166,12 @@ async def test_without_waiting_a_view_opens_where_nothing_is(
         {"timeout_s": float("nan")},
     ],
 )
-async def test_bad_options_are_refused_before_anything_happens(
-    staging: AsyncEnvironment, options: dict[str, Any]
-) -> None:
+async def test_rejects_invalid_options_before_it_connects(staging: AsyncEnvironment, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
         staging.view(**options)
 
 
-async def test_an_open_view_is_not_opened_again(staging: AsyncEnvironment) -> None:
+async def test_refuses_to_open_twice(staging: AsyncEnvironment) -> None:
     async with staging.view() as view:
         with pytest.raises(InvalidInputError, match="open already"):
             await view.open()
@@ -183,7 +181,7 @@ async def test_an_open_view_is_not_opened_again(staging: AsyncEnvironment) -> No
 # Keys
 
 
-async def test_keys_as_a_header_has_them(staging: AsyncEnvironment) -> None:
+async def test_finds_a_session_by_the_key_in_any_form_of_a_header(staging: AsyncEnvironment) -> None:
     long = "k" * 300
     await staging.put("ci-42")
     await staging.put("grüße ☃")
@@ -199,7 +197,7 @@ async def test_keys_as_a_header_has_them(staging: AsyncEnvironment) -> None:
                 assert look_up(key) is None
 
 
-async def test_what_can_be_no_key_has_no_session(staging: AsyncEnvironment) -> None:
+async def test_finds_no_session_for_an_invalid_key(staging: AsyncEnvironment) -> None:
     class Unhashable:
         def __hash__(self) -> int:
             raise RuntimeError("a surprise")
@@ -223,7 +221,7 @@ async def test_what_can_be_no_key_has_no_session(staging: AsyncEnvironment) -> N
             assert view.peek(key) is None
 
 
-async def test_a_raw_header_names_a_session(staging: AsyncEnvironment) -> None:
+async def test_finds_a_session_by_a_raw_header(staging: AsyncEnvironment) -> None:
     await staging.put("grüße")
 
     utf_8, latin_1 = "grüße".encode(), "grüße".encode("latin-1")
@@ -234,7 +232,7 @@ async def test_a_raw_header_names_a_session(staging: AsyncEnvironment) -> None:
             assert view.get(session_key_from_header(nothing)) is None
 
 
-async def test_a_hit_is_what_redis_has(staging: AsyncEnvironment) -> None:
+async def test_a_hit_equals_the_session_in_redis(staging: AsyncEnvironment) -> None:
     await staging.put(
         "ci-42", label="a", scenario="scn_a", overrides=["ovr_b", "ovr_a"], global_delay_ms=5, global_delay_max_ms=7
     )
@@ -255,7 +253,7 @@ async def test_a_hit_is_what_redis_has(staging: AsyncEnvironment) -> None:
 # Changes
 
 
-async def test_each_kind_of_change_is_followed(staging: AsyncEnvironment) -> None:
+async def test_follows_each_kind_of_change(staging: AsyncEnvironment) -> None:
     async with staging.view() as view:
 
         async def check() -> None:
@@ -277,10 +275,10 @@ async def test_each_kind_of_change_is_followed(staging: AsyncEnvironment) -> Non
         await check()
 
 
-async def test_what_a_write_has_returned_every_view_serves(
+async def test_every_view_serves_a_write_that_has_returned(
     staging: AsyncEnvironment, elsewhere: AsyncEnvironment
 ) -> None:
-    # Given views in two stores, one of them strict, and writers in both
+    # Given views in two stores, one of them strict, and writers in each store
     async with staging.view() as first, staging.view(on_stale="raise") as second, elsewhere.view() as third:
         for number in range(200):
             writer = (staging, elsewhere)[number % 2]
@@ -294,23 +292,25 @@ async def test_what_a_write_has_returned_every_view_serves(
                 session = await writer.put(key, label=str(number))
                 effect, expected = session.effect, str(number)
 
-            # Then every view serves it, without any waiting
+            # Then every view serves it at once
             for view in (first, second, third):
                 found = view.get(key)
                 assert (None if found is None else found.label) == expected
-            # Views of one store hold one lease.
+            # Views of one store share one lease.
             assert effect is not None
             assert (effect.confirmed, effect.expired) == (2, 0)
 
 
-async def test_without_waiting_a_write_is_served_soon(staging: AsyncEnvironment, elsewhere: AsyncEnvironment) -> None:
+async def test_a_write_that_does_not_wait_is_served_soon(
+    staging: AsyncEnvironment, elsewhere: AsyncEnvironment
+) -> None:
     async with elsewhere.view() as view:
         await staging.put("ci-42", wait=False)
 
         await eventually(lambda: view.get("ci-42"))
 
 
-async def test_environments_are_apart_over_one_connection(store: AsyncSessionStore) -> None:
+async def test_environments_share_a_connection_and_nothing_else(store: AsyncSessionStore) -> None:
     staging, production = store.environment("checkout", "staging"), store.environment("checkout", "production")
     search = store.environment("search", "staging")
     async with staging.view() as first, production.view() as second, search.view() as third:
@@ -323,7 +323,7 @@ async def test_environments_are_apart_over_one_connection(store: AsyncSessionSto
         assert third.get("other") is not None
 
 
-async def test_a_catalog_is_followed(store: AsyncSessionStore) -> None:
+async def test_follows_the_catalog(store: AsyncSessionStore) -> None:
     project = store.project("checkout")
     await project.apply_catalog(catalog("ovr_a"))
     staging = store.environment("checkout", "staging")
@@ -347,8 +347,8 @@ def catalog(*mocks: str) -> dict[str, Any]:
 # Expiry
 
 
-async def test_a_session_is_never_served_past_its_expiry(backend: Backend, staging: AsyncEnvironment) -> None:
-    # Given one session that expires in a moment, and one that does not
+async def test_never_serves_a_session_past_its_expiry(backend: Backend, staging: AsyncEnvironment) -> None:
+    # Given a session that expires soon, and one that does not
     await staging.put("ci-42")
     await staging.put("stays")
     expires_at = redis_ms(backend) + 400
@@ -359,7 +359,7 @@ async def test_a_session_is_never_served_past_its_expiry(backend: Backend, stagi
         told: list[tuple[str, Session | None]] = []
         view.subscribe(lambda key, session: told.append((key, session)))
 
-        # When it is looked up until it is gone
+        # When the first is looked up until it is missing
         served_at = 0
         while True:
             before = redis_ms(backend)
@@ -367,7 +367,7 @@ async def test_a_session_is_never_served_past_its_expiry(backend: Backend, stagi
                 break
             served_at = before
 
-        # Then it was served before that time only, and went as any other change
+        # Then it was served only before its expiry, and callbacks were told
         assert served_at < expires_at
         await eventually(lambda: told == [("ci-42", None)])
         assert view.stats.sessions == 1
@@ -377,7 +377,7 @@ async def test_a_session_is_never_served_past_its_expiry(backend: Backend, stagi
 async def test_another_proxys_touch_keeps_a_session_alive(
     backend: Backend, staging: AsyncEnvironment, elsewhere: AsyncEnvironment
 ) -> None:
-    # Given a session that expires in a moment
+    # Given a session that expires soon
     await staging.put("ci-42")
     expires_at = redis_ms(backend) + 700
     backend.raw.hset(backend.key("ci-42"), "expiresAt", expires_at)
@@ -389,16 +389,16 @@ async def test_another_proxys_touch_keeps_a_session_alive(
         assert await elsewhere.touch({"ci-42": redis_ms(backend)}) == 1
         await eventually(lambda: view.peek("ci-42").expires_at > expires_at)  # type: ignore[union-attr]
 
-        # Then it is served on
+        # Then the view still serves it
         while redis_ms(backend) < expires_at + 20:
             assert view.peek("ci-42") is not None
         assert content(view.get("ci-42")) == content(await staging.get("ci-42"))
 
 
-# What is looked up
+# Touches
 
 
-async def test_a_look_up_counts_as_seen_and_a_peek_does_not(backend: Backend, staging: AsyncEnvironment) -> None:
+async def test_a_look_up_touches_a_session_and_a_peek_does_not(backend: Backend, staging: AsyncEnvironment) -> None:
     # Given two sessions that were last seen long ago
     for key in ("ci-42", "peeked"):
         await staging.put(key)
@@ -414,7 +414,7 @@ async def test_a_look_up_counts_as_seen_and_a_peek_does_not(backend: Backend, st
     assert stored(backend, "lastSeenAt", "peeked") == 1_000_000_000_000
 
 
-async def test_look_ups_are_not_sent_one_by_one(backend: Backend) -> None:
+async def test_reports_look_ups_in_batches(backend: Backend) -> None:
     scripts: list[str] = []
 
     def observe(script: str, seconds: float, error: object) -> None:
@@ -430,8 +430,8 @@ async def test_look_ups_are_not_sent_one_by_one(backend: Backend) -> None:
             assert len(scripts) < 100
 
 
-async def test_closing_flushes(backend: Backend, staging: AsyncEnvironment) -> None:
-    # Given more than goes out in one batch, and a flush that is far off
+async def test_closing_reports_the_last_look_ups(backend: Backend, staging: AsyncEnvironment) -> None:
+    # Given more look-ups than one batch holds, and a report that is not due yet
     keys = [f"ci-{number}" for number in range(TOUCH_BATCH + 50)]
     for key in keys:
         await staging.put(key, wait=False)
@@ -444,10 +444,10 @@ async def test_closing_flushes(backend: Backend, staging: AsyncEnvironment) -> N
     assert all(stored(backend, "lastSeenAt", key) > 1_000_000_000_000 for key in keys)
 
 
-async def test_a_flush_that_fails_is_sent_again(
+async def test_retries_a_failed_report(
     backend: Backend, staging: AsyncEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Given a Redis that can't take a touch
+    # Given a Redis that refuses a touch
     await staging.put("ci-42")
     backend.raw.hset(backend.key("ci-42"), "lastSeenAt", 1_000_000_000_000)
     index = f"{backend.prefix}:{{checkout}}:staging:index"
@@ -460,7 +460,7 @@ async def test_a_flush_that_fails_is_sent_again(
         await eventually(lambda: "can't be noted" in caplog.text)
         assert stored(backend, "lastSeenAt") == 1_000_000_000_000
 
-        # Then it is touched once that is mended
+        # Then the view touches it when Redis accepts writes again
         backend.raw.rename(f"{index}:aside", index)
         await eventually(lambda: stored(backend, "lastSeenAt") > 1_000_000_000_000)
     assert caplog.text.count("can't be noted") == 1
@@ -469,7 +469,7 @@ async def test_a_flush_that_fails_is_sent_again(
 # Callbacks
 
 
-async def test_callbacks_are_told_of_each_change_after_it_is_applied(staging: AsyncEnvironment) -> None:
+async def test_calls_back_after_it_has_applied_a_change(staging: AsyncEnvironment) -> None:
     await staging.put("there")
     told: list[tuple[str, str | None]] = []
     async with staging.view() as view:
@@ -492,7 +492,7 @@ async def test_callbacks_are_told_of_each_change_after_it_is_applied(staging: As
 
 
 @pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError, SystemExit])
-async def test_a_callback_that_fails_is_logged_and_the_view_goes_on(
+async def test_logs_the_error_of_a_callback_and_goes_on(
     kind: type[BaseException], staging: AsyncEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[str] = []
@@ -531,13 +531,13 @@ async def test_views_of_one_store_share_a_subscription_and_the_sessions(
             assert len(channels) == 2
             assert len(subscribed) == 1
 
-        # One of them closes, and the other goes on.
+        # When one closes, the other continues.
         await first.aclose()
         await staging.put("ci-42", label="new")
         assert second.get("ci-42").label == "new"  # type: ignore[union-attr]
 
 
-async def test_a_closed_view_holds_nobody_up(staging: AsyncEnvironment, elsewhere: AsyncEnvironment) -> None:
+async def test_a_closed_view_delays_no_write(staging: AsyncEnvironment, elsewhere: AsyncEnvironment) -> None:
     async with elsewhere.view():
         session = await staging.put("ci-42", label="a")
         assert session.effect is not None
@@ -550,7 +550,7 @@ async def test_a_closed_view_holds_nobody_up(staging: AsyncEnvironment, elsewher
     assert await staging.views() == ()
 
 
-async def test_a_view_says_who_it_is(staging: AsyncEnvironment) -> None:
+async def test_a_view_names_its_host_process_and_version(staging: AsyncEnvironment) -> None:
     async with staging.view():
         (view,) = await staging.views()
 
@@ -567,7 +567,7 @@ def own_backend(request: pytest.FixtureRequest, prefix: str, own_redis: RedisSer
     backend.close()
 
 
-async def test_without_redis_a_view_serves_what_it_has_or_raises(
+async def test_without_redis_a_view_serves_its_sessions_or_raises(
     own_backend: Backend, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -577,11 +577,11 @@ async def test_without_redis_a_view_serves_what_it_has_or_raises(
         async with staging.view() as serving, staging.view(on_stale="raise") as strict:
             assert strict.get("ci-42") is not None
 
-            # When Redis is gone
+            # When Redis stops
             own_redis.kill()
             await eventually(lambda: not serving.fresh)
 
-            # Then the one serves what it has, and the other one says what is the matter
+            # Then the first serves its sessions, and the strict one says why it refuses
             assert serving.get("ci-42") is not None
             with pytest.raises(StaleView, match="The view of checkout/staging can't prove that it is current"):
                 strict.get("ci-42")
@@ -592,7 +592,7 @@ async def test_without_redis_a_view_serves_what_it_has_or_raises(
             assert strict.get(None) is None
             await eventually(lambda: serving.stats.last_error)
 
-            # And when it is back, without what it held, both follow it
+            # When Redis comes back empty, then both follow it
             own_redis.start()
             await eventually(lambda: serving.fresh and strict.fresh)
             assert serving.get("ci-42") is None
@@ -608,7 +608,7 @@ async def test_without_redis_a_view_serves_what_it_has_or_raises(
 
 
 @pytest.mark.parametrize("backend", ["sync-redis", "asyncio-redis"], indirect=True)
-async def test_another_database_of_the_server_is_another_world(backend: Backend) -> None:
+async def test_databases_of_one_server_are_separate(backend: Backend) -> None:
     assert isinstance(backend.server, RedisServer)
     address = backend.server.url.rpartition("/")[0]
     async with backend.store_at(f"{address}/1", lease_s=2.0) as one, backend.store_at(f"{address}/2") as two:
@@ -617,7 +617,7 @@ async def test_another_database_of_the_server_is_another_world(backend: Backend)
         async with here.view() as view, there.view() as other:
             view.subscribe(lambda key, session: told.append((key, session)))
 
-            # When each is written, then each view shows its own database's state
+            # When each database is written, then each view shows its own
             await there.put("ci-42", label="there")
             assert other.get("ci-42").label == "there"  # type: ignore[union-attr]
             assert view.get("ci-42") is None

@@ -51,7 +51,7 @@ def client_of(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://proxy")
 
 
-async def test_a_request_has_the_session_that_its_header_names(store: AsyncSessionStore) -> None:
+async def test_a_request_has_the_session_in_its_header(store: AsyncSessionStore) -> None:
     staging = store.environment("checkout", "staging")
     await staging.put("ci-42", overrides=["ovr_a"])
     await staging.put("grüße")
@@ -69,7 +69,7 @@ async def test_a_request_has_the_session_that_its_header_names(store: AsyncSessi
         assert (await client.get("/")).json() == {"key": None, "overrides": None}
 
 
-async def test_what_a_write_has_returned_the_next_request_sees(store: AsyncSessionStore) -> None:
+async def test_the_next_request_sees_a_write_that_has_returned(store: AsyncSessionStore) -> None:
     staging = store.environment("checkout", "staging")
     async with staging.view() as view, client_of(application(view)) as client:
         for number in range(50):
@@ -80,7 +80,7 @@ async def test_what_a_write_has_returned_the_next_request_sees(store: AsyncSessi
             assert answer.json() == {"key": "ci-42", "overrides": [f"ovr_{number}"]}
 
 
-async def test_another_header(store: AsyncSessionStore) -> None:
+async def test_takes_another_header(store: AsyncSessionStore) -> None:
     staging = store.environment("checkout", "staging")
     await staging.put("ci-42")
     async with staging.view() as view, client_of(application(view, header="X-Mock")) as client:
@@ -88,9 +88,7 @@ async def test_another_header(store: AsyncSessionStore) -> None:
         assert (await client.get("/", headers={"x-flowmock-session": "ci-42"})).json()["key"] is None
 
 
-async def test_the_delay_is_applied_where_it_is_asked_for(
-    store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_applies_the_delay_if_the_option_is_on(store: AsyncSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given sessions with a fixed, a random and no delay
     staging = store.environment("checkout", "staging")
     await staging.put("fixed", global_delay_ms=250)
@@ -111,7 +109,7 @@ async def test_the_delay_is_applied_where_it_is_asked_for(
                 await client.get("/", headers={"x-flowmock-session": key})
             monkeypatch.undo()
 
-            # Then each is delayed by what its session says, and the same seed gives the same delays
+            # Then each waits for its session's delay, and the same seed gives the same delays
             rng = random.Random(7)
             assert slept == [0.25, rng.randint(100, 900) / 1000, rng.randint(100, 900) / 1000]
 
@@ -123,7 +121,7 @@ async def test_the_delay_is_applied_where_it_is_asked_for(
             assert slept == []
 
 
-async def test_a_look_up_counts_as_seen(store: AsyncSessionStore) -> None:
+async def test_a_request_touches_its_session(store: AsyncSessionStore) -> None:
     staging = store.environment("checkout", "staging")
     before = await staging.put("ci-42")
     async with staging.view(touch_interval_s=60) as view, client_of(application(view)) as client:
@@ -157,7 +155,7 @@ async def test_requests_do_not_share_their_state(store: AsyncSessionStore) -> No
     assert [(state["from_lifespan"], state["mock_session"] is not None) for state in seen] == [(1, True), (1, False)]
 
 
-async def test_the_lifespan_is_passed_on_as_it_is(store: AsyncSessionStore) -> None:
+async def test_passes_the_lifespan_on_unchanged(store: AsyncSessionStore) -> None:
     scopes: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -171,11 +169,11 @@ async def test_the_lifespan_is_passed_on_as_it_is(store: AsyncSessionStore) -> N
     assert scope["state"] == {}
 
 
-async def test_a_websocket_and_a_view_for_threads(embedded_server: EmbeddedServer) -> None:
+async def test_serves_websockets_from_a_view_for_threads(embedded_server: EmbeddedServer) -> None:
     with SessionStore.embedded(embedded_server) as store:
         staging = store.environment("checkout", "staging")
         staging.put("ci-42")
-        # A view that is kept right by threads serves an event loop as well.
+        # A view that threads update works on an event loop too.
         with staging.view() as view:
             app = application(view)
             async with client_of(app) as client:
@@ -186,7 +184,7 @@ async def test_a_websocket_and_a_view_for_threads(embedded_server: EmbeddedServe
 
 
 async def greeting(app: Starlette, headers: list[tuple[bytes, bytes]]) -> Any:
-    """Connect to the websocket; returns the JSON that comes first."""
+    """Connect to the websocket; return its first JSON message."""
     sent: list[Any] = []
 
     async def receive() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The mitmproxy addon in mitmproxy itself: PUT by HTTP to a gateway, and then a request through the proxy."""
+"""The addon in mitmproxy: a PUT to a gateway, then a request through the proxy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..support.gateway import AUTHORIZATION, PLACE
 from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer, free_port
 
-#: Its own environment, since mitmproxy asks for an older h11 than the gateway takes; `make test` makes it.
+#: An environment of its own, because mitmproxy needs an older h11 than the gateway; `make test` creates it.
 MITMDUMP = Path(sys.prefix) / "mitmproxy" / "bin" / "mitmdump"
 MISSING = f"mitmproxy is not installed in {MITMDUMP.parents[1].name}/ of this environment; run make test"
 
@@ -65,7 +65,7 @@ class Proxy:
         self._log = log
 
     def session(self, key: str | None, url: str = "http://shop.example/pay") -> Any:
-        """What a request that names a session gets."""
+        """The response to a request that names a session."""
         headers = {} if key is None else {"x-flowmock-session": key}
         answer = self.client.get(url, headers=headers)
         assert answer.status_code == 200, answer.text
@@ -82,11 +82,11 @@ class Proxy:
 def run_proxy(
     mitmdump: str, folder: Path, addon: str = ADDON, variables: Mapping[str, str] = MappingProxyType({}), **options: str
 ) -> Iterator[Proxy]:
-    """Run mitmdump on a free port; its certificates and settings are in a folder of its own."""
+    """Run mitmdump on a free port, with certificates and settings in `folder`."""
     script = folder / "mocks.py"
     script.write_text(addon)
     command = [mitmdump, "--listen-host", "127.0.0.1", "--listen-port", "0", "--scripts", str(script)]
-    # Lazy: there is no server to connect to before the request is known.
+    # Lazy: the addon answers, so mitmproxy must not connect to a server.
     for name, value in {"confdir": str(folder), "connection_strategy": "lazy", **options}.items():
         command += ["--set", f"{name}={value}"]
     with tempfile.TemporaryFile() as output:
@@ -114,7 +114,7 @@ def await_port(process: subprocess.Popen[bytes], output: Any) -> int:
         time.sleep(0.02)
 
 
-def test_a_request_gets_the_state_that_was_just_put(mitmdump: str, shared_redis: RedisServer, tmp_path: Path) -> None:
+def test_a_request_gets_the_state_of_the_last_put(mitmdump: str, shared_redis: RedisServer, tmp_path: Path) -> None:
     # Given a gateway and a mitmproxy on one Redis
     project = f"p{os.getpid()}"
     place = {**PLACE, "project": project}
@@ -144,32 +144,32 @@ def test_a_request_gets_the_state_that_was_just_put(mitmdump: str, shared_redis:
             time.sleep(0.02)
         assert proxy.session("ci-42") is None
 
-        # When a PUT has returned, again and again
+        # When a PUT returns, again and again
         for number in range(60):
             body = {"label": f"run {number}", "overrides": [f"ovr_{number}"]}
             answer = api.put("/ci-42", json=body)
             assert answer.status_code == 200, answer.text
 
-            # Then the next request has that state, without any waiting; another session does not
+            # Then the next request has its state at once, and another session does not
             assert proxy.session("ci-42") == answer.json()
             assert proxy.session("ci-43") is None
             assert proxy.session(None) is None
 
-        # And the delay of a session is applied
+        # And the proxy applies the session's delay
         api.put("/ci-42", json={"globalDelayMs": 300})
         begun = time.monotonic()
         assert proxy.session("ci-42")["globalDelayMs"] == 300
         assert time.monotonic() - begun >= 0.3
 
-        # And a deleted session is gone
+        # And a deleted session is missing
         api.delete("/ci-42", params={**place, "mode": "delete"})
         assert proxy.session("ci-42") is None
-    # The proxy has left: no writer waits for it.
+    # The proxy has closed its view, so no writer waits for it.
     with SessionStore.from_url(shared_redis.url) as store:
         assert store.environment(project, place["environment"]).views() == ()
 
 
-def test_the_example_answers_by_scenario_and_takes_its_settings_from_the_environment(
+def test_the_example_answers_by_scenario_and_reads_its_settings_from_the_environment(
     mitmdump: str, shared_redis: RedisServer, prefix: str, tmp_path: Path
 ) -> None:
     docs = Path(__file__).resolve().parents[2] / "docs"
@@ -195,13 +195,13 @@ def test_the_example_answers_by_scenario_and_takes_its_settings_from_the_environ
                 time.sleep(0.02)
             url = f"http://127.0.0.1:{free_port()}/"
 
-            # A mock that is on with its scenario
+            # A mock that its scenario switches on
             session = staging.put("ci-42", scenario="scn_paymentDeclined")
             assert proxy.client.get(url, headers={"x-flowmock-session": "ci-42"}).status_code == 402
             # and one that is off
             staging.put("ci-42", scenario=None)
             assert proxy.client.get(url, headers={"x-flowmock-session": "ci-42"}).status_code == 502
-        # The proxy's own TTL holds for what it has looked up; it said so when it left.
+        # The proxy's TTL holds for looked-up sessions: it touched them when it closed.
         assert staging.get("ci-42").expires_at - session.expires_at > 3_900_000  # type: ignore[union-attr]
 
 
@@ -234,7 +234,7 @@ def test_the_example_answers_by_scenario_and_takes_its_settings_from_the_environ
         ),
     ],
 )
-def test_options_that_can_not_be_end_it_with_a_word(
+def test_invalid_options_end_mitmproxy_with_a_message(
     mitmdump: str, tmp_path: Path, options: dict[str, str], words: list[str]
 ) -> None:
     script = tmp_path / "mocks.py"

@@ -18,12 +18,12 @@ from ..support.redis_server import RedisServer
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = pytest.mark.parametrize(("page", "least"), [("library.md", 8), ("views.md", 8), ("catalog.md", 1)])
 
-#: But for the one of mitmproxy, which tests/contrib/test_mitmproxy.py runs.
+#: All but the mitmproxy example, which tests/contrib/test_mitmproxy.py runs.
 _EXAMPLE = re.compile(r"^```python\n(?!from mitmproxy)(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def examples(page: str) -> list[CodeType]:
-    """The page's examples, each compiled so that an error names its line there."""
+    """The page's examples, compiled so that an error names its line on the page."""
     text = (DOCS / page).read_text(encoding="utf-8")
     return [
         compile(

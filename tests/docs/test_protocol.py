@@ -1,4 +1,4 @@
-"""A view by the protocol of docs/guarantees.md alone, with nothing of this library but its scripts."""
+"""A view that follows the protocol of docs/guarantees.md, and uses only the scripts of this library."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PlainView:
         self.until = sent_at + (reply["leaseMs"] - LEASE_MS / 20) / 1000
 
     def apply_next(self) -> bool:
-        """Apply the next message; whether a writer waits."""
+        """Apply the next message; return whether a writer waits."""
         message = json.loads(self.pubsub.get_message(timeout=10)["data"])
         assert (message["rev"], message["prev"], message["epoch"]) == (self.rev + 1, self.id, self.epoch)
         self.rev, self.id = message["rev"], message["id"]
@@ -105,14 +105,14 @@ def test_writers_wait_for_a_view_that_follows_the_page(shared_redis: RedisServer
         writer = threading.Thread(target=lambda: returned.append(staging.put("ci-42", scenario="scn_a")))
         writer.start()
 
-        # Given that it has applied the write and has not said so yet
+        # Given a view that has applied a write and has not acknowledged it
         assert view.apply_next() is True
         assert view.sessions["ci-42"]["scenario"] == "scn_a"
         keys = ["head", "leases", "acks", "views", "changes"]
         waited_for = view.run("lease_status", keys, view.rev, LEASE_MS)["pending"] == 1 and not returned
         assert waited_for or time.monotonic() > view.until
 
-        # When it does, then the write returns
+        # When it acknowledges it, then the write returns
         in_time = view.acknowledge() == "ok"
         writer.join(30)
         [session] = returned
@@ -120,7 +120,7 @@ def test_writers_wait_for_a_view_that_follows_the_page(shared_redis: RedisServer
         if in_time:
             assert (session.effect.confirmed, session.effect.expired) == (1, 0)
 
-        # And nobody waits for it after it has left
+        # And no writer waits for it after it has left
         view.close()
         deletion = staging.delete("ci-42")
         assert deletion.effect is not None

@@ -1,4 +1,4 @@
-"""The guarantee under every fault there is, on a real Redis: a short run of the checker. ``make soak`` does more."""
+"""The guarantee under every kind of fault, on a real Redis: a short run of the checker. ``make soak`` is longer."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ..conftest import require_redis_server
 from .checker.plan import KINDS
 from .checker.run import check
 
-#: So that a failure can be repeated.
+#: Fixed, so that a failure can be repeated.
 SEED = 1
-#: In these, each fault comes up at least once.
+#: Enough for each kind of fault.
 ROUNDS = 4
 
 
 @pytest.mark.timeout(400)
-def test_what_is_promised_holds_under_every_fault(tmp_path: Path) -> None:
-    """Given writers, gateways and views, when faults happen to all, then the history has nothing that must not be."""
+def test_the_guarantee_holds_under_every_fault(tmp_path: Path) -> None:
+    """Given writers, gateways and views, when faults hit all of them, then the history shows no violation."""
     require_redis_server()
     report = check(tmp_path, SEED, ROUNDS)
     print(report)
     assert not report.violations, f"{report}\n\n{report.trace}"
     assert report.faults.keys() == {kind.name for kind in KINDS}
-    # The run has looked: at fresh views and at stale ones, after writes that had waited.
+    # The run checked something: look-ups of fresh and stale views, after writes that had waited.
     assert report.fresh > 10_000
     assert report.refused > 0
     assert report.effective > 100

@@ -1,7 +1,7 @@
-"""A store whose Redis is down, refuses, hangs, forgets or lies: our error, never half a write, and it recovers.
+"""A store whose Redis is down, refuses, hangs, forgets or lies raises our error, writes all or nothing, and recovers.
 
-The deadlines here are short, and what is asserted of a time is only that a call ends, in far less than a test may take:
-the deadline is the promise, and the machine may be busy.
+The deadlines are short. Because the machine may be busy, the tests assert only that a call ends long before a test
+would time out.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ..support.stub_server import StubServer
 ROOT = Path(__file__).parents[2]
 
 DEADLINE_S = 0.4
-#: Far above the deadline; a call that takes longer hangs.
+#: Seconds, far above the deadline. A call that takes longer hangs.
 ENDS_WITHIN_S = 10.0
 
 
@@ -87,7 +87,7 @@ DELETE: dict[str, Callable[[AsyncEnvironment], Awaitable[Any]]] = {"delete": lam
 
 
 async def fails(call: Awaitable[object], error: type[SessionStoreError] = StoreUnavailableError) -> SessionStoreError:
-    """The call raises exactly this error, before long."""
+    """Assert that the call raises exactly this error, and soon."""
     started = time.monotonic()
     with pytest.raises(error) as caught:
         await call
@@ -97,7 +97,7 @@ async def fails(call: Awaitable[object], error: type[SessionStoreError] = StoreU
 
 
 async def recovers(call: Callable[[], Awaitable[Any]]) -> Any:
-    """The same store serves the call again, after a few tries at most: a connection may still break."""
+    """Assert that the same store serves the call again, after a few tries: a connection may still break."""
     for _ in range(5):
         with contextlib.suppress(StoreUnavailableError):
             return await call()
@@ -105,7 +105,7 @@ async def recovers(call: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class TestDown:
-    async def test_every_call_says_so_and_the_store_recovers(self, backend: Backend) -> None:
+    async def test_every_call_fails_and_the_store_recovers(self, backend: Backend) -> None:
         async with backend.store(lease_s=0.1, deadline_s=DEADLINE_S) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-42")
@@ -121,7 +121,7 @@ class TestDown:
             backend.server.start()  # type: ignore[union-attr]
             assert (await recovers(lambda: staging.put("ci-42", label="x"))).label == "x"
 
-    async def test_a_client_with_great_patience_does_not_slow_the_store(self, backend: Backend) -> None:
+    async def test_a_client_with_long_time_outs_does_not_slow_the_store(self, backend: Backend) -> None:
         client = backend.client(retry=_patient(backend.driver), socket_timeout=60, socket_connect_timeout=60)
         backend.server.stop()  # type: ignore[union-attr]
         async with backend.on_client(client, lease_s=0.1, deadline_s=DEADLINE_S) as store:
@@ -129,7 +129,7 @@ class TestDown:
         closing = client.close() if backend.driver == "sync" else await client.aclose()
         assert closing is None
 
-    async def test_restarted_with_its_data(self, driver: Driver, prefix: str) -> None:
+    async def test_serves_again_after_a_restart(self, driver: Driver, prefix: str) -> None:
         with RedisServer(appendonly="yes", appendfsync="always") as server:
             backend = Backend(driver, server, prefix)
             async with backend.store(lease_s=0.1) as store:
@@ -144,7 +144,7 @@ class TestDown:
 
 
 class TestRefusal:
-    """Redis is there and refuses: nothing was changed, and the message says why."""
+    """Redis refuses a write: nothing is changed, and the message says why."""
 
     @pytest.fixture
     async def staging(self, backend: Backend) -> Any:
@@ -182,7 +182,7 @@ class TestRefusal:
         assert (await recovers(lambda: staging.put("ci-42", label="new"))).label == "new"
 
     async def test_can_not_save(self, backend: Backend, staging: AsyncEnvironment) -> None:
-        # Given a snapshot that fails: its file is a folder
+        # Given a snapshot that fails, because its file is a folder
         server = backend.server
         assert isinstance(server, RedisServer)
         (server.folder / "dump.rdb").mkdir()
@@ -212,7 +212,7 @@ class TestRefusal:
         assert (await staging.put("ci-42", label="new")).label == "new"
 
     async def test_no_permission_to_publish(self, backend: Backend, staging: AsyncEnvironment) -> None:
-        # As new users of Redis 7 are: what the script would publish last is refused first
+        # New users of Redis 7 may use no channel. Redis refuses before the script writes
         backend.raw.execute_command("ACL", "SETUSER", "default", "resetchannels")
         await self.refused(backend, staging, "denies this user", [*WRITES, "delete"])
 
@@ -229,7 +229,7 @@ class TestRefusal:
             (b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n", "moving its data"),
         ],
     )
-    async def test_loading_and_the_like(self, driver: Driver, answer: bytes, words: str) -> None:
+    async def test_refuses_while_redis_is_loading_or_busy(self, driver: Driver, answer: bytes, words: str) -> None:
         with StubServer(answer) as stub:
             async with open_at(driver, stub.url) as store:
                 staging = store.environment("checkout", "staging")
@@ -245,7 +245,7 @@ class TestRefusal:
 
 
 class TestHang:
-    async def test_a_write_that_was_sent(self, backend: Backend) -> None:
+    async def test_a_sent_write_has_an_unknown_outcome(self, backend: Backend) -> None:
         server = backend.server
         assert isinstance(server, RedisServer)
         async with backend.store(lease_s=0.1, deadline_s=DEADLINE_S) as store:
@@ -255,7 +255,7 @@ class TestHang:
             try:
                 error = await fails(staging.put("ci-42", label="new"), OutcomeUnknownError)
                 assert "did not answer in time" in str(error)
-                # The next has to connect, and so is never sent
+                # The next write has to connect, and so is never sent
                 await fails(staging.put("ci-42", label="newer"))
                 await fails(staging.get("ci-42"))
             finally:
@@ -266,7 +266,7 @@ class TestHang:
             assert session.revision in (2, 3)
             assert head_rev(backend) == session.revision
 
-    async def test_a_store_that_never_connected(self, backend: Backend) -> None:
+    async def test_a_write_before_the_first_connection_changes_nothing(self, backend: Backend) -> None:
         server = backend.server
         assert isinstance(server, RedisServer)
         async with backend.store(lease_s=0.1, deadline_s=DEADLINE_S) as store:
@@ -279,7 +279,7 @@ class TestHang:
 
 
 class TestForgetting:
-    async def test_scripts(self, backend: Backend) -> None:
+    async def test_loads_forgotten_scripts_again(self, backend: Backend) -> None:
         async with backend.store(lease_s=0.1) as store:
             staging = store.environment("checkout", "staging")
             for number in range(5):
@@ -288,7 +288,7 @@ class TestForgetting:
                 backend.raw.script_flush()
                 assert (await staging.get("ci-42") or pytest.fail("gone")).label == str(number)
 
-    async def test_connections(self, backend: Backend) -> None:
+    async def test_replaces_killed_connections(self, backend: Backend) -> None:
         async with backend.store(lease_s=0.1) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-42")
@@ -301,7 +301,7 @@ class TestForgetting:
                 write = partial(staging.put, "ci-42", label=str(number))
                 assert (await recovers(write)).label == str(number)
 
-    async def test_everything(self, backend: Backend) -> None:
+    async def test_serves_an_emptied_redis(self, backend: Backend) -> None:
         async with backend.store(lease_s=0.1) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-42", label="x")
@@ -311,7 +311,7 @@ class TestForgetting:
             assert await staging.get("ci-42") is None
             session = await staging.put("ci-42")
             assert (session.revision, session.label) == (1, None)
-            # The store waited: leases may have been lost
+            # The store waited, because leases may have been lost
             assert session.effect is not None
             assert session.effect.effective_s > 0
 
@@ -328,10 +328,12 @@ class TestLostAnswers:
 
     @pytest.mark.parametrize(
         ("name", "mode"),
-        # After the one answer that is lost the way is clear, for whoever would send the write again.
+        # One answer is lost. Then the link works, so that a second copy of the write would arrive.
         [*((name, "close once") for name in [*WRITES, "delete"]), ("put", "close"), ("put", "hold"), ("put", "drop")],
     )
-    async def test_the_write_ran_once(self, backend: Backend, relay: Relay, mode: Any, name: str) -> None:
+    async def test_a_write_with_a_lost_answer_runs_once(
+        self, backend: Backend, relay: Relay, mode: Any, name: str
+    ) -> None:
         async with open_at(backend.driver, relay.url, prefix=backend.prefix) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-42", label="x", overrides=["ovr_a"])
@@ -349,7 +351,7 @@ class TestLostAnswers:
             relay.set()
             await recovers(lambda: staging.put("ci-42", label="again"))
 
-    async def test_also_with_a_client_that_would_retry(self, backend: Backend, relay: Relay) -> None:
+    async def test_a_client_that_retries_does_not_repeat_the_write(self, backend: Backend, relay: Relay) -> None:
         client = backend.client(port=relay.port, retry=_patient(backend.driver))
         async with backend.on_client(client, lease_s=0.1, deadline_s=DEADLINE_S) as store:
             staging = store.environment("checkout", "staging")
@@ -365,7 +367,7 @@ class TestLostAnswers:
         else:
             await client.aclose()
 
-    async def test_a_write_that_did_not_arrive(self, backend: Backend, relay: Relay) -> None:
+    async def test_a_write_that_did_not_arrive_has_an_unknown_outcome(self, backend: Backend, relay: Relay) -> None:
         async with open_at(backend.driver, relay.url, prefix=backend.prefix) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-42")
@@ -381,7 +383,7 @@ class TestLostAnswers:
             relay.set()
             assert (await recovers(lambda: staging.put("ci-42", label="x"))).revision == 2
 
-    async def test_a_late_answer_is_nobody_elses(self, backend: Backend, relay: Relay) -> None:
+    async def test_a_late_answer_reaches_no_other_call(self, backend: Backend, relay: Relay) -> None:
         async with open_at(backend.driver, relay.url, prefix=backend.prefix) as store:
             staging = store.environment("checkout", "staging")
             for key in ("a", "b"):
@@ -419,24 +421,24 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("answer", GARBAGE, ids=range(len(GARBAGE)))
-async def test_a_server_that_answers_garbage(driver: Driver, answer: bytes) -> None:
+async def test_garbage_is_an_error(driver: Driver, answer: bytes) -> None:
     with StubServer(answer) as stub:
-        # Some of them look like the beginning of a long answer, and last for the whole deadline.
+        # Some look like the start of a long answer, and take the whole deadline.
         async with open_at(driver, stub.url, deadline_s=0.1) as store:
             staging = store.environment("checkout", "staging")
             for call in (READS["get"], READS["list"], WRITES["put"], WRITES["touch"], DELETE["delete"]):
                 with pytest.raises(SessionStoreError) as caught:
                     await call(staging)
                 assert isinstance(caught.value, CorruptDataError | StoreUnavailableError)
-            # Then the next answer is read from its beginning
+            # Then the store reads the next answer from its beginning
             stub.answer = b'$35\r\n{"status":"ok","now":1,"touched":1}\r\n'
             assert await recovers(lambda: staging.touch({"ci-42": 5})) == 1
 
 
 class TestInterrupted:
-    """Whatever ends a call midway, the answer that is still to come is not taken for that of the next."""
+    """A call that ends midway leaves its answer to no other call."""
 
-    async def test_thousands_of_cancellations(self, shared_redis: RedisServer, prefix: str) -> None:
+    async def test_cancelling_thousands_of_calls(self, shared_redis: RedisServer, prefix: str) -> None:
         rng = random.Random(1)
         keys = [f"ci-{number}" for number in range(24)]
         async with AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1, max_connections=4) as store:
@@ -465,13 +467,13 @@ class TestInterrupted:
                     assert result is None or isinstance(result, asyncio.CancelledError), result
                 cancelled += sum(isinstance(result, asyncio.CancelledError) for result in results)
 
-            # Then every connection is back in the pool, and each answer belongs to its call
+            # Then every connection is back in the pool, and each answer belongs to its own call
             await asyncio.gather(*map(use, keys))
 
-    def test_an_interrupt_at_any_moment(self, shared_redis: RedisServer, prefix: str) -> None:
+    def test_interrupting_calls_at_any_moment(self, shared_redis: RedisServer, prefix: str) -> None:
         command = [sys.executable, "-m", "tests.support.interrupted", shared_redis.url, prefix]
 
-        # The interrupt can also hit coverage, and leave its lock locked.
+        # An interrupt inside coverage could leave its lock locked.
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=50, cwd=ROOT, env=unmeasured(), check=False
         )
@@ -479,7 +481,7 @@ class TestInterrupted:
         assert ended.returncode == 0, ended.stderr
         assert int(ended.stdout) > 100
 
-    def test_an_interrupt_during_the_handshake(
+    def test_interrupting_a_handshake(
         self, shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with SessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1, max_connections=1) as store:
@@ -492,13 +494,13 @@ class TestInterrupted:
                 with pytest.raises(KeyboardInterrupt):
                     store.ping()
 
-            # Then the connection, on which an answer is on its way, was closed before it was given back
+            # Then the connection, which still waits for an answer, was closed before the pool got it back
             [connection] = store.connection_pool._available_connections
             assert not connection.is_connected
             store.ping()
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
-    def test_an_exception_while_reading(
+    def test_an_exception_during_a_read(
         self, shared_redis: RedisServer, prefix: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with SessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1, max_connections=1) as store:
@@ -518,9 +520,7 @@ class TestInterrupted:
                 assert (staging.get(key) or pytest.fail("gone")).label == key
 
 
-async def test_more_calls_than_connections_wait_their_turn(
-    driver: Driver, shared_redis: RedisServer, prefix: str
-) -> None:
+async def test_calls_wait_for_a_free_connection(driver: Driver, shared_redis: RedisServer, prefix: str) -> None:
     async with open_at(driver, shared_redis.url, prefix=prefix, max_connections=2, deadline_s=10) as store:
         staging = store.environment("checkout", "staging")
         await asyncio.gather(*(staging.put(f"ci-{number}") for number in range(50)))
@@ -528,7 +528,7 @@ async def test_more_calls_than_connections_wait_their_turn(
 
 
 def _patient(driver: Driver) -> Any:
-    """A retry policy that would send a script ten times."""
+    """A retry policy that sends a script ten times."""
     if driver == "sync":
         return Retry(ConstantBackoff(5), 10)
     from redis.asyncio.retry import Retry as AsyncRetry

@@ -1,4 +1,4 @@
-"""Each validator of the checker accepts what is right and finds what is planted, in small histories made by hand."""
+"""Each validator of the checker accepts correct histories and finds planted violations, in small handmade histories."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def loss(started: float, ended: float, loses: Any = "all") -> Fault:
 
 
 def found(*records: Record, by: str) -> list[str]:
-    """What one validator finds."""
+    """The violations that one validator finds."""
     return [one.what for one in VALIDATORS[by](History(records, lease_s=LEASE_S, ttl_s=TTL_S))]
 
 
@@ -109,7 +109,7 @@ def found(*records: Record, by: str) -> list[str]:
         ),
     ],
 )
-def test_a_a_look_up_may_show(records: list[Record]) -> None:
+def test_a_accepts_a_look_up_of(records: list[Record]) -> None:
     assert found(put("old", 0.0, 0.1, 1), put("new", 0.5, 1.0, 2), *records, by="a") == []
 
 
@@ -124,7 +124,7 @@ def test_a_a_look_up_may_show(records: list[Record]) -> None:
         pytest.param([delete(1.5, 1.8, 3, "failed"), look(2.0)], id="nothing, after a deletion that failed"),
         pytest.param([delete(0.4, 1.5, 0, existed=False), look(2.0)], id="nothing, after one that found nothing"),
         pytest.param([delete(1.5, 1.8, 3, existed=True), look(2.0, 2, "new")], id="what was deleted"),
-        pytest.param([delete(1.5, 1.8, 0), look(2.0, 2, "new")], id="what was deleted, at a revision nobody knows"),
+        pytest.param([delete(1.5, 1.8, 0), look(2.0, 2, "new")], id="what was deleted, at an unknown revision"),
         pytest.param([loss(3.0, 3.1), look(2.0, 1, "old")], id="the state before, and a loss that comes later"),
         pytest.param(
             [loss(1.5, 1.6), put("first", 1.7, 1.8, 1), look(2.0, 2, "new")], id="what was flushed, after a new write"
@@ -146,12 +146,12 @@ def test_a_finds(records: list[Record]) -> None:
     "records",
     [
         pytest.param([look(1.0, 1, "old"), look(2.0, 2, "new"), look(3.0, 2, "new")], id="forward"),
-        pytest.param([look(1.0, 2, "new"), loss(1.5, 1.6, "tail"), look(2.0, 1, "old")], id="to before a loss"),
+        pytest.param([look(1.0, 2, "new"), loss(1.5, 1.6, "tail"), look(2.0, 1, "old")], id="to a state before a loss"),
         pytest.param(
             [look(1.0, 2, "new"), loss(1.5, 1.6), put("first", 1.7, 1.8, 1), look(2.0, 1, "first")],
-            id="to what was written after a flush",
+            id="to a write after a flush",
         ),
-        pytest.param([look(1.0, 2, "new"), loss(0.2, 0.3), look(2.0)], id="to nothing, late after a flush"),
+        pytest.param([look(1.0, 2, "new"), loss(0.2, 0.3), look(2.0)], id="to nothing, long after a flush"),
         pytest.param(
             [look(1.0, 2, "new"), delete(1.1, 1.2, 3, existed=True), look(2.0)], id="to nothing, after a deletion"
         ),
@@ -161,7 +161,7 @@ def test_a_finds(records: list[Record]) -> None:
         ),
     ],
 )
-def test_b_a_view_may_go(records: list[Record]) -> None:
+def test_b_accepts_a_view_that_goes(records: list[Record]) -> None:
     assert found(put("old", 0.0, 0.1, 1), put("new", 0.2, 0.9, 2), *records, by="b") == []
 
 
@@ -187,7 +187,7 @@ def test_b_a_view_may_go(records: list[Record]) -> None:
             [look(1.0, 2, "new"), delete(1.1, 1.2, 3, existed=True), look(2.0), look(2.1, 2, "new")],
             id="back to what was deleted",
         ),
-        pytest.param([look(1.0, 2, "new"), look(2.0)], id="to nothing, and nobody deleted it"),
+        pytest.param([look(1.0, 2, "new"), look(2.0)], id="to nothing, without a deletion"),
     ],
 )
 def test_b_finds(records: list[Record]) -> None:
@@ -208,7 +208,7 @@ def test_b_finds(records: list[Record]) -> None:
         pytest.param([look(1.0)], id="nothing"),
     ],
 )
-def test_c_a_view_may_serve_a_state_that_is(records: list[Record]) -> None:
+def test_c_accepts_a_state_that_is(records: list[Record]) -> None:
     assert found(*records, by="c") == []
 
 
@@ -227,7 +227,7 @@ def test_c_finds_a_state_that_is(records: list[Record]) -> None:
     assert len(found(*records, by="c")) == 1
 
 
-def test_c_finds_a_state_that_is_not_whole() -> None:
+def test_c_finds_a_mixed_state() -> None:
     write = put("x", 0.0, 0.1, 1)
     shown = Looks(
         observer="view/strict",
@@ -249,7 +249,7 @@ def test_c_finds_a_state_that_is_not_whole() -> None:
 # (d)
 
 
-def test_d_a_session_is_served_until_its_expiry_and_no_longer() -> None:
+def test_d_finds_a_look_up_after_the_expiry() -> None:
     alive = look(1.0, 1, "x", expires_at=5000, began_ms=4999.0, fresh=False)
     late = look(1.0, 1, "x", expires_at=5000, began_ms=5100.0, fresh=False)
     assert found(alive, by="d") == []
@@ -265,12 +265,12 @@ def contents(holder: str, revision: int = 7, stored: int = 5, **more: Any) -> Co
     return Contents(round=0, holder=holder, environment="main", revision=revision, sessions=sessions, **more)
 
 
-def test_e_a_view_ends_equal_to_redis() -> None:
+def test_e_accepts_a_view_that_ends_equal_to_redis() -> None:
     assert found(contents("redis"), contents("view"), by="e") == []
 
 
 @pytest.mark.parametrize(("read_at_ms", "violations"), [(985.0, 0), (975.0, 1)])
-def test_e_a_view_may_let_a_session_expire_a_little_early(read_at_ms: float, violations: int) -> None:
+def test_e_accepts_a_session_that_expires_a_little_early(read_at_ms: float, violations: int) -> None:
     without = Contents(round=0, holder="view", environment="main", revision=7, sessions={})
     assert len(found(contents("redis", read_at_ms=read_at_ms), without, by="e")) == violations
 
@@ -290,7 +290,7 @@ def test_e_finds_a_view_that_ends(held: Contents) -> None:
     assert len(found(contents("redis"), held, by="e")) == 1
 
 
-def test_e_finds_a_view_that_shows_what_redis_does_not_hold() -> None:
+def test_e_finds_a_view_with_a_session_that_redis_lacks() -> None:
     without = Contents(round=0, holder="redis", environment="main", revision=7, read_at_ms=999.0, sessions={})
     assert len(found(without, contents("view"), by="e")) == 1
 
@@ -303,7 +303,7 @@ LONGEST_S = LONGEST_WAIT_LEASES * LEASE_S + WAIT_MARGIN_S
 @pytest.mark.parametrize(
     "records",
     [
-        pytest.param([put("x", 0.0, LONGEST_S, 1, effective_s=LONGEST_S)], id="for the longest time there is"),
+        pytest.param([put("x", 0.0, LONGEST_S, 1, effective_s=LONGEST_S)], id="for the longest time allowed"),
         pytest.param([put("x", 0.0, 9.0, 1, effective_s=0.1)], id="where the commit took long"),
         pytest.param([put("x", 0.0, 3.8, 1), loss(1.0, 2.0)], id="where Redis was away"),
         pytest.param(
@@ -319,7 +319,7 @@ LONGEST_S = LONGEST_WAIT_LEASES * LEASE_S + WAIT_MARGIN_S
         pytest.param([put("x", 0.0, 0.5, 1, "committed", detail="lost"), loss(0.1, 0.2)], id="in vain, after a loss"),
     ],
 )
-def test_f_a_write_may_wait(records: list[Record]) -> None:
+def test_f_accepts_a_write_that_waited(records: list[Record]) -> None:
     assert found(*records, by="f") == []
 
 
@@ -345,7 +345,7 @@ def test_f_finds_a_write_that_waited(records: list[Record]) -> None:
 
 
 def test_a_trace_shows_what_led_to_a_violation() -> None:
-    """Given a view that is behind, when its trace is drawn, then it names the write, the fault and the look-ups."""
+    """Given a view that is behind, when its trace is printed, then it names the write, the fault and the look-ups."""
     history = History(
         [
             put("old", 0.0, 0.1, 1),
@@ -365,7 +365,7 @@ def test_a_trace_shows_what_led_to_a_violation() -> None:
     assert "elsewhere" not in trace
 
 
-def test_a_plan_is_drawn_from_its_seed_and_has_every_fault() -> None:
+def test_a_seed_decides_the_plan_and_it_has_every_fault() -> None:
     assert plan_rounds(7, 8, KINDS) == plan_rounds(7, 8, KINDS)
     assert plan_rounds(7, 8, KINDS) != plan_rounds(8, 8, KINDS)
     for seed in range(50):

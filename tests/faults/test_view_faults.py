@@ -1,7 +1,7 @@
-"""Views under faults and constant writes: each equals Redis soon after, and knows meanwhile that it may not.
+"""Views under faults and constant writes: each is stale during the fault, and equals Redis soon after.
 
-Every test has a process that writes all the time, and a view of either driver in this one, over a relay that can make
-the network misbehave. That a write never returns before a fresh view serves it is test_guarantee.py's matter.
+Every test has a process that writes without pause, and a view of each driver behind a relay that can break the network.
+test_guarantee.py checks that no write returns before every fresh view serves it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..support.redis_server import RedisServer
 from ..support.relay import Relay
 
 LEASE_S = 1.0
-#: Seconds after a fault in which a view has to be right again; and what a busy machine may add to that.
+#: Seconds after a fault until a view must be right again, and what a busy machine may add.
 RIGHT_WITHIN_S = 3.0
 _NOISE_S = 7.0
 
@@ -39,7 +39,7 @@ Held = dict[str, tuple[str | None, tuple[str, ...], int, int]]
 
 @contextmanager
 def run_module(name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run one of the programs beside this file; it has begun when it has printed a line."""
+    """Run one of the programs of tests/support; it has started when it prints a line."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"tests.support.{name}", *arguments],
         cwd=ROOT,
@@ -57,14 +57,14 @@ def run_module(name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def end(process: subprocess.Popen[str]) -> list[str]:
-    """Have a program finish what it does; returns the lines that it printed."""
+    """Let a program finish; return the lines that it printed."""
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     return output.splitlines()
 
 
 class Scene:
-    """A Redis that writes go to, and a view of it over a relay."""
+    """A Redis with a writer, and a view of it behind a relay."""
 
     def __init__(self, server: RedisServer, relay: Relay, writer: subprocess.Popen[str], view: Any) -> None:
         self.server = server
@@ -87,7 +87,7 @@ class Scene:
         return found
 
     async def is_right_again(self) -> None:
-        """The fault is over: soon, while writes go on, the view is fresh again; and then it equals Redis."""
+        """After the fault: the view becomes fresh again while writes continue, and then it equals Redis."""
         await self.is_fresh_again()
         end(self.writer)
         await eventually(lambda: self.view.fresh and self.held() == self.stored(), "the view equals Redis")
@@ -98,7 +98,7 @@ class Scene:
         await eventually(lambda: self.view.stats.revision > revision, "it follows")
 
     async def is_out_of_touch_for(self, seconds: float) -> None:
-        """The view knows that it may be wrong, within a lease, and for as long as the fault lasts."""
+        """The view becomes stale within a lease, and stays stale while the fault lasts."""
         await eventually(lambda: not self.view.fresh, "the view knows", LEASE_S + _NOISE_S)
         until = time.monotonic() + seconds
         held = len(self.held())
@@ -149,20 +149,20 @@ def kill_connections(scene: Scene, kind: str) -> None:
 WITH_DATA = pytest.mark.parametrize("redis_options", [{"appendonly": "yes", "appendfsync": "always"}])
 
 
-async def test_subscribers_are_killed(scene: Scene) -> None:
+async def test_recovers_from_killed_subscribers(scene: Scene) -> None:
     for number in range(1, 4):
         kill_connections(scene, "pubsub")
         await eventually(lambda number=number: scene.view.stats.resyncs >= number)  # type: ignore[misc]
     await scene.is_right_again()
 
 
-async def test_all_connections_are_killed(scene: Scene) -> None:
+async def test_recovers_from_killed_connections(scene: Scene) -> None:
     kill_connections(scene, "normal")
     kill_connections(scene, "pubsub")
     await scene.is_right_again()
 
 
-async def test_scripts_are_forgotten(scene: Scene) -> None:
+async def test_recovers_from_forgotten_scripts(scene: Scene) -> None:
     for _ in range(5):
         scene.raw.script_flush()
         await asyncio.sleep(0.1)
@@ -170,14 +170,14 @@ async def test_scripts_are_forgotten(scene: Scene) -> None:
     assert scene.view.stats.resyncs == 0
 
 
-async def test_everything_is_deleted(scene: Scene) -> None:
+async def test_recovers_from_a_flush(scene: Scene) -> None:
     scene.raw.flushall()
     await eventually(lambda: scene.view.stats.resyncs >= 1)
     await scene.is_right_again()
 
 
-async def test_everything_is_deleted_and_nobody_writes(scene: Scene) -> None:
-    # Given no message that could show it
+async def test_recovers_from_a_flush_without_writes(scene: Scene) -> None:
+    # Given no message that reveals the flush
     end(scene.writer)
     await eventually(lambda: scene.held() == scene.stored())
 
@@ -188,21 +188,21 @@ async def test_everything_is_deleted_and_nobody_writes(scene: Scene) -> None:
 
 
 @WITH_DATA
-async def test_redis_restarts_with_its_data(scene: Scene) -> None:
+async def test_recovers_from_a_restart_with_its_data(scene: Scene) -> None:
     scene.server.kill()
     await scene.is_out_of_touch_for(0.5)
     scene.server.start()
     await scene.is_right_again()
 
 
-async def test_redis_restarts_without_its_data(scene: Scene) -> None:
+async def test_recovers_from_a_restart_without_its_data(scene: Scene) -> None:
     scene.server.kill()
     await scene.is_out_of_touch_for(0.5)
     scene.server.start()
     await scene.is_right_again()
 
 
-async def test_redis_hangs(scene: Scene) -> None:
+async def test_recovers_from_a_hanging_redis(scene: Scene) -> None:
     scene.server.pause()
     try:
         await scene.is_out_of_touch_for(1.2)
@@ -211,30 +211,30 @@ async def test_redis_hangs(scene: Scene) -> None:
     await scene.is_right_again()
 
 
-async def test_redis_hangs_for_a_moment(scene: Scene) -> None:
+async def test_recovers_from_a_short_hang(scene: Scene) -> None:
     scene.server.pause()
     await asyncio.sleep(0.3)
     scene.server.resume()
     await scene.is_right_again()
 
 
-async def test_the_network_goes_silent(scene: Scene) -> None:
-    # Given connections that stay open, and nothing goes through either way
+async def test_recovers_from_a_silent_network(scene: Scene) -> None:
+    # Given connections that stay open, and carry nothing in either direction
     scene.relay.set(to_server="hold", to_client="hold")
     await scene.is_out_of_touch_for(1.5)
     scene.relay.set()
     await scene.is_right_again()
 
 
-async def test_answers_and_messages_are_swallowed(scene: Scene) -> None:
+async def test_recovers_from_lost_answers_and_messages(scene: Scene) -> None:
     scene.relay.set(to_client="drop")
     await scene.is_out_of_touch_for(1.5)
     scene.relay.set()
     await scene.is_right_again()
 
 
-async def test_some_bytes_are_swallowed(scene: Scene) -> None:
-    # Given a connection that loses what is sent within a moment, and no more: a gap, or half a message
+async def test_recovers_from_lost_bytes(scene: Scene) -> None:
+    # Given a connection that loses a moment's bytes: some messages, or a part of one
     for _ in range(3):
         scene.relay.set(to_client="drop")
         scene.relay.wait_for("to_client")
@@ -244,15 +244,15 @@ async def test_some_bytes_are_swallowed(scene: Scene) -> None:
     assert scene.view.stats.resyncs >= 1
 
 
-async def test_connections_break_and_are_refused(scene: Scene) -> None:
+async def test_recovers_from_refused_connections(scene: Scene) -> None:
     scene.relay.refuse()
     await scene.is_out_of_touch_for(1.0)
     scene.relay.accept()
     await scene.is_right_again()
 
 
-async def test_a_subscriber_that_is_cut_off_for_its_output_buffer(scene: Scene) -> None:
-    # Given a limit that is less than one large message
+async def test_recovers_from_an_output_buffer_limit(scene: Scene) -> None:
+    # Given a limit below the size of one large message
     scene.raw.config_set("client-output-buffer-limit", "pubsub 8192 0 0")
     channel = "ss:{checkout}:staging:changes"
 
@@ -264,7 +264,7 @@ async def test_a_subscriber_that_is_cut_off_for_its_output_buffer(scene: Scene) 
     await scene.is_right_again()
 
 
-async def test_messages_that_mean_nothing(scene: Scene) -> None:
+async def test_recovers_from_meaningless_messages(scene: Scene) -> None:
     payloads = [b"", b"garbage", b'{"type":"set"}', b'{"type":"other","rev":1}', b"\xff\xfe", b"[" * 100_000]
     for number, payload in enumerate(payloads, 1):
         scene.raw.publish("ss:{checkout}:staging:changes", payload)
@@ -272,7 +272,7 @@ async def test_messages_that_mean_nothing(scene: Scene) -> None:
     await scene.is_right_again()
 
 
-def test_the_views_process_is_stopped(driver: Driver, server: RedisServer) -> None:
+def test_recovers_from_a_stopped_process(driver: Driver, server: RedisServer) -> None:
     with (
         run_module("churn", server.url) as writer,
         run_module("bystander", driver, server.url, str(LEASE_S)) as bystander,
@@ -288,16 +288,14 @@ def test_the_views_process_is_stopped(driver: Driver, server: RedisServer) -> No
         end(writer)
         *more, report = [json.loads(line) for line in end(bystander)]
 
-    # Then its first look-up after that knew that it may be wrong, and in the end it has what Redis has
+    # Then its first look-up afterwards was stale, and in the end the view equals Redis
     assert not any(line["fresh"] for line in away + more)
     with server.client(decode_responses=True) as raw:
         stored = {key: raw.hget(f"ss:{{checkout}}:staging:s:{key}", "rev") for key in KEYS}
     assert report["held"] == {key: int(rev) for key, rev in stored.items() if rev is not None}
 
 
-async def test_an_expiry_that_a_repeated_put_moves_is_in_effect_when_it_returns(
-    driver: Driver, server: RedisServer
-) -> None:
+async def test_a_repeated_put_returns_when_its_new_expiry_is_in_effect(driver: Driver, server: RedisServer) -> None:
     backend = Backend(driver, server, "ss")
     options: dict[str, Any] = {"ttl_s": 5.0, "lease_s": LEASE_S, "deadline_s": 1.0}
     with Relay(server.port) as relay:
@@ -310,9 +308,9 @@ async def test_an_expiry_that_a_repeated_put_moves_is_in_effect_when_it_returns(
             session = await staging.put("ci-42", label="x")
             assert view.peek("ci-42") == session
 
-            # Given a view that hears nothing any more, and does not know yet
+            # Given a view whose link is silent, and which is still fresh
             relay.set(to_client="hold")
-            # When the same is put again, after more than a tenth of the TTL
+            # When the same PUT is sent again, after more than a tenth of the TTL
             await asyncio.sleep(0.6)
             repeated = await staging.put("ci-42", label="x")
 

@@ -1,4 +1,4 @@
-"""One test for both drivers: the store for threads behind the asyncio store's methods."""
+"""One test for both drivers: the store for threads with the asyncio store's methods."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DAY_MS = 86_400_000
 Driver = Literal["sync", "asyncio"]
 
 _ASYNC_NAMES = {"aclose": "close"}
-#: Methods that make something with methods of its own, and a view's that are no coroutines on the asyncio side either.
+#: Methods that return an object with methods, and methods of views that are no coroutines in asyncio either.
 _MAKERS = ("environment", "project", "view")
 _PLAIN = ("get", "peek", "subscribe")
 
 
 class _Awaitable:
-    """Calls a store for threads, or something that it made, where a test awaits."""
+    """Wraps a store for threads, or an object that it made, so that a test can await its methods."""
 
     def __init__(self, target: Any) -> None:
         self._target = target
@@ -65,12 +65,12 @@ def _awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 
 
 def as_async(store: SessionStore) -> AsyncSessionStore:
-    """The store for threads with the asyncio store's face. Its calls block the loop."""
+    """The store for threads with the asyncio store's interface. Its calls block the loop."""
     return cast(AsyncSessionStore, _Awaitable(store))
 
 
 class Backend:
-    """A driver on a server: makes stores, and looks behind their backs with `raw`."""
+    """A driver on a server. It makes stores, and `raw` reads Redis without them."""
 
     def __init__(self, driver: Driver, server: RedisServer | EmbeddedServer, prefix: str) -> None:
         self.driver = driver
@@ -103,7 +103,7 @@ class Backend:
         return AsyncSessionStore.from_url(url, **options)
 
     def client(self, **options: Any) -> Any:
-        """A redis-py client of the driver's kind, as a caller would own it."""
+        """A redis-py client of the driver's kind, owned by the caller."""
         if isinstance(self.server, EmbeddedServer):
             options["server"] = self.server.client().connection_pool.connection_kwargs["server"]
             return fakeredis.FakeRedis(**options) if self.driver == "sync" else fakeredis.FakeAsyncRedis(**options)

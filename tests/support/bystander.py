@@ -1,7 +1,7 @@
-"""A process with a view that looks up without pause: ``python -m tests.faults.bystander DRIVER URL LEASE_S``.
+"""A process with a view that looks up without pause: ``python -m tests.support.bystander DRIVER URL LEASE_S``.
 
-It prints what it saw each time it was away, stopped say, for longer than a lease: whether the first look-up after that
-called itself fresh. When its standard input ends, it prints what it holds once that is fresh.
+After each pause that is longer than a lease, for example after SIGSTOP, it prints whether the first look-up was fresh.
+When its standard input ends, it waits until the view is fresh and prints the sessions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .churn import KEYS, await_end
 
 
 class Watch:
-    """Looks up, and notices when it was away."""
+    """Looks up, and notices pauses of its process."""
 
     def __init__(self, view: Any, lease_s: float) -> None:
         self._view = view
@@ -30,8 +30,8 @@ class Watch:
         print("open", flush=True)
 
     def look(self) -> bool:
-        """Look up once; False in the end."""
-        # In this order: if the process is stopped between the two, the next one notices.
+        """Look up once; return False at the end of the input."""
+        # In this order, so that the next look-up notices a stop between the two.
         fresh = self._view.fresh
         now = time.monotonic()
         if now - self._looked_at > self._lease_s:

@@ -1,4 +1,4 @@
-"""A process that writes sessions without pause until its standard input ends: ``python -m tests.faults.churn URL``."""
+"""A process that writes sessions without pause until its standard input ends: ``python -m tests.support.churn URL``."""
 
 from __future__ import annotations
 

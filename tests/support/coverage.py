@@ -1,4 +1,4 @@
-"""Which processes coverage measures."""
+"""Keep coverage out of some processes."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def unmeasured() -> dict[str, str]:
-    """Environment variables for a process that coverage leaves alone."""
+    """Environment variables of a process that coverage does not measure."""
     return {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}

@@ -1,8 +1,8 @@
-"""Interrupt a store for threads at any moment, by a signal, and see that each answer belongs to its call.
+"""Interrupt a store for threads by a signal, at any moment, and check that each answer belongs to its call.
 
-A process of its own: an interrupt can also hit Python's logging module and leave its lock locked for other threads.
+A separate process, because an interrupt inside Python's logging module could leave its lock locked for other threads.
 
-    python -m tests.faults.interrupted redis://127.0.0.1:6379/0 PREFIX
+    python -m tests.support.interrupted redis://127.0.0.1:6379/0 PREFIX
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CALLS = 1_000
 
 
 class Interrupted(BaseException):
-    """What the signal raises, wherever the program is."""
+    """The signal raises this, at any place of the program."""
 
 
 def interrupt(number: int, frame: object) -> None:
@@ -25,10 +25,10 @@ def interrupt(number: int, frame: object) -> None:
 
 
 def main(url: str, prefix: str) -> int:
-    """Returns how many calls were interrupted."""
+    """Return the number of interrupted calls."""
     rng = random.Random(2)
     interrupted = 0
-    # An interrupt may also cost the pool a connection: there are enough.
+    # An interrupt may cost the pool a connection, so it has many.
     with SessionStore.from_url(url, prefix=prefix, lease_s=0.1, max_connections=CALLS) as store:
         staging = store.environment("checkout", "staging")
         for key in ("a", "b"):

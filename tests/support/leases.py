@@ -52,7 +52,7 @@ class Leases:
         return self.scripts.run("lease_status", [*self._keys, self.scripts.changes], [rev, lease])
 
     def announced(self) -> list[dict[str, Any]]:
-        """What was published on `applied` since the last look: what comes before a marker that is published now."""
+        """The messages on `applied` since the last call. A marker, published now, ends them."""
         self.scripts.redis.publish(self._marker, "")
         messages: list[dict[str, Any]] = []
         deadline = time.monotonic() + 10
@@ -64,7 +64,7 @@ class Leases:
             if message is not None:
                 messages.append(json.loads(message["data"]))
 
-    # What the keys hold
+    # The contents of the keys
 
     def expiry(self, lease_id: str) -> float | None:
         score: float | None = self.scripts.redis.zscore(self.scripts.leases, lease_id)
@@ -75,7 +75,7 @@ class Leases:
         return score
 
     def view_fields(self, lease_id: str) -> dict[str, str]:
-        """What the views hash says of a lease."""
+        """A lease's entry in the hash of views."""
         fields: dict[str, str] = self.scripts.redis.hgetall(self.scripts.views)
         return {name: value for name, value in fields.items() if name.split(":")[0] == lease_id}
 
@@ -85,17 +85,17 @@ class Leases:
         return epoch
 
     def server_run(self) -> str:
-        """What names this run of the server in an epoch: fakeredis has nothing, and never restarts."""
+        """The part of an epoch that names this run of the server. It is empty on fakeredis, which never restarts."""
         if isinstance(self.scripts.redis, fakeredis.FakeRedis):
             return "-"
         run: str = self.scripts.redis.info("server")["run_id"]
         return run[:12]
 
-    # What the tests change behind the scripts' back
+    # Changes that bypass the scripts
 
     def run_out(self, lease_id: str) -> None:
         self.scripts.redis.zadd(self.scripts.leases, {lease_id: self.scripts.now()}, xx=True)
 
     def age(self, lease_id: str, ms: int) -> None:
-        """Take the lease to what it is `ms` later."""
+        """Change the lease as if `ms` had passed."""
         self.scripts.redis.zincrby(self.scripts.leases, -ms, lease_id)

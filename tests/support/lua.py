@@ -1,4 +1,4 @@
-"""Write each script to a folder as Redis gets it, with its fragments put in, so that luacheck can read it."""
+"""Write each script to a folder with its fragments included, as Redis gets it, for luacheck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wait for what comes by itself: bounded, and long enough for a slow machine."""
+"""Wait for a condition, with a bound that suits a slow machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PATIENCE_S = 20.0
 
 
 async def eventually(condition: Callable[[], object], what: str = "in time", timeout_s: float = PATIENCE_S) -> None:
-    """Return when the condition holds; background tasks and threads go on meanwhile."""
+    """Return when the condition holds. Background tasks and threads run meanwhile."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, what

@@ -23,15 +23,15 @@ MISSING = "redis-server is not installed (Debian: apt-get install redis-server);
 
 
 def find_redis_server() -> str | None:
-    """Path of the server's program: REDIS_SERVER, else what the PATH has."""
+    """Path of the server's program: REDIS_SERVER, else the one in the PATH."""
     return os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on.
+    """A free TCP port of the loopback interface.
 
-    It lies below those that systems give to outgoing connections: else one of these could take it while its server is
-    down, or a client that tries to reach the server could connect to itself.
+    It is below the range for outgoing connections. Otherwise such a connection could take it while its server is down,
+    or a client could connect to itself.
     """
     for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with socket.socket() as sock, suppress(OSError):
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """Start it with `start` or as a context manager; `options` are those of the command line, without dashes."""
+    """Start it with `start` or as a context manager. `options` are command-line options without dashes."""
 
     def __init__(self, *, port: int | None = None, **options: str) -> None:
         program = find_redis_server()
@@ -59,7 +59,7 @@ class RedisServer:
 
     @property
     def folder(self) -> Path:
-        """Where it keeps its files."""
+        """The folder of its files."""
         return Path(self._folder.name)
 
     @property
@@ -68,7 +68,7 @@ class RedisServer:
         return self._process.pid
 
     def client(self, **kwargs: object) -> redis.Redis:
-        """A plain client, for looking behind the library's back."""
+        """A plain client, to read and change data without the library."""
         client: redis.Redis = redis.Redis.from_url(self.url, **kwargs)
         return client
 

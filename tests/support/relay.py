@@ -1,4 +1,4 @@
-"""A TCP relay between a client and a server that tests can make misbehave, each direction by itself."""
+"""A TCP relay between a client and a server. Tests can make each direction misbehave."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 __all__ = ["Mode", "Relay"]
 
-#: What becomes of bytes that arrive: they go on; they wait until the mode changes, as on a link that has gone silent;
-#: they are thrown away; or the connection is closed in their place, on both sides, each time or the first time only.
+#: What happens to arriving bytes. They are passed on; they wait for another mode, as on a silent link; or they are
+#: dropped. Or both sides of the connection are closed instead, each time or only the first time.
 Mode = Literal["pass", "hold", "drop", "close", "close once"]
 
 Direction = Literal["to_server", "to_client"]
@@ -45,11 +45,11 @@ class Relay:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return len(self._links)
 
     def set(self, *, to_server: Mode = "pass", to_client: Mode = "pass") -> None:
-        """Change what becomes of bytes from now on, those that are held included."""
+        """Change the mode of each direction, for held bytes too."""
 
         async def change() -> None:
             self._modes = {"to_server": to_server, "to_client": to_client}
@@ -61,7 +61,7 @@ class Relay:
         self._run(change())
 
     def wait_for(self, direction: Direction, timeout_s: float = 10.0) -> None:
-        """Return when bytes have met a mode other than pass since it was set."""
+        """Return when bytes have arrived in a mode other than pass."""
         assert self._arrived[direction].wait(timeout_s), f"nothing came {direction}"
 
     def disconnect(self) -> None:
@@ -134,7 +134,7 @@ class Relay:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         except OSError:
-            pass  # the server is down: the client's connection is closed, as if it were the server's
+            pass  # the server is down, so close the client's connection, as a server would
         finally:
             for open_writer in writers:
                 open_writer.transport.abort()

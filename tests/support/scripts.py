@@ -1,4 +1,4 @@
-"""Run scripts by EVALSHA, with keys and arguments written out by hand, and look at what they leave behind."""
+"""Run scripts by EVALSHA with handwritten keys and arguments, and read their effects."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LEASE_MS = 2_000
 
 
 class Scripts:
-    """The scripts on one environment, ``checkout/staging``, and a raw subscriber of its changes."""
+    """Runs scripts on the environment ``checkout/staging``, and subscribes to its changes."""
 
     def __init__(self, client: Any, prefix: str, restricted: redis.Redis | None = None) -> None:
         self.redis: Any = client
-        #: if given, scripts run as its user, who may use only the keys and channels in KEYS
+        #: if given, scripts run as this client's user, who may use only the keys and channels in KEYS
         self._restricted = restricted
         self._loaded: set[str] = set()
         self.prefix = prefix
@@ -38,7 +38,7 @@ class Scripts:
         self.environments = f"{prefix}:{{checkout}}:environments"
         self._marker = f"{prefix}:marker"
         self._pubsub: Any = self.redis.pubsub(ignore_subscribe_messages=True)
-        # By pattern: NUMSUB does not count it, so that the scripts see an environment that nobody listens to.
+        # By pattern, which NUMSUB does not count: to the scripts, the environment has no subscriber.
         self._pubsub.psubscribe(self.changes, self._marker)
         self.messages()
 
@@ -46,7 +46,7 @@ class Scripts:
         self._pubsub.close()
 
     def messages(self) -> list[dict[str, Any]]:
-        """The changes published since the last look: those that come before a marker that is published now."""
+        """The changes published since the last call. A marker, published now, ends them."""
         self.redis.publish(self._marker, "")
         messages: list[dict[str, Any]] = []
         deadline = time.monotonic() + 10
@@ -59,7 +59,7 @@ class Scripts:
                 messages.append(json.loads(message["data"]))
 
     def _client_for(self, keys: list[str]) -> Any:
-        """A client that may use these keys and channels only, where the server knows users."""
+        """A client that may use only these keys and channels, if the server knows users."""
         if self._restricted is None:
             return self.redis
         user, password = f"user-{self.prefix}", "secret"
@@ -70,7 +70,7 @@ class Scripts:
         return self._restricted
 
     def eval_restricted(self, text: str, keys: list[str], args: list[str]) -> Any:
-        """Run any text as a script is run."""
+        """Run any text as a script."""
         return self._client_for(keys).eval(text, len(keys), *keys, *args)
 
     def run(self, name: str, keys: list[str], args: list[str | int]) -> dict[str, Any]:
@@ -147,12 +147,12 @@ class Scripts:
         return now
 
     def stored(self, key: str = "ci-42") -> dict[str, str]:
-        """The session's hash as it is."""
+        """The session's hash in Redis."""
         fields: dict[str, str] = self.redis.hgetall(self.session(key))
         return fields
 
     def store(self, key: str = "ci-42", /, **fields: str | int) -> dict[str, str]:
-        """Write a session by hand, seen now and living for a day where `fields` say nothing else."""
+        """Write a session without the scripts, by default seen now and with a TTL of a day."""
         now = self.now()
         session: dict[str, str | int] = {
             "rev": 1,
@@ -166,7 +166,7 @@ class Scripts:
         return {name: str(value) for name, value in session.items()}
 
     def everything(self) -> dict[str, Any]:
-        """All of the project's keys with their contents, to show that nothing has changed."""
+        """All keys of the project and their contents, to show that nothing changed."""
         contents: dict[str, Any] = {}
         for key in sorted(self.redis.keys(f"{self.prefix}:*")):
             match self.redis.type(key):

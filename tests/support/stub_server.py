@@ -1,4 +1,4 @@
-"""A server that speaks Redis's protocol and answers scripts with whatever a test wants."""
+"""A server that speaks Redis's protocol and answers scripts as a test wants."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _INFO = b"run_id:a1\r\nmaster_replid:b2\r\nuptime_in_seconds:1000\r\n"
 
 
 class StubServer:
-    """Answers EVALSHA and EVAL with `answer`, bytes as they go over the wire; b"" closes the connection instead."""
+    """Answers EVALSHA and EVAL with the raw bytes of `answer`; b"" closes the connection instead."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
-        #: scripts that were asked for
+        #: the scripts it was asked to run
         self.calls = 0
         self._open: set[socket.socket] = set()
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), self._handler(), bind_and_activate=True)

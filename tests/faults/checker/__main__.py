@@ -1,4 +1,4 @@
-"""Run the checker again and again, with other seeds: ``make soak``."""
+"""Run the checker repeatedly, each time with another seed: ``make soak``."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ from .run import DEFAULT_LEASE_S, check
 
 
 def main() -> int:
-    """Check until the time is over, or something is wrong; returns the exit code."""
+    """Check until the time is over or a run finds a violation; return the exit code."""
     names = [kind.name for kind in KINDS]
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults.checker",
-        description="Do many runs under faults, and look in their histories for what the guarantee rules out.",
+        description="Run under faults, and search the histories for violations of the guarantee.",
         epilog=f"Faults: {', '.join(names)}.",
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="of the first run; each further one takes the next (default 1)"
+        "--seed", type=int, default=1, help="seed of the first run; each further run takes the next (default 1)"
     )
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no run after that (default 60)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no run after this time (default 60)")
     parser.add_argument("--rounds", type=int, default=12, help="rounds of one run (default 12)")
     parser.add_argument("--lease", type=float, default=DEFAULT_LEASE_S, help="seconds (default %(default)g)")
     parser.add_argument(
-        "--faults", default=",".join(names), metavar="NAMES", help="those to draw from, between commas (default: all)"
+        "--faults",
+        default=",".join(names),
+        metavar="NAMES",
+        help="the kinds to draw from, separated by commas (default: all)",
     )
     parser.add_argument(
-        "--keep", type=Path, help="folder for the histories (default: only that of a failed run is kept)"
+        "--keep", type=Path, help="folder for the histories (default: keep only the history of a failed run)"
     )
     options = parser.parse_args()
     chosen = options.faults.split(",")
     unknown = [name for name in chosen if name not in names]
     if unknown:
-        parser.error(f"there are no faults {', '.join(unknown)}; there are {', '.join(names)}")
+        parser.error(f"unknown faults: {', '.join(unknown)}; known are {', '.join(names)}")
     kinds = [kind for kind in KINDS if kind.name in chosen]
     started = time.monotonic()
     looks = writes = 0
@@ -61,7 +64,7 @@ def main() -> int:
         if options.keep is None:
             shutil.rmtree(folder)
         if time.monotonic() - started > 60 * options.minutes:
-            print(f"In all: {looks:,} look-ups and {writes:,} writes, nothing wrong.")
+            print(f"In all: {looks:,} look-ups and {writes:,} writes, no violation.")
             return 0
         seed += 1
 

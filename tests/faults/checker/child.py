@@ -1,7 +1,7 @@
-"""What the processes of the checker have in common: their settings, their orders, and the watch for stalls.
+"""The common part of the checker's processes: settings, orders, and the watch for stalls.
 
-A child reads orders from its standard input, one JSON object a line, and answers each with one line. It ends with its
-input, so that none outlives the process that started it.
+A child reads orders from standard input, one JSON object a line, and answers each with one line. It exits when its
+input ends, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -35,39 +35,39 @@ __all__ = [
 ]
 
 PROJECT = "checker"
-#: The environment whose sessions never expire in the course of a run, and the one where they do.
+#: The environment whose sessions never expire during a run, and the one whose sessions do.
 MAIN, BRIEF = "main", "brief"
 #: Seconds that a session lives after it was last seen.
 TTL_S = {MAIN: 24 * 3600.0, BRIEF: 1.0}
 #: Few keys, so that writers and look-ups meet.
 KEYS = {MAIN: tuple(f"m{n}" for n in range(10)), BRIEF: tuple(f"b{n}" for n in range(16))}
 
-#: Seconds between two looks at the clock, and that between them from which a stall is recorded.
+#: Seconds between two readings of the clock, and the gap that is recorded as a stall.
 _WATCH_S = 0.02
 _STALL_S = 0.1
 
 
 class ChildSettings(Struct, frozen=True, kw_only=True):
-    """What a child is told on its command line, as JSON."""
+    """A child's settings, as JSON on its command line."""
 
     name: str
     kind: str
-    #: of Redis, or of the gateways
+    #: URLs of Redis, or of the gateways
     urls: list[str]
     seed: int
     lease_s: float
     deadline_s: float
-    #: where the records go
+    #: folder of the records
     path: str
     api_key: str = ""
     #: names of the gateways
     gateways: list[str] = []
-    #: seconds between two writes of one task, on average; and how many tasks there are
+    #: seconds between two writes of one task, on average; and the number of tasks
     pace_s: float = 0.05
     tasks: int = 4
 
     def options(self, environment: str) -> StoreOptions:
-        """Options of the store for one environment."""
+        """The store's options for one environment."""
         return {"ttl_s": TTL_S[environment], "lease_s": self.lease_s, "deadline_s": self.deadline_s}
 
     def recorder(self) -> Recorder:
@@ -86,7 +86,7 @@ def environment_of(key: str) -> str:
 
 
 def obey(orders: dict[str, Callable[[dict[str, Any]], Any]]) -> None:
-    """Carry orders out until the input ends; each is answered with what it returns."""
+    """Carry out orders until the input ends; answer each with its result."""
     print("{}", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
@@ -94,7 +94,7 @@ def obey(orders: dict[str, Callable[[dict[str, Any]], Any]]) -> None:
 
 
 def watch_for_stalls(name: str, recorder: Recorder) -> None:
-    """Record when this process was not run, in the background."""
+    """Record stalls of this process, in the background."""
 
     def watch() -> NoReturn:
         last = time.monotonic()

@@ -1,11 +1,11 @@
-"""What the processes of the checker record.
+"""The records of the checker's processes.
 
 Times are seconds of CLOCK_MONOTONIC, which all processes of the machine share. A key is ``<environment>/<session
-key>``. Each process appends JSON lines to a file of its own; a line that was cut off by SIGKILL is left out.
+key>``. Each process appends JSON lines to its own file. A reader skips a line that SIGKILL cut off.
 
-**Histories that are lost.** FLUSHALL, a restart without data and the promotion of a lagging replica take revisions
-back, so revisions compare only within one era: the time between two such losses. A loss happens at some instant of its
-fault. A write is of an era for certain where no loss can have come between its call and its return.
+**Lost histories.** FLUSHALL, a restart without data and the promotion of a lagging replica set revisions back. So
+revisions compare only within one era: the time between two losses. A loss happens at some instant of its fault. A
+write certainly belongs to an era if no loss can have happened between its call and its return.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = [
     "read_records",
 ]
 
-#: done: it returned, and had waited. committed: it returned without waiting, or the wait failed. unknown: it may have
-#: been applied, or may yet be. failed: the error says that nothing was changed.
+#: done: it waited and returned. committed: it returned at commit, or its wait failed. unknown: it may have been
+#: applied, or may still be. failed: the error says that nothing was changed.
 Outcome = Literal["done", "committed", "unknown", "failed"]
 
 
@@ -49,16 +49,16 @@ class Write(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="write"):
     key: str
     #: names the state that it set; empty for a deletion
     token: str = ""
-    #: of the whole state that it set
+    #: digest of the whole state that it set
     digest: str = ""
     started: float
     ended: float
     outcome: Outcome
-    #: the revision of the state, or of the deletion; 0 where it is not known
+    #: the revision of the state or the deletion; 0 if unknown
     revision: int = 0
-    #: of a deletion: whether there was a session; None where that is not known
+    #: whether a deletion found a session; None if unknown
     existed: bool | None = None
-    #: seconds that it waited after the commit, where that is known
+    #: seconds that it waited after the commit, if known
     effective_s: float | None = None
     detail: str = ""
 
@@ -69,17 +69,17 @@ class Write(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="write"):
 
 
 class Looks(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="looks"):
-    """Look-ups of one key by one observer, one after another, that had the same answer.
+    """Consecutive look-ups of one key by one observer, with the same answer.
 
-    Nothing is lost by that: an answer that is right at the last of them as far as being behind goes, and at the first
-    as far as being ahead goes, is right at all of them.
+    One record loses nothing. An answer that is not too old for the last look-up, and not too new for the first, is
+    right for all of them.
     """
 
     observer: str
-    #: they called themselves fresh
+    #: the view called itself fresh
     fresh: bool
     key: str
-    #: 0: there was no session
+    #: 0: no session was found
     revision: int = 0
     token: str = ""
     digest: str = ""
@@ -89,12 +89,12 @@ class Looks(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="looks"):
     first_ended: float
     last_began: float
     last_ended: float
-    #: ms since 1970 at which the last began, by the clock that Redis has too
+    #: when the last began, in ms since 1970, by the clock that Redis reads
     last_began_ms: float
 
 
 class Tally(Struct, frozen=True, kw_only=True, tag="tally"):
-    """How many look-ups an observer has made since its last tally, and how many of them were refused as stale."""
+    """An observer's look-ups since its last tally, and how many of them the view refused as stale."""
 
     observer: str
     made: int
@@ -102,7 +102,7 @@ class Tally(Struct, frozen=True, kw_only=True, tag="tally"):
 
 
 class Stall(Struct, frozen=True, kw_only=True, tag="stall"):
-    """A process was not run for a while: by a fault, or since the machine was busy."""
+    """A process did not run for a while, because of a fault or a busy machine."""
 
     process: str
     started: float
@@ -110,15 +110,15 @@ class Stall(Struct, frozen=True, kw_only=True, tag="stall"):
 
 
 class Fault(Struct, frozen=True, kw_only=True, tag="fault"):
-    """What was done, to whom, and from when to when."""
+    """A fault: its kind, its target, its start and its end."""
 
     kind: str
     target: str
     started: float
     ended: float
-    #: which part of the history it may have taken: nothing, what came last, or all
+    #: the part of the history that it may have lost: nothing, the last part, or all
     loses: Literal["nothing", "tail", "all"] = "nothing"
-    #: whether Redis was away
+    #: whether Redis was unreachable
     outage: bool = False
     detail: str = ""
 
@@ -132,14 +132,14 @@ class Stored(Struct, frozen=True, array_like=True):
 
 
 class Contents(Struct, frozen=True, kw_only=True, tag="contents"):
-    """What a view, or Redis itself (`holder` is "redis"), held when all was healed and quiet."""
+    """The sessions of a view, or of Redis (`holder` is "redis"), after all faults and writes."""
 
     round: int
     holder: str
     environment: str
     revision: int
     fresh: bool = True
-    #: Redis time, in ms, as Redis was read; a view's is not known
+    #: Redis time, in ms, of the reading of Redis; unknown for a view
     read_at_ms: float = 0.0
     sessions: dict[str, Stored]
 
@@ -153,7 +153,7 @@ _decode = msgspec.json.Decoder(Record).decode
 def digest_of(
     label: str | None, scenario: str | None, overrides: Sequence[str], delay_ms: int, delay_max_ms: int
 ) -> str:
-    """The whole of what a PUT sets, in a few digits."""
+    """A digest of everything that a PUT sets."""
     return f"{zlib.crc32(repr((label, scenario, tuple(overrides), delay_ms, delay_max_ms)).encode()):08x}"
 
 
@@ -187,9 +187,9 @@ def read_records(folder: Path) -> Iterator[Record]:
 
 
 class Losses:
-    """The instants at which a part of the history was lost, each known to within a fault's time.
+    """The instants of the losses, each known to within its fault's duration.
 
-    Era 0 is before the first, era 1 between the first and the second, and so on.
+    Era 0 is before the first loss, era 1 between the first and the second, and so on.
     """
 
     def __init__(self, faults: Iterable[Fault]) -> None:
@@ -202,19 +202,19 @@ class Losses:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of losses."""
         return len(self._started)
 
     def earliest_era(self, time: float) -> int:
-        """The era at a time, at the earliest."""
+        """The earliest era that a time can be in."""
         return bisect_right(self._ended, time)
 
     def latest_era(self, time: float) -> int:
-        """The era at a time, at the latest."""
+        """The latest era that a time can be in."""
         return bisect_left(self._started, time)
 
     def survives(self, committed: int, era: int) -> bool:
-        """Whether something committed in an era may be there in a later one."""
+        """Whether a write of one era may survive in a later one."""
         return not any(self._loses_all[committed:era])
 
     def eras_of(self, write: Write) -> tuple[int, int]:
@@ -265,7 +265,7 @@ class History:
 
     @cached_property
     def writes_of_token(self) -> dict[str, list[Write]]:
-        """The writes that set a state; more than one where it was set again."""
+        """The writes that set a state: several if it was set again."""
         found = defaultdict(list)
         for write in self.writes:
             if write.token:
@@ -282,7 +282,7 @@ class History:
         return dict(found)
 
     def sources(self, looks: Looks) -> list[Write]:
-        """The writes that can have set what was looked up."""
+        """The writes that can have set a looked-up state."""
         return [
             write
             for write in self.writes_of_token.get(looks.token, ())
@@ -294,5 +294,5 @@ class History:
         ]
 
     def ttl_s_of(self, key: str) -> float:
-        """Seconds that a session of this key lives."""
+        """The TTL of a key's session, in seconds."""
         return self.ttl_s[key.partition("/")[0]]

@@ -1,4 +1,4 @@
-"""Which faults happen when: drawn from a seed, so that a run can be repeated."""
+"""The faults of a run and their times. A seed decides them, so that a run can be repeated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 __all__ = ["KINDS", "ROUND_S", "Kind", "Planned", "plan_rounds"]
 
-#: What a fault is done to. Faults of one server follow one another, and so do those of one process.
+#: The target of a fault. Faults of one server never overlap, and neither do those of one process.
 Subject = Literal["server", "view", "asyncio view", "gateway"]
 
 
@@ -19,11 +19,11 @@ class Kind:
 
     name: str
     subject: Subject
-    #: how long it lasts, in leases, at least and at most
+    #: the least and the most duration, in leases
     leases: tuple[float, float]
 
 
-#: Every fault there is.
+#: Every kind of fault.
 KINDS = (
     Kind("view-stopped", "view", (0.3, 2.5)),
     Kind("view-killed", "view", (0.1, 1.0)),
@@ -44,10 +44,10 @@ KINDS = (
     Kind("flushall", "server", (0.0, 0.0)),
 )
 
-#: Seconds of one round in which faults begin. What they leave behind is healed after it.
+#: Seconds of one round in which faults begin. Afterwards the run heals their effects.
 ROUND_S = 6.0
 
-#: Faults that begin in one round.
+#: The number of faults in one round.
 _SERVER_FAULTS, _OTHER_FAULTS = (2, 3), (4, 6)
 
 
@@ -55,19 +55,19 @@ _SERVER_FAULTS, _OTHER_FAULTS = (2, 3), (4, 6)
 class Planned:
     """One fault of a round."""
 
-    #: seconds after the round has begun
+    #: seconds after the start of the round
     at_s: float
     kind: Kind
-    #: which of the subjects; taken modulo how many there are
+    #: the number of the target, modulo the number of targets
     index: int
-    #: how long it lasts
+    #: its duration
     leases: float
-    #: which of the kind's variants: directions of a hole, and how slow a link is
+    #: the variant of its kind: the direction of a hole, or the delay of a link
     variant: int
 
 
 def plan_rounds(seed: int, rounds: int, kinds: Sequence[Kind]) -> list[list[Planned]]:
-    """Draw the rounds; with rounds enough, each kind is in one at least."""
+    """Draw the rounds. With enough rounds, each kind occurs at least once."""
     rng = random.Random(seed)
     server = _Deck([kind for kind in kinds if kind.subject == "server"], rng)
     other = _Deck([kind for kind in kinds if kind.subject != "server"], rng)
@@ -93,7 +93,7 @@ def plan_rounds(seed: int, rounds: int, kinds: Sequence[Kind]) -> list[list[Plan
 
 
 class _Deck:
-    """Kinds in random order; all come up once before any does again."""
+    """Kinds in random order; each occurs once before any occurs again."""
 
     def __init__(self, kinds: Sequence[Kind], rng: random.Random) -> None:
         self._kinds = list(kinds)

@@ -1,8 +1,7 @@
-"""A TCP relay between clients and a Redis that tells subscriptions from calls, and can be led to another server.
+"""A TCP relay to a Redis. It tells subscriptions from calls, and can switch to another server.
 
-Unlike `tests.relay`, which treats all connections alike: here one that has sent SUBSCRIBE is a *link*, any other
-carries *calls*, and each can be held by itself. What is held is not lost: it arrives when it is released, as after a
-network that was down for a while.
+Unlike `tests.support.relay`, it tells two kinds of connections apart: one that sent SUBSCRIBE is a *link*, any other
+carries *calls*. A test can hold each kind. Held bytes arrive later, when the test releases them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Direction = Literal["up", "down"]
 _BOTH: tuple[Direction, Direction] = ("up", "down")
 _ALL: tuple[Traffic, Traffic] = ("link", "calls")
 
-#: Seconds that any order to the relay's thread may take.
+#: Seconds that an order to the relay's thread may take.
 _PATIENCE_S = 10.0
 
 
@@ -42,7 +41,7 @@ class _Connection:
 
 
 class SortingRelay:
-    """Listens on a free port from `start` on, in a thread of its own, and connects each client to `target_port`."""
+    """Listens on a free port after `start`, in its own thread, and connects each client to `target_port`."""
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
@@ -60,7 +59,7 @@ class SortingRelay:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    # What tests order
+    # Orders of a test
 
     def start(self) -> Self:
         self._thread.start()
@@ -68,11 +67,11 @@ class SortingRelay:
         return self
 
     def hold(self, *traffic: Traffic, directions: tuple[Direction, ...] = _BOTH) -> None:
-        """Let nothing through, neither bytes nor the end of a connection; all traffic where none is named."""
+        """Hold bytes and ends of connections, of the named traffic or of all."""
         self._order(lambda: self._held.update((one, way) for one in traffic or _ALL for way in directions))
 
     def release(self, *traffic: Traffic, directions: tuple[Direction, ...] = _BOTH) -> None:
-        """Deliver what was held, and whatever follows."""
+        """Deliver the held bytes, and pass everything on again."""
 
         def release() -> None:
             self._held.difference_update((one, way) for one in traffic or _ALL for way in directions)
@@ -81,11 +80,11 @@ class SortingRelay:
         self._order(release)
 
     def delay_messages(self, seconds: float) -> None:
-        """Let what Redis says on links arrive later by this; 0: at once."""
+        """Delay Redis's messages on links by these seconds; 0: none."""
         self._order(lambda: setattr(self, "_delay_s", seconds))
 
     def cut(self) -> None:
-        """Reset the connections that there are."""
+        """Reset the open connections."""
 
         def cut() -> None:
             for connection in self._connections:
@@ -95,11 +94,11 @@ class SortingRelay:
         self._order(cut)
 
     def retarget(self, port: int) -> None:
-        """Connect new clients to another server; the connections that there are stay with the old one."""
+        """Connect new clients to another server. Open connections stay with the old one."""
         self._order(lambda: setattr(self, "_target_port", port))
 
     def close(self) -> None:
-        """Cut everything and end the thread; closing twice is fine."""
+        """Cut every connection and end the thread; closing twice is allowed."""
         if self._loop.is_closed():
             return
         if self._thread.is_alive():
@@ -137,7 +136,7 @@ class SortingRelay:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # One more turn, in which the transports close their sockets.
+        # The transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -151,7 +150,7 @@ class SortingRelay:
         except BaseException as exc:
             writer.transport.abort()
             if isinstance(exc, OSError):
-                return  # to the client it is a server that is down
+                return  # to the client, the server is down
             raise
         connection = _Connection(writer, to_server)
         self._connections.add(connection)

@@ -1,4 +1,4 @@
-"""One run, from the seed to the report; and many of them: ``python -m tests.faults.checker --help``."""
+"""One run, from the seed to the report. ``python -m tests.faults.checker --help`` shows how to start many."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ __all__ = ["DEFAULT_LEASE_S", "Report", "check"]
 
 DEFAULT_LEASE_S = 1.0
 
-#: Violations that a report shows whole.
+#: Violations that a report shows in full.
 _SHOWN = 5
 
 
 @dataclass(slots=True)
 class Report:
-    """What one run has shown."""
+    """The result of one run."""
 
     seed: int
     looks: int
-    #: of them, those that called themselves fresh, and so were held to what had returned; and those that were refused
-    #: as stale
+    #: of these, the look-ups of fresh views, which had to show every returned write; and those refused as stale
     fresh: int
     refused: int
     writes: int
-    #: of them, those that had waited when they returned
+    #: of these, the writes that waited for the views
     effective: int
     faults: dict[str, int]
-    #: seconds after each round's last fault until every view was fresh again
+    #: for each round, seconds from its last fault until every view was fresh again
     healed_s: list[float]
     violations: list[Violation]
     trace: str = field(repr=False)
@@ -53,16 +52,16 @@ class Report:
 def check(
     folder: Path, seed: int, rounds: int, *, kinds: Sequence[Kind] = KINDS, lease_s: float = DEFAULT_LEASE_S
 ) -> Report:
-    """Do one run, and look for what is wrong in its history.
+    """Do one run, and search its history for violations.
 
     Parameters
     ----------
     folder : Path
-        Empty; the records stay there.
+        An empty folder; the records stay there.
     seed : int
-        Draws the faults, and what the processes choose to do.
+        Decides the faults and the choices of the processes.
     rounds : int
-        In each, faults happen for some seconds; then all is healed, and compared.
+        The number of rounds. In each, faults happen for some seconds; then the run heals and compares everything.
     kinds : sequence of Kind
         The faults to draw from.
     lease_s : float

@@ -1,4 +1,4 @@
-"""What happened around a violation, for a person to read."""
+"""The events around a violation, for a person to read."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from .validators import Violation
 
 __all__ = ["trace_of"]
 
-#: Seconds before and after that are shown.
+#: Seconds before and after the violation that a trace shows.
 _BEFORE_S, _AFTER_S = 4.0, 1.0
-#: Lines shown.
+#: Lines of a trace.
 _LINES = 120
 
 
 def trace_of(history: History, violation: Violation) -> str:
-    """All that concerns the violation's key and observer, in the order in which it began."""
+    """The events of the violation's key and observer, in the order in which they began."""
     since, until = violation.at - _BEFORE_S, violation.at + _AFTER_S
     lines: list[tuple[float, str]] = [
         (fault.started, _span(violation, fault) + _of_fault(fault))
@@ -44,7 +44,7 @@ def trace_of(history: History, violation: Violation) -> str:
         if stall.process == process and stall.started < until and stall.ended > since
     ]
     lines.sort()
-    # Those next to the violation are the ones to see.
+    # The look-ups next to the violation matter most.
     if len(lines) > _LINES:
         nearest = sorted(range(len(lines)), key=lambda index: abs(lines[index][0] - violation.at))[:_LINES]
         lines = [lines[index] for index in sorted(nearest)]

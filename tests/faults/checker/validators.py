@@ -1,7 +1,7 @@
-"""What must hold in every history; each validator is a pure function that returns what is wrong.
+"""The rules of every history. Each validator is a pure function that returns the violations of one rule.
 
-They are sound: where a history leaves open in which order things happened, they assume the order that is right. So what
-they report is wrong in every order.
+They are sound: if a history allows several orders of events, they assume a correct one. So a reported violation is one
+in every order.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from .history import Contents, Fault, History, Looks, Stall, Write
 
 __all__ = ["VALIDATORS", "Violation", "violations_of"]
 
-#: The longest that a write may wait because of views, in leases: a view may renew once more without having applied the
-#: write, a third of a lease after it, or a twentieth later than that.
+#: The longest wait of a write for views, in leases. A view may renew once more before it applies the write: a third of
+#: a lease after it, or a twentieth later.
 LONGEST_WAIT_LEASES = 1 + 1 / 3 + 1 / 20
-#: Seconds that the machine may add to that, beyond the stalls that were recorded.
+#: Seconds that the machine may add to it, beyond the recorded stalls.
 WAIT_MARGIN_S = 0.5
-#: Ms by which the two clocks that an expiry is checked by may differ: both are of one machine, and read at different
-#: times.
+#: Ms between the two readings of the clock that an expiry is checked by.
 CLOCK_MARGIN_MS = 20.0
-#: The part of its TTL that a session lives at least after a PUT: one that changes nothing extends it only for a tenth
-#: or more.
+#: The least part of its TTL that a session lives after a PUT. A PUT that changes nothing extends the life only by a
+#: tenth or more.
 SHORTEST_LIFE = 0.9
 
-#: Seconds of a TTL after which no session expires in the course of a run.
+#: Seconds; a session with a longer TTL never expires during a run.
 FOREVER_S = 3600.0
 
 _Timed = Stall | Fault
@@ -35,23 +34,23 @@ _Timed = Stall | Fault
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something that must not be."""
+    """A violation of one rule."""
 
     rule: str
-    #: what happened, for a person
+    #: what happened, in words
     what: str
     key: str
-    #: when it showed
+    #: when it was observed
     at: float
     who: str
 
 
 @dataclass(slots=True)
 class _Bindings:
-    """Writes of one key in one era that returned after they had waited, by the time of their return."""
+    """Writes of one key in one era that waited and returned, by the time of their return."""
 
     ended: list[float] = field(default_factory=list)
-    #: with each, the one of the highest revision so far, and the deletion that was called last
+    #: for each, the write of the highest revision so far, and the last deletion
     highest: list[Write | None] = field(default_factory=list)
     last_deletion: list[Write | None] = field(default_factory=list)
 
@@ -72,7 +71,7 @@ class _Bindings:
 
 
 def no_fresh_look_up_is_behind(history: History) -> list[Violation]:
-    """(a) A look-up that began after a write returned, on a view that called itself fresh, shows it or a later one."""
+    """(a) On a fresh view, a look-up that began after a write returned shows that write or a later one."""
     bindings: defaultdict[tuple[str, int], _Bindings] = defaultdict(_Bindings)
     for write in sorted(history.writes, key=lambda write: write.ended):
         if write.outcome == "done":
@@ -103,12 +102,12 @@ def _how_it_is_behind(
         if highest is None or highest.deletes:
             return None
         if ended >= highest.started + SHORTEST_LIFE * history.ttl_s_of(looks.key):
-            return None  # it may have expired
+            return None  # the session may have expired
         if _may_be_deleted_after(history, highest, ended):
             return None
         return f"showed no session, after a write of {_named(highest)} had returned"
     sources = history.sources(looks)
-    # A write that changed nothing returns the revision that set its state, maybe in an earlier era than its own.
+    # A write that changed nothing returns the revision that set its state, perhaps in an earlier era.
     if highest is not None and (looks.revision, looks.token) != (highest.revision, highest.token):
         last_era = max((history.losses.eras_of(source)[1] for source in sources), default=history.losses.count)
         if (last_era, looks.revision) < (history.losses.earliest_era(highest.started), highest.revision):
@@ -119,7 +118,7 @@ def _how_it_is_behind(
 
 
 def no_view_goes_back(history: History) -> list[Violation]:
-    """(b) What one observer sees of a session never goes back, but where the history itself did."""
+    """(b) For one observer, a session never goes back, unless the history did."""
     found = []
     seen: dict[tuple[str, str], _Seen] = {}
     for looks in history.looks:
@@ -132,23 +131,23 @@ def no_view_goes_back(history: History) -> list[Violation]:
 
 @dataclass(slots=True)
 class _Seen:
-    """How far an observer has come with one session: at least in this era, and there at this revision."""
+    """An observer's last state of one session: its earliest era, and its revision there."""
 
     era: int = 0
     revision: int = 0
-    #: what can have set that
+    #: the writes that can have set it
     sources: Sequence[Write] = ()
-    #: it saw the session gone after that revision
+    #: whether it found no session after that revision
     gone: bool = False
 
     def step(self, history: History, looks: Looks) -> str | None:
-        """Go on to what was looked up; says what is wrong where no order of what happened explains it."""
+        """Advance to the next look-up; return a message if no order of the events explains it."""
         latest = history.losses.latest_era(looks.first_ended)
         if not looks.revision:
             return self._lose(history, looks, latest)
         sources = history.sources(looks)
         if not sources:
-            return None  # that is (c)
+            return None  # rule (c) reports this
         eras = [history.losses.eras_of(source) for source in sources]
         first, last = min(era[0] for era in eras), max(era[1] for era in eras)
         before = f"revision {self.revision}{', gone' if self.gone else ''}, of era {self.era} or later"
@@ -165,17 +164,17 @@ class _Seen:
 
     def _lose(self, history: History, looks: Looks, latest: int) -> str | None:
         if not self.revision or self.gone or history.ttl_s_of(looks.key) < FOREVER_S:
-            return None  # it never was there, or it may have expired
+            return None  # the session never existed, or may have expired
         self.gone = True
         if latest > self.era or any(
             _may_be_deleted_after(history, source, looks.first_ended) for source in self.sources
         ):
             return None
-        return f"showed revision {self.revision}, then no session, and nobody can have deleted it"
+        return f"showed revision {self.revision}, then no session, and no deletion explains it"
 
 
 def every_state_was_committed(history: History) -> list[Violation]:
-    """(c) A state that is served is one that a write has set, whole, at that revision."""
+    """(c) A served state is exactly the state that one write set at that revision."""
     found = []
     for looks in history.looks:
         if looks.revision and not history.sources(looks):
@@ -187,7 +186,7 @@ def every_state_was_committed(history: History) -> list[Violation]:
 
 
 def nothing_is_served_past_its_expiry(history: History) -> list[Violation]:
-    """(d) No look-up that began after a session's expiry, in Redis time, shows it."""
+    """(d) No look-up shows a session after its expiry, in Redis time."""
     found = []
     for looks in history.looks:
         late_ms = looks.last_began_ms - looks.expires_at
@@ -198,7 +197,7 @@ def nothing_is_served_past_its_expiry(history: History) -> list[Violation]:
 
 
 def every_view_ends_equal_to_redis(history: History) -> list[Violation]:
-    """(e) Once all is healed and quiet, every view is fresh, and holds what Redis holds."""
+    """(e) After all faults and writes, every view is fresh and equals Redis."""
     truth = {(one.round, one.environment): one for one in history.contents if one.holder == "redis"}
     found = []
     for held in history.contents:
@@ -219,7 +218,7 @@ def every_view_ends_equal_to_redis(history: History) -> list[Violation]:
 
 
 def _differences(held: Contents, redis: Contents) -> list[str]:
-    """The keys whose sessions differ. A view may have let one expire just before Redis was read."""
+    """The keys whose sessions differ. A session may have expired between the readings of the view and of Redis."""
     differing = []
     for key in sorted(held.sessions.keys() | redis.sessions.keys()):
         here, there = held.sessions.get(key), redis.sessions.get(key)
@@ -232,8 +231,7 @@ def _differences(held: Contents, redis: Contents) -> list[str]:
 def no_write_waits_too_long(history: History) -> list[Violation]:
     """(f) No write waits longer than a lease and a third, plus a margin, because of views.
 
-    The time that Redis, or what stands between it and the writer, was away is not the views' fault; nor is the time in
-    which the machine did not run a process.
+    The views do not answer for the time in which Redis or the link to it was down, or in which a process did not run.
     """
     limit_s = LONGEST_WAIT_LEASES * history.lease_s + WAIT_MARGIN_S
     outages = [fault for fault in history.faults if fault.outage]
@@ -257,7 +255,7 @@ def no_write_waits_too_long(history: History) -> list[Violation]:
     return found
 
 
-#: By their letters.
+#: The validators by their letters.
 VALIDATORS: Mapping[str, Callable[[History], list[Violation]]] = {
     "a": no_fresh_look_up_is_behind,
     "b": no_view_goes_back,
@@ -269,17 +267,17 @@ VALIDATORS: Mapping[str, Callable[[History], list[Violation]]] = {
 
 
 def violations_of(history: History) -> list[Violation]:
-    """Everything that is wrong."""
+    """All violations."""
     return [violation for validate in VALIDATORS.values() for violation in validate(history)]
 
 
 def _is_before(one: Write, other: Write) -> bool:
-    """Whether one write was certainly committed before another."""
+    """Whether one write certainly committed before another."""
     return one.outcome in ("done", "committed") and one.ended < other.started
 
 
 def _may_be_deleted_after(history: History, write: Write, time: float) -> bool:
-    """Whether a deletion may have followed on a write by then."""
+    """Whether a deletion may have followed a write by this time."""
     era = history.losses.eras_of(write)
     for deletion in history.deletions_of_key.get(write.key, ()):
         if deletion.started > time:
@@ -292,7 +290,7 @@ def _may_be_deleted_after(history: History, write: Write, time: float) -> bool:
 
 
 def _overlap_s(times: Iterable[_Timed], write: Write) -> float:
-    """Seconds of a write during which any of these was."""
+    """Seconds of a write that these spans cover."""
     spans = sorted(
         (max(time.started, write.started), min(time.ended, write.ended))
         for time in times

@@ -1,8 +1,7 @@
-"""A process with views, which looks sessions up all the time and records what it saw.
+"""A process with views that looks sessions up without pause and records the answers.
 
-Of each environment it has a strict view (``on_stale="raise"``), whose look-ups call themselves fresh by not raising,
-and one that serves what it has. All look-ups run in a thread of their own, so that they go on while the event loop is
-stalled.
+For each environment it has a strict view (``on_stale="raise"``), which is fresh if a look-up does not raise, and a view
+that serves stale sessions. All look-ups run in one separate thread, so that they continue while the event loop stalls.
 
 Run by `world`: ``python -m tests.faults.checker.viewer SETTINGS``.
 """
@@ -24,13 +23,13 @@ from sessionstore.replica.view import BaseView
 from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings, obey, read_settings, watch_for_stalls
 from .history import Looks, Recorder, Tally, digest_of
 
-#: Look-ups of one burst, and seconds between two bursts.
+#: Look-ups in one burst, and seconds between two bursts.
 _BURST = 24
 _PAUSE_S = 0.002
-#: Seconds that one record of equal look-ups covers at most, and seconds between two flushes of the file.
+#: The most seconds that one record of equal look-ups covers, and seconds between two flushes of the file.
 _RUN_S = 0.05
 _FLUSH_S = 0.1
-#: Seconds between two flushes of touches.
+#: Seconds between two reports of look-ups.
 _TOUCH_INTERVAL_S = 0.4
 
 
@@ -41,7 +40,7 @@ def digest_of_session(session: Session) -> str:
 
 
 class _Run:
-    """Equal look-ups, one after another."""
+    """Consecutive look-ups with equal answers."""
 
     __slots__ = ("count", "first_began", "first_ended", "last_began", "last_began_ms", "last_ended", "session")
 
@@ -54,7 +53,7 @@ class _Run:
 
 
 class _Observer:
-    """Looks up one view's sessions, in one way."""
+    """Looks up one view's sessions, by `get` or by `peek`."""
 
     def __init__(
         self, name: str, environment: str, fresh: bool, look_up: Callable[[str | None], Session | None]
@@ -90,7 +89,7 @@ class _Observer:
         self._made += _BURST
 
     def flush(self, recorder: Recorder) -> None:
-        """Record what is still open."""
+        """Record the look-ups that are not recorded yet."""
         for key, run in self._runs.items():
             recorder.add(self._record(key, run))
         self._runs.clear()
@@ -117,7 +116,7 @@ class _Observer:
 
 
 class _Viewer:
-    """The observers of this process, and the thread in which they look."""
+    """The observers of this process, and the thread of their look-ups."""
 
     def __init__(
         self, settings: ChildSettings, recorder: Recorder, views: dict[str, tuple[BaseView, BaseView]]
@@ -128,7 +127,7 @@ class _Viewer:
         self._observers = []
         for name, (strict, serving) in views.items():
             where = f"{settings.name}/{name}"
-            # A touch keeps a session of BRIEF alive; those looked up by peek alone expire.
+            # `get` keeps a session of BRIEF alive; the sessions of `peek` expire.
             note = name == MAIN
             self._observers += [
                 _Observer(f"{where}/strict.get", name, True, strict.get if note else _get_some(strict)),
@@ -148,7 +147,7 @@ class _Viewer:
         self._looking.set()
 
     def dump(self, _order: dict[str, Any]) -> dict[str, Any]:
-        """What each environment's view holds; look-ups are paused."""
+        """The sessions of each environment's view, while look-ups are paused."""
         held: dict[str, Any] = {}
         for name, (strict, serving) in self._views.items():
             stats = serving.stats
@@ -191,7 +190,7 @@ class _Viewer:
 
 
 def _get_some(view: BaseView) -> Callable[[str | None], Session | None]:
-    """Look half of the keys up by `get`, which keeps them alive, and half by `peek`."""
+    """Look up half of the keys by `get`, which keeps sessions alive, and half by `peek`."""
     kept = frozenset(KEYS[BRIEF][::2])
 
     def look_up(key: str | None) -> Session | None:

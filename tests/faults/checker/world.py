@@ -1,7 +1,7 @@
-"""The processes of one run, and the faults that are done to them.
+"""The processes of one run, and the faults that hit them.
 
-Everything reaches Redis through relays, so that links can be held and all can be led to another server. Each view
-process has a relay of its own.
+Everything reaches Redis through relays, which can hold links and switch to another server. Each view process has its
+own relay.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from .relay import Direction, SortingRelay, Traffic
 
 __all__ = ["World"]
 
-#: Seconds that a process may take to start, an order to be carried out, and all views to equal Redis once all is
-#: healed.
+#: Seconds that a process may take to start, that an order may take, and that the views may take to equal Redis after
+#: all faults.
 _START_S, _ORDER_S, _HEAL_S = 60.0, 40.0, 30.0
 
-#: Seconds between two PINGs, and from which on an answer is late.
+#: Seconds between two PINGs, and the age at which an answer is late.
 _WATCH_S, _STALL_S = 0.02, 0.1
 
-#: Variants of holes, and of slow links.
+#: The variants of holes and of slow links.
 _DIRECTIONS: tuple[tuple[Direction, ...], ...] = (("up", "down"), ("down",), ("up",))
 _DELAYS_S = (0.05, 0.15, 0.4)
 
 
 class Child:
-    """A process that takes orders by its standard input."""
+    """A process that reads orders from its standard input."""
 
     def __init__(self, module: str, settings: ChildSettings, folder: Path) -> None:
         self.name = settings.name
@@ -74,7 +74,7 @@ class Child:
         self._answer(_START_S)
 
     def order(self, what: str, **arguments: Any) -> Any:
-        """Give an order and wait until it is carried out."""
+        """Give an order and wait for its answer."""
         with self._lock:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps({"do": what, **arguments}).encode() + b"\n")
@@ -82,7 +82,7 @@ class Child:
             return self._answer(_ORDER_S)
 
     def end(self) -> int:
-        """Let it end by itself, and wait for that; returns the exit code."""
+        """Let the process exit; return its exit code."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -112,23 +112,23 @@ class Child:
             line = self._answers.get(timeout=timeout_s)
         except queue.Empty:
             raise AssertionError(f"{self.name} did not answer within {timeout_s:g} s") from None
-        assert line, f"{self.name} has ended; see its standard error"
+        assert line, f"{self.name} exited; see its standard error"
         return json.loads(line)
 
 
 class World:
-    """One Redis (or what takes its place), gateways, writers and views.
+    """One Redis and its successors, gateways, writers and views.
 
     Parameters
     ----------
     folder : Path
-        Where the records and what the processes say go.
+        The folder of the records and of the processes' output.
     seed : int
-        Of what the processes choose.
+        Decides the choices of the processes.
     lease_s : float
-        The lease of all of them.
+        The lease of all stores.
     views : int
-        View processes; every second one is an asyncio one.
+        The number of view processes. Every second one uses asyncio.
     """
 
     def __init__(self, folder: Path, seed: int, lease_s: float, views: int = 4, gateways: int = 2) -> None:
@@ -184,7 +184,7 @@ class World:
         self._stack.close()
 
     def finish(self) -> None:
-        """End all processes in order, so that they have written down everything."""
+        """Stop all processes in order, so that they write all their records."""
         for child in (*self._writers, *self._living_views()):
             code = child.end()
             assert code == 0, f"{child.name} ended with {code}; see its standard error"
@@ -193,12 +193,12 @@ class World:
     # Rounds
 
     def resume(self) -> None:
-        """Let writers write and views be looked at."""
+        """Start the writes and the look-ups."""
         for child in (*self._living_views(), *self._writers):
             child.order("resume")
 
     def run_round(self, plan: list[Planned]) -> None:
-        """Do the faults of a round, and return when all of them are over."""
+        """Cause the faults of a round; return when all are over."""
         began = time.monotonic()
         failures: list[BaseException] = []
 
@@ -218,13 +218,13 @@ class World:
             raise failures[0]
 
     def await_recovery(self, round_number: int) -> float:
-        """Pause all, wait until every view is fresh and where Redis is, and record what all hold.
+        """Pause everything, wait until every view is fresh at Redis's revision, and record all sessions.
 
-        Returns the seconds from the round's last fault until then. Where it does not come about in time, what is there
-        then is recorded: the validators will say what is wrong.
+        Return the seconds from the round's last fault until then. After too long, it records the sessions as they are,
+        and the validators report the difference.
         """
         healed = time.monotonic()
-        # Views first: a quiet environment has no more touches either, once they are flushed.
+        # Views first: they report their last look-ups, and then no touch follows.
         in_touch_s = 0.0
         while not in_touch_s:
             held = [child.order("dump") for child in self._living_views()]
@@ -233,7 +233,7 @@ class World:
             else:
                 time.sleep(0.02)
         for child in self._writers:
-            assert child.order("pause"), f"a write of {child.name} does not end"
+            assert child.order("pause"), f"a write of {child.name} did not return"
         for child in self._living_views():
             child.order("pause")
         deadline = time.monotonic() + _HEAL_S
@@ -328,7 +328,7 @@ class World:
             case "view-slow":
                 with self._hole_locks[view, "link"], self._fault(planned, f"view-{view}"):
                     self._relays[view].delay_messages(_DELAYS_S[planned.variant % len(_DELAYS_S)])
-                    # It syncs and takes a lease while messages are late.
+                    # The view syncs and takes a lease while messages are late.
                     self._relays[view].cut()
                     time.sleep(hold_s)
                     self._relays[view].delay_messages(0.0)
@@ -385,7 +385,7 @@ class World:
     def _dig(
         self, planned: Planned, view: int, traffic: Traffic, directions: tuple[Direction, ...], hold_s: float
     ) -> None:
-        """Hold one kind of traffic of a view; it arrives later."""
+        """Hold one kind of a view's traffic; deliver it later."""
         relay = self._relays[view]
         with self._hole_locks[view, traffic], self._fault(planned, f"view-{view}", detail=" and ".join(directions)):
             relay.hold(traffic, directions=directions)
@@ -393,7 +393,7 @@ class World:
             relay.release(traffic, directions=directions)
 
     def _dig_twice(self, planned: Planned, view: int, hold_s: float) -> None:
-        """Hold all that a view is told; answers arrive later, and messages later still."""
+        """Hold everything that a view receives; deliver answers first, and messages later."""
         relay = self._relays[view]
         with (
             self._hole_locks[view, "link"],
@@ -407,7 +407,7 @@ class World:
             relay.release("link", directions=("down",))
 
     def _promote(self, planned: Planned, lag_s: float) -> None:
-        """Let a replica lag, and put it in the primary's place: what came last is lost."""
+        """Promote a replica that lags: the last writes are lost."""
         with self._new_replica() as (replica, link):
             link.hold()
             time.sleep(lag_s)
@@ -419,14 +419,14 @@ class World:
                 self._take(replica)
 
     def _fail_over(self, planned: Planned) -> None:
-        """Hand over to a replica in order: nothing is lost."""
+        """Hand over to a replica by FAILOVER: nothing is lost."""
         with self._new_replica() as (replica, _), self._fault(planned, outage=True), self._client() as client:
             client.execute_command("FAILOVER", "TO", "127.0.0.1", replica.port, "TIMEOUT", 5000)
             deadline = time.monotonic() + _START_S
             # The primary steps back before the replica takes over.
             with replica.client(decode_responses=True) as successor:
                 while successor.info("replication")["role"] != "master":
-                    assert time.monotonic() < deadline, "the failover does not end"
+                    assert time.monotonic() < deadline, "the failover did not finish"
                     time.sleep(0.005)
             self._lead_to(replica)
             self._server.kill()
@@ -434,7 +434,7 @@ class World:
 
     @contextlib.contextmanager
     def _new_replica(self) -> Iterator[tuple[RedisServer, SortingRelay]]:
-        """A replica that has caught up, and the relay that its link goes through."""
+        """A replica that has caught up, and the relay of its replication link."""
         with contextlib.ExitStack() as stack:
             link = stack.enter_context(SortingRelay(self._server.port))
             replica = _durable_server(replicaof=f"127.0.0.1 {link.port}")
@@ -443,18 +443,18 @@ class World:
             deadline = time.monotonic() + _START_S
             with self._client() as client:
                 while client.info("replication").get("slave0", {}).get("state") != "online":
-                    assert time.monotonic() < deadline, "the replica does not catch up"
+                    assert time.monotonic() < deadline, "the replica did not catch up"
                     time.sleep(0.01)
             yield replica, link
 
     def _lead_to(self, server: RedisServer) -> None:
-        """Let all clients connect to another server, and break the connections that there are."""
+        """Switch all clients to another server, and break their connections."""
         for relay in (self._front, *self._relays):
             relay.retarget(server.port)
             relay.cut()
 
     def _take(self, replica: RedisServer) -> None:
-        """Go on with the replica as the primary."""
+        """Continue with the replica as the primary."""
         old, self._server = self._server, replica
         del replica.options["replicaof"]
         old.close()
@@ -562,7 +562,7 @@ class World:
                 process.wait(10)
 
     def _watch_redis(self) -> None:
-        """Record when Redis did not answer a PING at once, by a fault or since the machine was busy."""
+        """Record when Redis did not answer a PING at once, because of a fault or a busy machine."""
         started = time.monotonic()
         while not self._ended.wait(_WATCH_S):
             try:
@@ -575,16 +575,16 @@ class World:
                         self._ended.wait(_WATCH_S)
                         started = time.monotonic()
             except redis.RedisError:
-                pass  # and then it has not answered since
+                pass  # and it has not answered since then
 
     def _client(self) -> redis.Redis:
         return self._server.client(decode_responses=True)
 
 
 def _durable_server(**options: str) -> RedisServer:
-    """A restart loses nothing that was answered: it is in the file first, where SIGKILL does not reach it.
+    """A server whose restart loses no answered write: Redis writes it to its file first, which SIGKILL spares.
 
-    No fsync, which would guard against the machine's end, and lets Redis stand still for as long as the disk is busy.
+    No fsync: it guards against a crash of the machine, and blocks Redis while the disk is busy.
     """
     return RedisServer(port=None, appendonly="yes", appendfsync="no", repl_diskless_sync_delay="0", **options)
 

@@ -1,4 +1,4 @@
-"""A process that writes sessions, and records what it was answered: with either driver, or over HTTP.
+"""A process that writes sessions, with each driver or over HTTP, and records the answers.
 
 Run by `world`: ``python -m tests.faults.checker.writer SETTINGS``.
 """
@@ -34,9 +34,9 @@ from sessionstore.session import Deletion, Session
 from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings, environment_of, obey, read_settings, watch_for_stalls
 from .history import Outcome, Recorder, Write, digest_of
 
-#: Of the writes, those that delete, that repeat what the same task has set last, and that do not wait.
+#: The shares of writes that delete, that repeat the task's last write, and that do not wait.
 _DELETES, _REPEATS, _UNWAITED = 0.15, 0.1, 0.05
-#: Seconds that the writes under way may take to end, once no more are begun.
+#: Seconds that the last writes may take.
 _QUIET_WITHIN_S = 20.0
 _HTTP_TIMEOUT_S = 10.0
 
@@ -45,7 +45,7 @@ _EFFECTIVE = re.compile(r"effective;dur=([0-9.]+)")
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A write to do; without a token it deletes."""
+    """A write to make; without a token it deletes."""
 
     key: str
     token: str
@@ -111,7 +111,7 @@ class _Author:
 
 
 class _Writer:
-    """The tasks of this process, and the gate that they pass before each write."""
+    """The tasks of this process, and the gate before each write."""
 
     def __init__(self, settings: ChildSettings, recorder: Recorder) -> None:
         self.settings = settings
@@ -126,7 +126,7 @@ class _Writer:
         ]
 
     def begin(self) -> float | None:
-        """Pass the gate; returns the time, or None where it is closed."""
+        """Pass the gate; return the time, or None if the gate is closed."""
         with self._lock:
             if not self.gate.is_set():
                 return None
@@ -134,7 +134,7 @@ class _Writer:
         return time.monotonic()
 
     def end(self, who: str, plan: _Plan, started: float, answer: _Answer) -> None:
-        """Record a write that was begun."""
+        """Record a write and its outcome."""
         ended = time.monotonic()
         outcome = "committed" if answer.outcome == "done" and not plan.wait else answer.outcome
         self._recorder.add(
@@ -156,7 +156,7 @@ class _Writer:
             self._under_way -= 1
 
     def pause(self) -> bool:
-        """Begin no more writes, and wait for those under way; whether they have ended."""
+        """Start no more writes, and wait for the others; return whether they returned."""
         with self._lock:
             self.gate.clear()
         deadline = time.monotonic() + _QUIET_WITHIN_S
@@ -172,7 +172,7 @@ class _Writer:
 
 def _answer_of(result: Session | Deletion) -> _Answer:
     effect = result.effect
-    assert effect is not None, "a write says how it took effect"
+    assert effect is not None, "a write returns its effect"
     if isinstance(result, Session):
         return _Answer("done", result.revision, None, effect.effective_s)
     return _Answer("done", effect.revision, result.existed, effect.effective_s)
@@ -189,7 +189,7 @@ def _failure_of(error: SessionStoreError) -> _Answer:
 
 
 def _write_in_threads(writer: _Writer, attempt: Callable[[_Plan, int], tuple[str, _Answer]]) -> None:
-    """Start a thread for each task; `attempt` does one write and says who did it."""
+    """Start a thread for each task; `attempt` makes one write and returns its writer."""
 
     def work(number: int, author: _Author) -> None:
         while True:
@@ -310,7 +310,7 @@ def _request(connection: http.client.HTTPConnection, api_key: str, plan: _Plan) 
 
 
 def _or_die(work: Callable[..., None]) -> Callable[..., None]:
-    """What goes wrong in a thread ends the process: the run must not go on without it."""
+    """An error in a thread ends the process: the run must not continue without the thread."""
 
     def guarded(*arguments: Any) -> NoReturn:
         try:
