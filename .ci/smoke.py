@@ -1,4 +1,4 @@
-"""Use the installed packages as a first user would: import them, run the commands, call the gateway.
+"""Use the installed packages as a new user does: import them, run the commands, call the gateway.
 
 Run it outside the source tree, with the Python of an environment that holds the wheel with its extras cli and gateway.
 """

@@ -1,6 +1,6 @@
 """Make the drivers' common files for threads from those for asyncio: ``python .ci/unasync.py``.
 
-With ``--check`` it writes nothing, and exits with 1 where a file is not what it would write.
+With ``--check`` it writes nothing, and exits with 1 if a file differs from its output.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def create_app(
     limiter : RateLimiter, optional
         Counts the requests of each key; without it, requests are unlimited.
     metrics : Metrics, optional
-        Counts what happens; without it, the app makes its own.
+        Counts requests and errors; by default the app makes its own.
     serve_metrics : bool
         Whether this app serves ``/metrics``; see `create_metrics_app`.
     access_log : bool
@@ -94,7 +94,7 @@ def _assemble(routes: list[Route], metrics: Metrics, *, access_log: bool) -> Sta
 
 
 class Boundary:
-    """What every request passes: its id, the access log, the metrics, and an answer if all else fails."""
+    """Gives every request an id, a log line, metrics, and an answer if the routes have none."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool) -> None:
         self._app = app
@@ -125,7 +125,7 @@ class Boundary:
         except ClientDisconnect:
             record.status = 499
         except asyncio.CancelledError:
-            # The server stops and its grace is over: the client gets an answer, and the task ends.
+            # The server stops, and the grace period is over. Answer the client, and end the task.
             await _answer_late(StoreUnavailableError(_STOPPING), scope, receive, send_with_id)
         except Exception as exc:
             await _answer_late(exc, scope, receive, send_with_id)
@@ -136,7 +136,7 @@ class Boundary:
 
 
 async def _answer_late(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer what no handler has; a response that has begun can only be cut off, which the server does."""
+    """Answer an error that no handler caught. If the response has begun, the server cuts it off."""
     request = Request(scope, receive)
     response = await _answer_error(request, error)
     if not record_of(request).status:
@@ -149,7 +149,7 @@ async def _answer_no_route(request: Request, error: Exception) -> Response:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    """Turn an error into the API's envelope. What the client need not know goes to the log only."""
+    """Turn an error into the API's envelope. Its details go to the log only."""
     record = record_of(request)
     sentence = str(error)
     headers: Mapping[str, str] = {}

@@ -1,4 +1,4 @@
-"""Who may call: API keys.
+"""Checks API keys.
 
 The gateway holds the SHA-256 of each key, never a key, and compares in constant time. It checks a key against its own
 copy of all records (`sessionstore.api_keys.ring.KeyRing`), which a task reloads several times a second. So a wrong key

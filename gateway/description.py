@@ -30,9 +30,9 @@ class Operation(Struct, frozen=True, kw_only=True):
     headers : tuple of str
         Request headers that it reads, besides those of every call.
     body : type or None
-        Of the request's body; `example` is one.
+        Type of the request's body; `example` is one such body.
     errors : tuple of str
-        Codes that do not follow from the rest.
+        Error codes that the other attributes do not imply.
     """
 
     answer: type[Struct] | str
@@ -57,6 +57,6 @@ class Resource(Struct, frozen=True):
 
 
 def operation_of(handler: Handler) -> Operation:
-    """Return what was declared of a handler."""
+    """Return a handler's declaration."""
     operation: Operation = handler.operation  # type: ignore[attr-defined]  # a function has what it is given
     return operation

@@ -47,7 +47,7 @@ MAX_HEAD_BYTES = 64 * 1024
 #: Seconds from the first byte of a request to the end of its body.
 ARRIVAL_S = 60.0
 
-# What `guard` says on its own.
+# The sentences of `guard`.
 NOT_HTTP = (
     f"The request is not valid HTTP/1.1, or its line and headers exceed {MAX_HEAD_BYTES // 1024} KiB; "
     "percent-encode special characters in the path."

@@ -31,7 +31,7 @@ log = logging.getLogger("gateway")
 
 #: Connections that are served at the same time.
 DEFAULT_MAX_CONNECTIONS = 1000
-#: Seconds without output progress.
+#: Seconds without progress of the output.
 WRITE_S = 60.0
 #: Seconds that an idle connection stays open. Load balancers keep theirs for less, so none is closed as it is reused.
 KEEP_ALIVE_S = 75

@@ -1,4 +1,4 @@
-"""What a request may say: query, path, body and preconditions, as pure functions.
+"""Reads a request's query, path, body and preconditions; pure functions.
 
 An unknown or repeated query parameter or body field is an error that names it.
 """
@@ -25,7 +25,7 @@ from .errors import RequestError
 
 #: Bytes of a request's body.
 MAX_BODY_BYTES = 64 * 1024
-#: Sessions or scenarios of a page, unless the call says.
+#: Sessions or scenarios of a page, if the call names no limit.
 DEFAULT_PAGE = 50
 
 # In Python `$` also matches before a line break at the end; in JSON Schema it does not.
@@ -47,7 +47,7 @@ _slug_rule = (
 )
 _delay_rule = f"a whole number of milliseconds from 0 to {session.MAX_DELAY_MS}, or null"
 
-#: What each field must be, for the sentence of an error.
+#: The rule of each field, for the sentence of an error.
 _RULES = {
     "project": _slug_rule,
     "environment": _slug_rule,
@@ -91,7 +91,7 @@ def parse_query(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
 
 
 def parse_limit(text: str | None) -> int:
-    """Read the size of a page. The operation checks its bounds, and rejects what is no number."""
+    """Read the size of a page. The operation rejects a value that is no number or out of bounds."""
     if text is None:
         return DEFAULT_PAGE
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
@@ -153,7 +153,7 @@ def check_media_type(content_type: str | None, content_encoding: str | None) -> 
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the whole body; stop as soon as it exceeds the bound, whatever length it declares.
+    """Read the whole body. Stop as soon as it exceeds the bound, even if it declares a smaller length.
 
     Raises
     ------
@@ -171,11 +171,11 @@ async def read_body(request: Request) -> bytes:
                     break
             else:
                 return bytes(body)
-    raise RequestError("body_too_large", f"The body is larger than {MAX_BODY_BYTES} bytes, the most that is taken.")
+    raise RequestError("body_too_large", f"The body is larger than the limit of {MAX_BODY_BYTES} bytes; send less.")
 
 
 async def skip_body(request: Request) -> None:
-    """Wait for the end of a body that means nothing, so that a request which breaks off changes nothing.
+    """Wait for the end of a body that the call ignores, so that a request which breaks off changes nothing.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def decode_body(body: bytes) -> SessionBody:
     """
     try:
         document = msgspec.json.decode(body)
-        # msgspec keeps the last of two fields of one name in silence. Numbers stay text: they are checked below.
+        # msgspec silently keeps the last of two fields with one name. Numbers stay text, for the check below.
         json.loads(body, object_pairs_hook=unique_object, parse_int=str, parse_float=str)
     except DuplicateNameError as exc:
         raise RequestError("invalid_json", f"The body names {exc.name!r} twice; name each field once.") from None
@@ -267,7 +267,7 @@ def _json_error(body: bytes, exc: Exception) -> RequestError:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """Guess what an unknown name was meant to be."""
+    """Suggest a known name for an unknown one."""
     known = tuple(known)
     match difflib.get_close_matches(name[:64], known, 1):
         case [near]:

@@ -1,4 +1,4 @@
-"""How many requests a key may make, counted over all gateways of one Redis.
+"""Limits the requests of each key, counted over all gateways of one Redis.
 
 The package `limits` counts, in fixed windows: one round trip for each request. The end of a window is read once and
 remembered. If a count does not come in time, the request passes: a limit protects the service, and must not take it
@@ -101,7 +101,7 @@ class RateLimiter:
     storage : limits.aio.storage.Storage
         See `limit_storage`.
     limit : Limit
-        What each key may do.
+        The limit of each key.
     on_failure : callable, optional
         Called for each request that passed uncounted.
     """

@@ -45,7 +45,7 @@ class Metrics:
     """All metrics of one gateway, in its own registry."""
 
     def __init__(self) -> None:
-        # The time at which each series began doubles a scrape and answers no question.
+        # The start time of each series doubles the size of a scrape and answers no question.
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = self._registry = prometheus.CollectorRegistry()
         counter = partial(prometheus.Counter, registry=registry)
@@ -99,7 +99,7 @@ class Metrics:
         self._counted_at = float("-inf")
         self._counting = asyncio.Lock()
 
-    # Called as it happens
+    # Called by the app
 
     def answered(self, record: Record) -> None:
         """Count a finished request."""
@@ -159,7 +159,7 @@ class Metrics:
                     for project, store in tuple(self._projects.items()):
                         found = await store.project(project).live_sessions()
                         if not found:
-                            # It has registered nothing, perhaps because the name was mistyped.
+                            # It has registered no environment: perhaps a client mistyped its name.
                             self._projects.pop(project, None)
                         for environment, count in found.items():
                             counts[project, environment] = count

@@ -1,4 +1,4 @@
-"""What the gateway knows about one request."""
+"""The gateway's record of one request."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Record(Struct):
     Attributes
     ----------
     request_id : str
-        The client's ``X-Request-Id`` where it is well-formed, else a new one.
+        The client's ``X-Request-Id`` if it is well-formed, else a new one.
     method : str
         As the client sent it.
     started_s : float
         By `time.perf_counter`.
     route : str
-        The template of the matching route; never what the client sent.
+        The template of the matching route, never text of the client.
     status : int
         The response's, 0 before the response begins, 499 if the client disconnected before it sent its whole request.
     query : dict
@@ -32,11 +32,11 @@ class Record(Struct):
     principal : Principal or None
         The owner of the key, once known.
     code : str or None
-        The code of the error that it was answered with.
+        The error code of the answer.
     not_effective : bool
         The write was committed, and may not be in effect everywhere.
     limit_headers : dict
-        Where the key stands with its rate limit; for every response to it.
+        The rate limit's headers for the response.
     effect : Effect or None
         How the write took effect.
     """

@@ -81,7 +81,7 @@ _PLACE = ("project", "environment")
 
 @dataclass
 class API:
-    """The handlers, and what they work on."""
+    """The handlers of all calls."""
 
     store: AsyncSessionStore
     authenticator: Authenticator
@@ -248,7 +248,7 @@ class API:
         return _answer(StatusDocument("ok"))
 
     async def _override(self, request: Request) -> tuple[AsyncEnvironment, str, str]:
-        """Read what both calls on an override name."""
+        """Read the environment, the session key and the override of a call."""
         _refuse(request, "If-Match")
         _refuse(request, "If-None-Match")
         environment = await self._environment(request)
@@ -292,7 +292,7 @@ class API:
 
 
 def open_endpoint(path: str, **handlers: Handler) -> Endpoint:
-    """Make a path that asks for no key and ignores the query, because probes send what they like."""
+    """Make a path that asks for no key and ignores the query, because probes may send any query."""
     return Endpoint(Resource(path, handlers, False))
 
 
@@ -361,7 +361,7 @@ def _etag(session: Session) -> dict[str, str]:
 
 
 def _effect_headers(request: Request, effect: Effect | None) -> dict[str, str]:
-    """Say how a write took effect, so that a CI log shows a view that delays writes."""
+    """Describe a write's effect, so that a CI log shows a view that delays writes."""
     assert effect is not None, "the result of a write has an effect"
     record_of(request).effect = effect
     commit = f"commit;dur={effect.commit_s * 1000:.2f}"
@@ -397,7 +397,7 @@ def _create_only(request: Request) -> Literal["*"] | None:
 
 
 def _refuse(request: Request, name: str) -> None:
-    """Refuse a precondition that the call can't check: the client relies on it."""
+    """Refuse a precondition that the call can't check, because the client relies on it."""
     if name in request.headers:
         raise InvalidQueryError(f"The header {name} can't be used here; leave it out.")
 

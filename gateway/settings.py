@@ -52,7 +52,7 @@ Stop it with SIGTERM or Ctrl+C: it finishes the requests in flight first.
 
 
 class UsageError(Exception):
-    """An option or a variable is invalid; the message says which, and what it takes."""
+    """An option or a variable is invalid. The message names it and its valid values."""
 
 
 def _whole_number(low: int, high: int, rule: str) -> Callable[[str], int]:
@@ -110,7 +110,7 @@ class _Option(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the gateway runs with; see ``python -m gateway --help``."""
+    """The gateway's settings; see ``python -m gateway --help``."""
 
     host: Annotated[str, _Option("127.0.0.1", str, "address to listen on; 0.0.0.0 for every interface")]
     port: Annotated[int, _Option("8080", _port, "port to listen on; 0 for a free one")]

@@ -1,4 +1,4 @@
-"""The clock that leases are measured by."""
+"""The clock of leases."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import partial
 
 
 def _choose() -> Callable[[], float]:
-    # Linux: CLOCK_MONOTONIC stands still while the host sleeps, CLOCK_BOOTTIME does not. macOS: time.monotonic stands
-    # still, and CLOCK_MONOTONIC does not. Elsewhere time.monotonic is the best there is.
+    # On Linux, CLOCK_MONOTONIC stops while the host sleeps, and CLOCK_BOOTTIME does not. On macOS, time.monotonic
+    # stops, and CLOCK_MONOTONIC does not. Other systems have only time.monotonic.
     for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):
         if hasattr(time, name):
             return partial(time.clock_gettime, getattr(time, name))
     return time.monotonic
 
 
-#: Seconds; runs on while the process is stopped and, where the platform has such a clock, while the host sleeps.
+#: Seconds. It runs while the process is stopped and, if the platform has such a clock, while the host sleeps.
 lease_clock = _choose()

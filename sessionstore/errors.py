@@ -1,17 +1,17 @@
-"""What can go wrong, as one tree.
+"""All errors of this library, as one tree.
 
 ::
 
     SessionStoreError
     ├── InvalidInputError (also a ValueError)   the caller's input; nothing was changed
     │   ├── InvalidSessionKeyError              empty after normalising, or holds control characters
-    │   ├── InvalidSlugError                    a project or environment that can't be one
+    │   ├── InvalidSlugError                    a malformed project or environment
     │   ├── InvalidFieldError                   a property out of its bounds
     │   ├── InvalidOverrideError                an override id that is malformed, unknown or scenario-local
     │   ├── InvalidScenarioError                a scenario id that is malformed or unknown
     │   ├── InvalidQueryError                   a limit, cursor or similar parameter
     │   ├── InvalidCatalogError                 a catalog document that can't be applied
-    │   └── TooManyApiKeysError                 as many API keys are active as there can be
+    │   └── TooManyApiKeysError                 the limit of active API keys is reached
     ├── NotFoundError
     │   ├── SessionNotFoundError
     │   ├── OverrideNotFoundError
@@ -21,12 +21,12 @@
     ├── StoreUnavailableError                   Redis can't be reached, or refuses
     │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
     │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
-    ├── CorruptDataError                        what Redis holds is not what this library writes
+    ├── CorruptDataError                        Redis holds data that this library did not write
     ├── IncompatibleLayoutError                 Redis holds the data of another release's layout
     ├── StoreClosedError                        used after close, or after a fork
-    └── StaleView                               a view with no lease, where on_stale="raise"
+    └── StaleView                               a view without a lease, opened with on_stale="raise"
 
-Every class has a ``code``: the one that the HTTP API answers with.
+Every class has the ``code`` of the HTTP API's answer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class InvalidSessionKeyError(InvalidInputError):
 
 
 class InvalidSlugError(InvalidInputError):
-    """A project or environment can't be a slug."""
+    """The name of a project or environment is no slug."""
 
     code: ClassVar[str] = "invalid_query"
 
@@ -85,11 +85,11 @@ class InvalidCatalogError(InvalidInputError):
 
 
 class TooManyApiKeysError(InvalidInputError):
-    """As many API keys are active as there can be."""
+    """The limit of active API keys is reached; revoke one first."""
 
 
 class NotFoundError(SessionStoreError):
-    """What the call names does not exist."""
+    """The call names something that does not exist."""
 
     code: ClassVar[str] = "not_found"
 
@@ -103,7 +103,7 @@ class OverrideNotFoundError(NotFoundError):
 
 
 class EnvironmentNotFoundError(NotFoundError):
-    """The project has registered environments, and this is none of them."""
+    """The project has registered environments, but not this one."""
 
 
 class ApiKeyNotFoundError(NotFoundError):
@@ -123,16 +123,16 @@ class StoreUnavailableError(SessionStoreError):
 
 
 class OutcomeUnknownError(StoreUnavailableError):
-    """A write was sent, and no answer came: it was applied whole or not at all. A PUT is safe to send again."""
+    """A write was sent, and its answer was lost: it was applied whole or not at all. A PUT is safe to repeat."""
 
 
 class NotEffectiveError(StoreUnavailableError):
-    """A write was committed, and then the wait for the views failed: some may not serve it yet.
+    """A write was committed, but the wait for the views failed: some may not serve it yet.
 
     Attributes
     ----------
     revision : int or None
-        The session's revision that was committed; None for a deletion and for a catalog.
+        The session's committed revision; None for a deletion and for a catalog.
     """
 
     def __init__(self, message: str, revision: int | None = None) -> None:
@@ -141,7 +141,7 @@ class NotEffectiveError(StoreUnavailableError):
 
 
 class CorruptDataError(SessionStoreError):
-    """Redis holds something under our keys that this library did not write."""
+    """Redis holds data under our keys that this library did not write."""
 
 
 class IncompatibleLayoutError(SessionStoreError):

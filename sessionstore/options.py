@@ -22,20 +22,20 @@ DEFAULT_LEASE_S = 2.0
 
 #: Seconds that one call may take in all, connecting included.
 DEFAULT_DEADLINE_S = 2.0
-#: The least and the most of each, in seconds.
+#: The bounds of each, in seconds.
 TTL_RANGE_S = (0.001, 366 * 24 * 60 * 60.0)
 LEASE_RANGE_S = (0.1, 60.0)
 DEADLINE_RANGE_S = (0.05, 60.0)
-#: Connections of one store, at most; further calls wait for one within their deadline.
+#: The most connections of one store. Further calls wait for one within their deadline.
 MAX_CONNECTIONS = 64
 
-#: Told of each round trip: the script, the seconds it took, and the error it ended with.
+#: Called after each round trip with the script, the seconds it took, and its error or None.
 Observer = Callable[[str, float, SessionStoreError | None], None]
 
-#: Why a closed store can't be used.
+#: The message of a closed store.
 CLOSED = "This store is closed; open another."
 
-#: Environments whose revision a store remembers.
+#: The most environments whose revision a store remembers.
 _MAX_CONTEXTS = 4096
 
 
@@ -64,8 +64,8 @@ class StoreConfig:
     prefix : str
         In front of every key.
     observe : callable or None
-        Told of each round trip: the script, the seconds it took, the error it ended with or None. What it raises is
-        logged and has no other effect.
+        Called after each round trip with the script, the seconds it took, and its error or None. An error that it
+        raises is logged, and has no other effect.
     """
 
     ttl_s: float = DEFAULT_TTL_S
@@ -73,9 +73,9 @@ class StoreConfig:
     deadline_s: float = DEFAULT_DEADLINE_S
     prefix: str = DEFAULT_PREFIX
     observe: Observer | None = None
-    #: the number of its Redis database; channels have it in their names
+    #: number of the Redis database, which is part of a channel's name
     database: int = field(default=0, init=False)
-    #: what the store knows of the server it writes to
+    #: the identity of the server that the store writes to
     server: ServerIdentity = field(init=False, repr=False)
     _contexts: dict[tuple[str, str], WriteContext] = field(default_factory=dict, repr=False)
 
@@ -89,7 +89,7 @@ class StoreConfig:
         check_seconds("deadline_s", self.deadline_s, *DEADLINE_RANGE_S)
 
     def context(self, project: str, environment: str) -> WriteContext:
-        """What writes to one environment carry; the same object each time, since it remembers the revision."""
+        """The context of an environment's writes: always the same object, because it remembers the revision."""
         try:
             return self._contexts[project, environment]
         except (KeyError, TypeError):
@@ -102,7 +102,7 @@ class StoreConfig:
 
 
 def _guarded(observe: Observer) -> Observer:
-    """Have what an observer raises logged, and nothing else: the call that it was told of is over."""
+    """Log an observer's error instead of raising it: the observed call has already returned."""
 
     def tell(script: str, seconds: float, error: SessionStoreError | None) -> None:
         try:

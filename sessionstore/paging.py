@@ -1,4 +1,4 @@
-"""Pages of a list: how many entries one has, and the opaque text that says where the next one begins."""
+"""Pages of a list: the number of entries, and the cursor, which marks where the next page begins."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 
 from .errors import InvalidQueryError
 
-#: Entries of one page, at most.
+#: The most entries of one page.
 MAX_PAGE = 100
 
 T = TypeVar("T")
 
 
 def validate_limit(limit: int) -> int:
-    """Check how many entries a page is to have: 1 to 100.
+    """Check the number of entries of a page: 1 to 100.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def encode_cursor(place: object) -> str:
 
 
 def decode_cursor(text: str, kind: type[T], name: str) -> T:
-    """Decode what `encode_cursor` returned; `name` is the parameter's, for the message.
+    """Decode a cursor of `encode_cursor`; `name` is the parameter's name in the message.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def decode_cursor(text: str, kind: type[T], name: str) -> T:
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         place = msgspec.json.decode(raw, type=kind)
-        msgspec.json.encode(place)  # a lone surrogate would only fail on its way to Redis
+        msgspec.json.encode(place)  # reject a lone surrogate here, before it is sent to Redis
         return place
     except (binascii.Error, ValueError, msgspec.DecodeError, AttributeError, TypeError) as exc:
         raise InvalidQueryError(f"{name} is not what a list returned; begin without it.") from exc

@@ -1,7 +1,7 @@
 """A session, its identifiers, and the bounds of each property.
 
-This is the one place for the rules of the HTTP API's vocabulary: how a session key is normalised, what a slug and an id
-look like, and how long a response is delayed.
+This module holds all rules of the HTTP API's vocabulary: the form of a session key, a slug and an id, and the bounds of
+a delay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .errors import (
     InvalidSlugError,
 )
 
-#: Code points that a session key is cut at.
+#: Code points of a session key. The rest is cut off.
 MAX_SESSION_KEY_LENGTH = 200
 #: Characters of a project's or environment's slug.
 MAX_SLUG_LENGTH = 64
@@ -36,12 +36,12 @@ MAX_ID_LENGTH = 128
 MAX_LABEL_LENGTH = 200
 #: Overrides that one session may have active.
 MAX_OVERRIDES = 200
-#: Milliseconds of either delay.
+#: The most milliseconds of a delay.
 MAX_DELAY_MS = 120_000
-#: The last millisecond of the year 9999, since 1970: the last time that can be written.
+#: The last millisecond of the year 9999, since 1970: the last time that `format_time` can write.
 MAX_TIME_MS = 253_402_300_799_999
 
-#: A slug: it can't hold ``:``, ``{`` or ``}``, which separate the parts of a Redis key.
+#: A slug. It excludes ``:``, ``{`` and ``}``, which separate the parts of a Redis key.
 SLUG_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 OVERRIDE_PATTERN = r"^ovr_[A-Za-z0-9_-]{1,124}$"
@@ -55,17 +55,17 @@ _SLUG, _OVERRIDE_ID, _SCENARIO_ID = (
 _WITHOUT_LINE_BREAKS = str.maketrans("", "", "\n\r\u2028\u2029")
 
 
-# Bounds are checked in `SessionPatch`, which can say what to do; these say the same to the API's schema.
+# `SessionPatch` checks the bounds, with messages that say what to do. These describe them in the API's schema.
 ScenarioId = Annotated[
     str,
     Meta(
-        description="Id of the scenario; it replaces the one before.", extra_json_schema={"pattern": SCENARIO_PATTERN}
+        description="Id of the scenario; it replaces the previous one.", extra_json_schema={"pattern": SCENARIO_PATTERN}
     ),
 ]
 OverrideIds = Annotated[
     tuple[Annotated[str, Meta(extra_json_schema={"pattern": OVERRIDE_PATTERN})], ...],
     Meta(
-        description="The exact set of published mocks that shall be active: any other activation is removed. At most "
+        description="The exact set of active published mocks: any other activation is removed. At most "
         f"{MAX_OVERRIDES}; duplicates are folded, the first place kept."
     ),
 ]
@@ -74,7 +74,7 @@ Delay = Annotated[int, Meta(description="Milliseconds that each response is dela
 DelayMax = Annotated[
     int,
     Meta(
-        description="Where it is greater than globalDelayMs, the delay is drawn evenly between the two.",
+        description="If it is greater than globalDelayMs, the delay is drawn evenly between the two.",
         extra_json_schema=_DELAY_BOUNDS,
     ),
 ]
@@ -87,13 +87,13 @@ class Effect(Struct, frozen=True, gc=False):
     Attributes
     ----------
     revision : int
-        The environment's revision that views had to reach.
+        The revision of the environment that the views had to reach.
     confirmed : int
-        Live views that confirmed they serve it.
+        Live views that confirmed the write.
     expired : int
-        Views whose lease ran out during the wait: they may show the state before, and know that they are stale.
+        Views whose lease expired during the wait. They may show an older state, and know that they are stale.
     waited : bool
-        False where the write answered at commit (``wait=False``).
+        False if the write returned at commit (``wait=False``).
     commit_s, effective_s : float
         Seconds until Redis had committed the write, and from then until every live view served it.
     """
@@ -126,24 +126,24 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
     Attributes
     ----------
     project, environment, session_key : str
-        What names the session. The key is normalised.
+        The session's name. The key is normalised.
     label : str or None
         A note for people.
     scenario : str or None
         Id of the active scenario, ``scn_…``.
     overrides : tuple of str
-        Ids of the individually activated overrides, ``ovr_…``, in the order they were set.
+        Ids of the individually activated overrides, ``ovr_…``, in the order of activation.
     global_delay_ms, global_delay_max_ms : int
         Milliseconds, 0 to 120,000; see `delay_ms`.
     last_seen_at : int
-        When a proxy last used the session or a write set it, in ms since 1970, in Redis time. In a view it is as
-        of the last change: touches are not sent to views one by one.
+        When a proxy last used the session or a write set it, in ms since 1970, in Redis time. A view has the time of
+        the last change, because touches are not published.
     revision : int
         The environment's revision that set this state; the ETag of the HTTP API.
     created_at, expires_at : int
         Ms since 1970, in Redis time.
     effect : Effect or None
-        On what a write returns, how it took effect. Two sessions that differ only here are equal.
+        On the result of a write, how it took effect. Two sessions that differ only here are equal.
     """
 
     project: str
@@ -166,7 +166,7 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
         return msgspec.structs.astuple(self)[:-1] == msgspec.structs.astuple(other)[:-1]
 
     def __ne__(self, other: object) -> bool:
-        # Else it would be the one of Struct, which goes by identity.
+        # Struct's own compares by identity.
         return not self == other
 
     def __hash__(self) -> int:
@@ -175,13 +175,13 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
     def delay_ms(self, rng: random.Random | None = None) -> int:
         """Draw the delay of one response, in milliseconds.
 
-        Where `global_delay_max_ms` is greater than `global_delay_ms` it is drawn evenly between the two, both
-        included; else it is `global_delay_ms` (HTTP API, PUT).
+        If `global_delay_max_ms` is greater than `global_delay_ms`, the delay is drawn evenly between the two, both
+        included. Otherwise it is `global_delay_ms`.
 
         Parameters
         ----------
         rng : random.Random, optional
-            Where to draw from, for repeatable tests; the `random` module's generator by default.
+            The source of the delay, for repeatable tests. The default is the `random` module's generator.
         """
         if self.global_delay_max_ms <= self.global_delay_ms:
             return self.global_delay_ms
@@ -207,7 +207,7 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
 
 
 class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """What a PUT sets. A property that is UNSET stays as it is; None clears it.
+    """The properties that a PUT sets. An UNSET property stays as it is; None clears it.
 
     Attributes
     ----------
@@ -215,7 +215,7 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
         A scenario's id, ``scn_`` and 1 to 124 letters, digits, ``_`` or ``-``.
     overrides : tuple of str
         Ids of published mocks, ``ovr_…``: exactly these are active afterwards. At most 200; duplicates are folded, the
-        first place kept. None is an error: ``()`` switches all off.
+        first place kept. None is an error; ``()`` deactivates all.
     global_delay_ms, global_delay_max_ms : int or None
         Milliseconds, 0 to 120,000.
     label : str or None
@@ -224,7 +224,7 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
     Raises
     ------
     InvalidFieldError, InvalidScenarioError, InvalidOverrideError
-        When it is made; in a msgspec decoder this is the cause of a ``ValidationError``.
+        Raised by the constructor. A msgspec decoder raises ``ValidationError`` with this as its cause.
     """
 
     scenario: ScenarioId | None | UnsetType = UNSET
@@ -257,12 +257,12 @@ class SessionProperties(TypedDict, total=False):
 
 
 def make_patch(properties: SessionProperties) -> SessionPatch:
-    """Make a patch of keyword arguments; `overrides` may be any iterable."""
+    """Make a patch from keyword arguments; `overrides` may be any iterable."""
     return SessionPatch(**properties)  # type: ignore[arg-type]  # __post_init__ makes a tuple of any iterable
 
 
 class Deletion(Struct, frozen=True, gc=False):
-    """What `delete` returns; true where there was a session to delete."""
+    """The result of `delete`; true if the session existed."""
 
     existed: bool
     effect: Effect | None = None
@@ -272,20 +272,21 @@ class Deletion(Struct, frozen=True, gc=False):
 
 
 class LiveView(Struct, frozen=True, gc=False, rename="camel"):
-    """A view that holds a lease, as writers wait for it.
+    """A view with a lease: writers wait for it.
 
     Attributes
     ----------
     id : str
-        Of the lease; the same view has another after it was out of touch.
+        Id of the lease. A view that loses its lease gets another id.
     host, pid, version : str, int, str
-        Where it runs, and which release of this library it is, as it says itself.
+        The view's host, process and release of this library, as it reports them.
     applied_revision : int
-        The last revision that it has said it has applied; told with each renewal, and at once where a writer waits.
+        The last revision that the view has reported as applied. It reports with each renewal, and at once if a writer
+        waits.
     lag : int
-        How many revisions the environment was ahead of that.
+        The number of revisions that the environment is ahead of it.
     lease_left_ms : int
-        Milliseconds until its lease runs out.
+        Milliseconds until its lease expires.
     """
 
     id: str
@@ -300,7 +301,7 @@ class LiveView(Struct, frozen=True, gc=False, rename="camel"):
 class SessionPage(Struct, frozen=True):
     """One page of an environment's sessions, newest seen first; `next_cursor` is None on the last.
 
-    A page that is not the last may be short, even empty, where many sessions have just gone.
+    Another page may be short, even empty, if many sessions have just expired.
     """
 
     sessions: tuple[Session, ...]
@@ -318,15 +319,15 @@ def format_time(ms: int) -> str:
 
 @lru_cache(maxsize=16)
 def _format_second(seconds: int) -> str:
-    # Most of the times that are shown are about now.
+    # Most of these times are recent.
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def normalize_session_key(key: str) -> str:
-    """Bring a session key into the one form that is stored and compared.
+    """Normalise a session key to the form that is stored and compared.
 
     Line breaks (CR, LF, U+2028, U+2029) are removed, surrounding white space is trimmed, and the rest is cut at 200
-    code points. Normalising twice changes nothing. The result may be empty; `validate_session_key` refuses that.
+    code points. Normalising twice changes nothing. The result may be empty; `validate_session_key` rejects that.
     """
     key = key.translate(_WITHOUT_LINE_BREAKS).strip()
     if len(key) <= MAX_SESSION_KEY_LENGTH:
@@ -338,7 +339,7 @@ def normalize_session_key(key: str) -> str:
 def session_key_from_header(value: bytes | str | None) -> str | None:
     """Take a session key from a raw header: UTF-8 if valid, else Latin-1. None if it is missing or empty.
 
-    A ``str`` is what a framework decoded as Latin-1, as ASGI frameworks do; UTF-8 in it is recovered.
+    A ``str`` is taken as a header that a framework decoded as Latin-1, as ASGI frameworks do; UTF-8 in it is recovered.
     """
     if value is None:
         return None
@@ -425,7 +426,7 @@ def validate_override(value: str) -> str:
 
 
 def validate_overrides(values: Iterable[str]) -> tuple[str, ...]:
-    """Check a set of override ids and fold duplicates, the first place kept; at most 200 remain."""
+    """Check a set of override ids and fold duplicates, the first place kept; at most 200 may remain."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InvalidFieldError("overrides must be a list of override ids; send [] for none.")
     ids = tuple(dict.fromkeys(validate_override(value) for value in values))
@@ -435,6 +436,6 @@ def validate_overrides(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _shown(value: object) -> str:
-    """A value for a message, cut short."""
+    """A value in a message, shortened."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"

@@ -16,6 +16,6 @@ def main() -> None:
         sys.exit("sessionstore: the command line needs typer; install sessionstore[cli].")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Labels and keys are Unicode; a terminal or file with another encoding must not end a command midway.
+            # Labels and keys are Unicode. They must not break a command whose terminal or file has another encoding.
             stream.reconfigure(errors="backslashreplace")
     app(prog_name="sessionstore")

@@ -1,4 +1,4 @@
-"""``python -m sessionstore.cli``: the ``sessionstore`` command where its script is not on the path."""
+"""``python -m sessionstore.cli``: the ``sessionstore`` command, if its script is not on the path."""
 
 from . import main
 

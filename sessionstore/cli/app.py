@@ -33,18 +33,18 @@ _EXIT_CODES: tuple[tuple[type[SessionStoreError], int], ...] = (
     (SessionStoreError, 6),
 )
 
-#: The command was carried out, but its output could not be written.
+#: The command succeeded, but its output could not be written.
 _NOT_WRITTEN = 7
 
 _EPILOG = (
     "Exit codes: 0 done; 1 not found, or catalogs differ; 2 usage or invalid input; 3 Redis unavailable, nothing "
-    "changed; 4 precondition failed; 5 sent, but whether it took effect is not known; 6 Redis holds something else; "
+    "changed; 4 precondition failed; 5 sent, but perhaps not in effect; 6 Redis holds foreign data; "
     "7 done, but the output could not be written."
 )
 
 
 def exit_code(error: SessionStoreError) -> int:
-    """The exit code that tells a script what went wrong."""
+    """The exit code of an error, for scripts."""
     return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
 
 
@@ -56,7 +56,7 @@ class _Group(TyperGroup):
             say(f"sessionstore: {exc}")
             raise typer.Exit(exit_code(exc)) from exc
         except BrokenPipeError as exc:
-            # The reader has closed the pipe, as after `| head`. Flushing the buffer at exit must not fail again.
+            # The reader has closed the pipe, as `| head` does. Flushing the buffer at exit must not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(_NOT_WRITTEN) from exc
         except OSError as exc:

@@ -16,7 +16,7 @@ from ..sync.store import SessionStore
 from .options import EnvironmentOption, JsonOption, NoWaitOption, ProjectOption, on_store
 from .output import effect_document, print_result, say
 
-app = typer.Typer(help="The mocks and scenarios that environments offer.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="The mocks and scenarios of environments.", no_args_is_help=True, rich_markup_mode=None)
 
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="The document, .json or .toml; '-' reads JSON from standard input.")
@@ -38,7 +38,7 @@ def apply(
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a project's environments offer what the document says."""
+    """Give a project's environments the catalogs of a document."""
     document = _read(file)
     report = store.project(document.project).apply_catalog(document, prune=prune, wait=not no_wait)
     _print_report(report, as_json)
@@ -83,7 +83,7 @@ def show(
 
 
 def _read(file: str) -> CatalogDocument:
-    """Read a document; the name of the file tells its syntax."""
+    """Read a document. The file's suffix determines its syntax."""
     syntax: Literal["json", "toml"] = "toml" if file.lower().endswith(".toml") else "json"
     if file != "-" and not file.lower().endswith((".json", ".toml")):
         raise InvalidCatalogError(f"{file}: a document is a .json or .toml file.")

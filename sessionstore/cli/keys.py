@@ -28,7 +28,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 @on_store
 def create(
     store: SessionStore,
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    name: Annotated[str, typer.Argument(help="A note of the key's use.")],
     project: Annotated[
         str | None,
         typer.Option("--project", "-p", metavar="SLUG", help="Allow one project only; default: every project."),
@@ -78,7 +78,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The id that list shows; never the key itself.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke a key for good. Revoking it again is no error."""
+    """Revoke a key permanently. Revoking it again is no error."""
     key = store.api_keys.revoke(key_id)
     if as_json:
         print_json(_document(key, "revoked"))

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def _if_match_of(text: str | None) -> int | str | None:
-    """What --if-match means to the library."""
+    """The library's form of --if-match."""
     if text is None or text == "*":
         return text
     # The HTTP API's ETag, which is quoted, works too.
@@ -70,7 +70,7 @@ LeaseOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 NoWaitOption = Annotated[
-    bool, typer.Option("--no-wait", help="Return as soon as Redis has the change, before every live proxy serves it.")
+    bool, typer.Option("--no-wait", help="Return when Redis has the change, before every live proxy serves it.")
 ]
 IfMatchOption = Annotated[
     Any,

@@ -14,7 +14,7 @@ from ..session import Effect, Session, format_time
 
 
 def say(text: str) -> None:
-    """Print a line for a person that is not the command's output: to standard error."""
+    """Print a line for a person to standard error, apart from the command's output."""
     typer.echo(plain(text), err=True)
 
 
@@ -24,7 +24,7 @@ def print_json(value: Any) -> None:
 
 
 def print_result(as_json: bool, document: Any, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print what a command found: the document as JSON for a script, or the table for a person."""
+    """Print a command's result: the document as JSON for scripts, or the table for people."""
     if as_json:
         print_json(document)
     else:
@@ -32,7 +32,7 @@ def print_result(as_json: bool, document: Any, header: Sequence[str], rows: Iter
 
 
 def effect_document(effect: Effect | None) -> dict[str, Any] | None:
-    """How a write took effect, for JSON."""
+    """A write's effect, for JSON."""
     if effect is None:
         return None
     document: dict[str, Any] = msgspec.to_builtins(effect)
@@ -42,7 +42,7 @@ def effect_document(effect: Effect | None) -> dict[str, Any] | None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print columns that are as wide as they have to be. None is shown as ``-``."""
+    """Print columns as wide as their cells. None is shown as ``-``."""
     table = [list(header), *([shown(cell) for cell in row] for row in rows)]
     widths = [max(cell_len(row[i]) for row in table) for i in range(len(header))]
     for row in table:
@@ -60,19 +60,19 @@ def shown(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without control characters, which a terminal might obey. Any client can set labels and keys."""
+    """Text with control characters escaped. Any client can set labels and keys, and a terminal would obey them."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def time_of(ms: int | None) -> str | None:
-    """A time for a table, to the second, UTC."""
+    """A time for a table: UTC, to the second."""
     return None if ms is None else format_time(ms)[:19].replace("T", " ") + "Z"
 
 
 def delay_of(session: Session | SessionState) -> str:
-    """A session's global delay, in ms: ``5``, or ``5-7`` if it is drawn."""
+    """A session's global delay, in ms: ``5``, or ``5-7`` for a random delay."""
     if session.global_delay_max_ms > session.global_delay_ms:
         return f"{session.global_delay_ms}-{session.global_delay_max_ms}"
     return str(session.global_delay_ms)

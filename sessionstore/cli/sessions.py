@@ -17,7 +17,7 @@ from .output import delay_of, effect_document, print_json, print_result, say, ti
 
 @on_environment
 def get(environment: Environment, session_key: SessionKeyArgument, as_json: JsonOption = False) -> None:
-    """Show one session. It does not count as a use of the session."""
+    """Show a session, without extending its life."""
     session = environment.get(session_key)
     if session is None:
         raise SessionNotFoundError(
@@ -34,16 +34,17 @@ def put(
     clear_scenario: Annotated[bool, typer.Option("--clear-scenario", help="Clear the scenario.")] = False,
     override: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="Replace the overrides by this, ovr_…; repeat it for several."),
+        typer.Option(metavar="ID", help="Replace the overrides by this one, ovr_…; repeat the option for several."),
     ] = None,
     no_overrides: Annotated[bool, typer.Option("--no-overrides", help="Clear the overrides.")] = False,
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="Set the note for people.")] = None,
     clear_label: Annotated[bool, typer.Option("--clear-label", help="Clear the label.")] = False,
     global_delay_ms: Annotated[
-        int | None, typer.Option(metavar="MS", help="Delay every response by this; 0: no delay.")
+        int | None, typer.Option(metavar="MS", help="Delay every response; 0: no delay.")
     ] = None,
     global_delay_max_ms: Annotated[
-        int | None, typer.Option(metavar="MS", help="Draw the delay between --global-delay-ms and this; 0: don't.")
+        int | None,
+        typer.Option(metavar="MS", help="Draw the delay between --global-delay-ms and this; 0: no random delay."),
     ] = None,
     if_match: IfMatchOption = None,
     create: Annotated[bool, typer.Option("--create", help="Only if the session does not exist.")] = False,
@@ -52,7 +53,7 @@ def put(
 ) -> None:
     """Set a session's state.
 
-    It applies all changes or none. What is not named stays as it is. A missing session is created.
+    It applies all changes or none. Unnamed properties stay. A missing session is created.
     """
     session = environment.put(
         session_key,
@@ -76,7 +77,7 @@ def reset(
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Clear everything that put can set, and keep the session."""
+    """Clear every property that put can set, and keep the session."""
     session = environment.reset(session_key, if_match=if_match, wait=not no_wait)
     _print_session(session, as_json)
 
@@ -137,7 +138,7 @@ def _chosen(value: Any, option: str = "", cleared: bool = False, clear_option: s
 
 
 def _document(session: Session) -> dict[str, Any]:
-    """A session as the HTTP API shows it, and what else the library knows."""
+    """A session as in the HTTP API, with its revision, and after a write with its effect."""
     document: dict[str, Any] = msgspec.to_builtins(session.document())
     document["revision"] = session.revision
     if session.effect is not None:

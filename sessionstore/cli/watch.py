@@ -1,7 +1,7 @@
 """``sessionstore watch``: print an environment's changes as they are published.
 
-It subscribes to the channel itself instead of opening a view. Writers wait for a view's lease; they must not wait for a
-person who stops the output with Ctrl+S.
+It subscribes to the channel and opens no view. Writers wait for a view's lease, and must not wait for a person who
+stops the output with Ctrl+S.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .options import EnvironmentOption, JsonOption, ProjectOption, chosen_environment, on_store
 from .output import delay_of, print_json, say, shown
 
-#: Seconds without a message before redis-py sends PINGs, one a second, and how many may stay unanswered.
+#: Seconds without a message before redis-py sends a PING each second, and the most PINGs without an answer.
 _HEARTBEAT_S = 5.0
 _UNANSWERED_PINGS = 5
-#: Seconds between two tries to connect, at first and at most.
+#: Seconds between two tries to connect: the first pause and the longest.
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 5.0
 
@@ -40,18 +40,18 @@ _MISSED = "Changes may be missing here."
 
 
 class History:
-    """The chain of revisions across connections. It goes on after a gap."""
+    """The chain of revisions across connections. It continues after a gap."""
 
     def __init__(self) -> None:
         self._chain: Chain | None = None
 
     def start(self, head: HeadReply) -> bool:
-        """Take the head that was read after subscribing; true if it is the last change that was seen."""
+        """Take the head that was read after subscribing; return whether no change is missing before it."""
         before, self._chain = self._chain, Chain(head.rev, head.id, head.now)
         return before is None or (before.rev, before.id) == (head.rev, head.id)
 
     def follow(self, change: Change) -> bool:
-        """Take the next change; true if none is missing before it."""
+        """Take the next change; return whether no change is missing before it."""
         assert self._chain is not None, "start comes first"
         try:
             self._chain.accept(change)
@@ -70,11 +70,11 @@ def watch(
 ) -> None:
     """Print changes as they are published.
 
-    Until Ctrl+C. --json prints each message on one line. After a lost connection, changes may be missing: a line on
+    Ctrl+C ends it. --json prints each message on one line. If changes may be missing after a lost connection, a line on
     standard error says so, and with --json also {"type":"gap"}.
     """
     chosen = chosen_environment(store, project, environment)
-    chosen.catalog()  # an environment that is not registered would never change
+    chosen.catalog()  # an unregistered environment never changes
     try:
         _watch(store, store.config.context(project, chosen.name).keyspace, as_json)
     except KeyboardInterrupt:
@@ -156,7 +156,7 @@ def _watch(store: SessionStore, keyspace: EnvironmentKeyspace, as_json: bool) ->
 def _follow(
     store: SessionStore, keyspace: EnvironmentKeyspace, history: History
 ) -> Iterator[tuple[Change | None, str, bool]]:
-    """Each change on one connection, its text, and whether none is missing before it; first None, once subscribed."""
+    """Yield each change, its text, and whether no change is missing before it. The first is None, after subscribing."""
     settings = {**client_options(DEFAULT_DEADLINE_S), "health_check_interval": _HEARTBEAT_S}
     pool = pool_like(redis.ConnectionPool, store, settings)
     client: Any = redis.Redis.from_pool(pool)

@@ -1,6 +1,6 @@
-"""What Schemathesis has to be told of the API, since a JSON Schema can't say it; loaded by the process that runs it.
+"""Rules of the API that a JSON Schema can't express, for Schemathesis, which loads this file.
 
-Only cases that are meant to be fine are touched. Those that are meant to be refused go out as they were made.
+They change only the cases that Schemathesis generates as valid. Invalid cases stay as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sessionstore.paging import encode_cursor
 
 __all__ = ["CATALOG", "PLACES"]
 
-#: Where sessions are set, and where there are scenarios to list: an environment without a catalog takes any id.
+#: The environment of the sessions has no catalog and so takes any id. The other one has scenarios to list.
 PLACES = {
     False: {"project": "checkout", "environment": "staging"},
     True: {"project": "search", "environment": "live"},
@@ -34,7 +34,7 @@ CATALOG: dict[str, Any] = {
 
 
 def _place_after(name: str) -> str:
-    """What a list of scenarios returns after one of this name."""
+    """The cursor that a list of scenarios returns after one of this name."""
     scenarios = (Scenario("scn_a", name, "a"), Scenario("scn_b", name + "b", "b"))
     cursor = page_scenarios(Catalog((), scenarios), 1).next_before
     assert cursor is not None
@@ -50,20 +50,20 @@ schemathesis.openapi.format("scenario-cursor", st.builds(_place_after, st.text(m
 
 @schemathesis.hook
 def map_case(context: object, case: Any) -> Any:
-    """Make a case that is fine by the schema fine in fact."""
+    """Turn a case that fits the schema into a valid request."""
     if case.meta is None or not case.meta.generation.mode.is_positive or "/api/v1/s" not in case.operation.path:
         return case
-    # With a key for every project, and where none has exactly one environment, both have to be named …
+    # This key opens every project, and no project has exactly one environment, so name both …
     case.query = {**(case.query or {}), **PLACES[case.operation.path.endswith("/scenarios")]}
     if isinstance(case.body, dict):
-        # … and in query and body they would have to be the same.
+        # … in the query only, because query and body must agree.
         case.body.pop("project", None)
         case.body.pop("environment", None)
     if case.operation.label == "DELETE /api/v1/sessions/{sessionKey}" and case.meta.phase.name.value == "stateful":
-        # Only this mode makes the session go away, which is what the check use_after_free is about.
+        # The check use_after_free needs the mode that removes the session.
         case.query["mode"] = "delete"
     for name in ("If-Match", "If-None-Match"):
-        # In its phase "coverage" Schemathesis makes headers of letters and digits only, whatever their pattern.
+        # In its phase "coverage", Schemathesis ignores the pattern of a header.
         if name in (case.headers or {}) and not re.fullmatch(ENTITY_TAGS_PATTERN, str(case.headers[name])):
             del case.headers[name]
     return case

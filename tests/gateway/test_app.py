@@ -1,4 +1,4 @@
-"""What every request has: a key, an id, an envelope for errors, a line in the log."""
+"""Every request needs a key, and gets an id, an error envelope, and a line in the log."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TestKeys:
     async def test_scheme_is_bearer_or_token_in_any_case(self, api: API, scheme: str) -> None:
         assert (await api.put("ci-42", headers={"Authorization": f"{scheme} {KEY}"})).status_code == 200
 
-    async def test_is_asked_for_before_anything_else(self, api: API) -> None:
+    async def test_is_checked_before_anything_else(self, api: API) -> None:
         response = await api.put("%FF", content=b"{", params={"x": "1"}, headers={"Authorization": "Bearer x"})
 
         assert_error(response, 401, "unauthorized")
@@ -72,7 +72,7 @@ class TestRoutes:
     @pytest.mark.parametrize(
         "path", ["/", "/nope", "/api", "/api/v1", "/api/v1/", "/api/v2/sessions", "/healthz/", "/%2Fhealthz"]
     )
-    async def test_unknown_one_is_404(self, api: API, path: str) -> None:
+    async def test_unknown_route_is_404(self, api: API, path: str) -> None:
         for method in ("GET", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"):
             response = await api.client.request(method, f"http://gateway{path}")
             assert_error(response, 404, "not_found", "No route", "%2F")
@@ -109,7 +109,7 @@ class TestRoutes:
 
 class TestRequestId:
     @pytest.mark.parametrize("request_id", ["a", "ci-42.7_x", "x" * 128, "0b5c2a6e-6e9b-4f0f-8d3b-6d3f3c1b7f10"])
-    async def test_well_formed_one_is_kept(self, api: API, request_id: str) -> None:
+    async def test_well_formed_id_is_kept(self, api: API, request_id: str) -> None:
         for response in (
             await api.put("ci-42", headers={"X-Request-Id": request_id}),
             await api.get("nobody", headers={"X-Request-Id": request_id}),
@@ -118,7 +118,7 @@ class TestRequestId:
             assert response.headers["x-request-id"] == request_id
 
     @pytest.mark.parametrize("request_id", [None, "", "x" * 129, "a b", 'a"b', "ä", "a\tb"])
-    async def test_else_a_new_one_is_made(self, api: API, request_id: str | None) -> None:
+    async def test_other_ids_are_replaced(self, api: API, request_id: str | None) -> None:
         headers = {} if request_id is None else {b"X-Request-Id": request_id.encode()}
 
         made = [(await api.get("nobody", headers=headers)).headers["x-request-id"] for _ in range(2)]
@@ -150,7 +150,9 @@ class TestInternalError:
         assert record.exc_info[1] is error
         assert record.__dict__["fields"]["requestId"] == "ci-7"
 
-    async def test_foreign_data_in_redis(self, api: API, shared_redis: object, prefix: str) -> None:
+    async def test_foreign_data_in_redis_is_an_internal_error(
+        self, api: API, shared_redis: object, prefix: str
+    ) -> None:
         pool = api.store._runner.connections.pool
         connection = await pool.get_connection()
         await connection.send_command("SET", f"{prefix}:{{checkout}}:staging:s:ci-42", "x")

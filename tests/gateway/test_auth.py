@@ -1,4 +1,4 @@
-"""Who may do what: keys of the store over HTTP, in every combination, and what a wrong one can find out and cost."""
+"""API keys over HTTP: what each kind of key may do, and that a wrong key learns nothing and costs nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SECRET_LABEL = "only-search-knows-this"
 
 @dataclass
 class Gateway:
-    """One gateway of several on one Redis; nothing loads its keys again but the test, unless it asks for a keeper."""
+    """One of several gateways on one Redis. The test reloads its keys, or asks for a keeper that does."""
 
     store: AsyncSessionStore
     authenticator: Authenticator
@@ -137,7 +137,7 @@ async def keys(first: Gateway) -> Keys:
 
 @pytest.fixture(autouse=True)
 def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway's records do not age while a test makes its calls, however busy the machine is."""
+    """Keep a gateway's records from aging while a test makes its calls on a slow machine."""
     monkeypatch.setattr(gateway.auth, "lease_clock", lambda: lease_clock() / 1000)
 
 
@@ -148,7 +148,7 @@ def quick_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(server: RedisServer, prefix: str, project: str) -> dict[bytes, Any]:
-    """All that Redis holds of a project."""
+    """All data of a project in Redis."""
     with server.client() as behind:
         found: dict[bytes, Any] = {}
         for key in sorted(behind.scan_iter(f"{prefix}:{{{project}}}:*")):
@@ -242,7 +242,7 @@ def project_key_must_not_see(kind: str) -> bool:
 
 
 class TestScope:
-    """A project's key never sees, lists or touches another project, however it is asked."""
+    """No request with a project's key reads, lists or changes another project."""
 
     @pytest.mark.usefixtures("quick_refusals")
     @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ class TestScope:
             ("PUT", "/sessions/ci-42", '{"project":"search","environment":"staging"}', {403}),
         ],
     )
-    async def test_however_it_is_asked(
+    async def test_another_project_is_refused_in_every_form(
         self,
         shared_redis: RedisServer,
         prefix: str,
@@ -300,12 +300,12 @@ class TestScope:
         assert SECRET_LABEL not in response.text
         assert contents(shared_redis, prefix, "search") == before
 
-    async def test_the_project_goes_without_saying(self, first: Gateway, keys: Keys) -> None:
+    async def test_the_project_may_be_omitted(self, first: Gateway, keys: Keys) -> None:
         for query in ("environment=staging", "environment=staging&project=checkout"):
             response = await first.request("GET", f"/api/v1/sessions/ci-42?{query}", keys["project"])
             assert (response.json()["project"], response.json()["label"]) == ("checkout", "mine")
 
-    async def test_another_projects_cursor_leads_nowhere_else(self, first: Gateway, keys: Keys) -> None:
+    async def test_another_projects_cursor_stays_in_the_project(self, first: Gateway, keys: Keys) -> None:
         for number in range(3):
             await first.store.environment("search", "staging").put(f"other-{number}", label=SECRET_LABEL)
         place = {"project": "search", "environment": "staging", "limit": "1"}
@@ -333,7 +333,7 @@ class TestScope:
 
 
 class TestRefusals:
-    """A wrong key finds out nothing, and costs nothing."""
+    """A wrong key learns nothing and costs nothing."""
 
     async def wrong_headers(self, keys: Keys) -> dict[str, bytes]:
         assert keys["org"] is not None
@@ -363,7 +363,7 @@ class TestRefusals:
         assert answers[0][0] == 401
 
     @pytest.mark.usefixtures("quick_refusals")
-    async def test_only_metrics_tell_the_reason(self, first: Gateway, keys: Keys) -> None:
+    async def test_only_metrics_show_the_reason(self, first: Gateway, keys: Keys) -> None:
         for value in (
             None,
             b"Bearer x",
@@ -380,12 +380,14 @@ class TestRefusals:
             Refusal.EXPIRED,
         ]
 
-    async def test_time_tells_nothing_either(self, first: Gateway, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_every_refusal_takes_the_same_time(
+        self, first: Gateway, keys: Keys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         # Given a gateway whose next load comes when the test makes it
         monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 60.0)
         pending = [asyncio.create_task(self.send(first, value)) for value in (await self.wrong_headers(keys)).values()]
 
-        # Then every refusal waits for it, whatever the reason
+        # Then every refusal waits for it
         done, _ = await asyncio.wait(pending, timeout=0.05)
         assert not done
         assert await first.authenticator.load()
@@ -394,7 +396,7 @@ class TestRefusals:
     async def send(self, gateway: Gateway, authorization: bytes) -> httpx.Response:
         return await gateway.client.get("/api/v1/sessions", headers={b"Authorization": authorization})
 
-    async def test_of_many_at_once_do_not_hold_up_a_right_key(
+    async def test_many_at_once_do_not_delay_a_valid_key(
         self, first: Gateway, keys: Keys, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Given a thousand guesses, each of which waits for a load that does not come
@@ -402,16 +404,16 @@ class TestRefusals:
         guesses = [asyncio.create_task(first.get(generate_secret())) for _ in range(1000)]
         await asyncio.sleep(0)
 
-        # Then a right key is served meanwhile
+        # Then a valid key is served meanwhile
         assert (await first.get(keys["org"])).status_code == 200
         assert not any(guess.done() for guess in guesses)
 
-        # And none was right
+        # And every guess is refused
         assert await first.authenticator.load()
         assert {response.status_code for response in await asyncio.gather(*guesses)} == {401}
 
     @pytest.mark.usefixtures("quick_refusals")
-    async def test_ask_nothing_of_redis(self, shared_redis: RedisServer, prefix: str) -> None:
+    async def test_cause_no_call_of_redis(self, shared_redis: RedisServer, prefix: str) -> None:
         async with open_gateway(shared_redis, prefix, limit=Limit(1000, 60)) as gateway:
             keys = await make_keys(gateway.store)
             await gateway.authenticator.load()
@@ -450,7 +452,7 @@ class TestRefusals:
 
 
 class TestLife:
-    """A key from its making to its end, on gateways that share a Redis."""
+    """A key from its creation to its revocation, on gateways that share a Redis."""
 
     @pytest.fixture
     async def second(self, first: Gateway, shared_redis: RedisServer, prefix: str) -> AsyncIterator[Gateway]:
@@ -460,7 +462,7 @@ class TestLife:
     async def test_works_at_once_on_every_gateway(
         self, first: Gateway, second: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 20.0)  # a slow machine is no reason to refuse it
+        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 20.0)  # a slow machine must not cause a refusal
         async with first.authenticator.keeping() as loaded, second.authenticator.keeping():
             assert loaded
             for number in range(5):
@@ -481,7 +483,7 @@ class TestLife:
             assert_error(response, 401, "unauthorized")
             assert {(await second.get(key.secret)).status_code for _ in range(3)} == {401}
 
-    async def test_revoked_one_is_refused_within_the_bound_even_where_nothing_is_loaded(
+    async def test_revoked_one_is_refused_within_the_bound_even_if_loading_fails(
         self, first: Gateway, second: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Given a second gateway that has loaded a key, by a clock that the test moves
@@ -491,13 +493,13 @@ class TestLife:
         key = await first.store.api_keys.create("key")
         assert await second.authenticator.load()
 
-        # When it is revoked and the second gateway hears nothing
+        # When it is revoked, and the second gateway loads nothing
         await first.store.api_keys.revoke(key.key.id)
         now += REVOCATION_BOUND_S
         assert (await second.get(key.secret)).status_code == 404
         now += 0.001
 
-        # Then it is not admitted for longer than the bound
+        # Then the second gateway refuses it after the bound
         response = await second.get(key.secret)
         assert_error(response, 503, "store_unavailable", "check this key")
         assert response.headers["retry-after"]
@@ -521,25 +523,25 @@ class TestLife:
             assert not await only.authenticator.load()
             now += REVOCATION_BOUND_S + 0.001
 
-            # Then keys that may have been revoked meanwhile do nothing, not even reach the check of a query
+            # Then keys that may have been revoked are refused, even before the check of a query
             for kind in ("org", "project", "revoked", "expired", "wrong"):
                 for method, path, secured in calls_of(only.app):
                     if secured and method != "HEAD":
                         response = await only.request(method, f"{path}?nonsense=1", keys[kind])
                         assert_error(response, 503, "store_unavailable")
             assert_error(await only.request("GET", "/api/v1/sessions", None), 401, "unauthorized")
-            # Nor does the answer tell a malformed key from them
+            # And a malformed key gets the same answer
             assert_error(await only.request("GET", "/api/v1/sessions", "fmk_x"), 503, "store_unavailable")
             assert_error(await only.request("GET", "/api/v1/sessions?nonsense=1", bootstrap), 422, "invalid_query")
 
-            # And once it is back and empty, they are unknown
+            # And when Redis is back and empty, they are unknown
             own_redis.start()
             assert await only.authenticator.load()
             assert_error(await only.get(keys["org"]), 401, "unauthorized")
             assert (await only.get(bootstrap)).status_code == 404
 
     @pytest.mark.usefixtures("quick_refusals")
-    async def test_trouble_is_logged_once_and_its_end_too(
+    async def test_failed_loading_is_logged_once_and_so_is_its_end(
         self, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "gateway")
@@ -554,7 +556,7 @@ class TestLife:
 
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
-    async def test_that_all_keys_were_lost_is_logged(
+    async def test_loss_of_all_keys_is_logged(
         self, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with open_gateway(own_redis, prefix, deadline_s=5) as only:
@@ -571,7 +573,7 @@ class TestLife:
         assert (record.levelname, record.name) == ("ERROR", "gateway")
         assert "lost all API keys" in record.message
 
-    async def test_loading_goes_on_after_an_unexpected_failure(
+    async def test_loading_continues_after_an_unexpected_failure(
         self, first: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         loads = 0

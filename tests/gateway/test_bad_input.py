@@ -19,7 +19,7 @@ BEFORE = {
 
 
 async def refused(api: API, status: int, code: str, *words: str, **options: object) -> str:
-    """PUT what the options say on a session that exists; check the error, and that nothing has changed."""
+    """PUT with these options on an existing session; check the error, and that nothing changed."""
     before = await api.put("ci-42", BEFORE)
     sentence = assert_error(await api.put("ci-42", **options), status, code, *words)
     after = await api.get("ci-42")
@@ -31,7 +31,7 @@ async def refused(api: API, status: int, code: str, *words: str, **options: obje
 async def bare_call(
     api: API, method: str, received: list[dict[str, object]], **headers: str
 ) -> list[MutableMapping[str, object]]:
-    """Call the app as a server does, with these messages to receive; returns the messages it sent."""
+    """Call the app as a server does, with these incoming messages; return the messages that it sent."""
     sent: list[MutableMapping[str, object]] = []
     messages = iter(received)
 
@@ -114,7 +114,7 @@ class TestFields:
         ],
         ids=lambda value: repr(value)[:40],
     )
-    async def test_one_past_its_bound_or_of_a_wrong_type(
+    async def test_field_past_its_bound_or_of_a_wrong_type_is_422(
         self, api: API, body: dict[str, object], code: str, words: tuple[str, ...]
     ) -> None:
         sentence = await refused(api, 422, code, *words, body=body)
@@ -137,13 +137,13 @@ class TestFields:
         ],
         ids=lambda body: str(body)[:40],
     )
-    async def test_at_its_bound(self, api: API, body: dict[str, object]) -> None:
+    async def test_field_at_its_bound_is_accepted(self, api: API, body: dict[str, object]) -> None:
         document = (await api.put("ci-42", body)).json()
 
         assert {name: document[name] for name in body} == body
 
     @pytest.mark.parametrize("number", ["250.0", "2.5e2", "250"])
-    async def test_whole_number_in_any_spelling(self, api: API, number: str) -> None:
+    async def test_whole_number_is_accepted_in_any_spelling(self, api: API, number: str) -> None:
         response = await api.put("ci-42", content=b'{"globalDelayMs": %b}' % number.encode())
 
         assert response.status_code == 200, response.text
@@ -159,7 +159,7 @@ class TestFields:
         assert (await api.put("ci-42", {"overrides": [*ids, *ids]})).json()["overrides"] == ids
 
     @pytest.mark.parametrize("slug", ["p" * 64, "A.b_c-1", "0"])
-    async def test_slugs_at_their_bound(self, api: API, slug: str) -> None:
+    async def test_slugs_at_their_bound_are_accepted(self, api: API, slug: str) -> None:
         place = {"project": slug, "environment": slug}
 
         assert (await api.put("ci-42", place, params={})).status_code == 200
@@ -258,7 +258,7 @@ class TestMediaType:
             "application/json ; charset=utf-8",
         ],
     )
-    async def test_json_in_every_spelling(self, api: API, media_type: str) -> None:
+    async def test_json_is_accepted_in_every_spelling(self, api: API, media_type: str) -> None:
         assert (await api.put("ci-42", content=b"{}", headers={"Content-Type": media_type})).status_code == 200
 
 
@@ -271,7 +271,7 @@ class TestSize:
         body = json.dumps({"label": "after"}).encode()
         return body + b" " * (size - len(body))
 
-    async def test_at_the_limit(self, api: API) -> None:
+    async def test_body_at_the_limit_is_accepted(self, api: API) -> None:
         assert (await api.put("ci-42", content=self.body(self.LIMIT))).status_code == 200
 
     async def test_past_the_limit_is_413(self, api: API) -> None:
@@ -289,7 +289,7 @@ class TestSize:
         await refused(api, 413, "body_too_large", "65536", content=chunks())
         assert read == self.LIMIT // 1024 + 1
 
-    async def test_in_chunks_within_the_limit(self, api: API) -> None:
+    async def test_chunks_within_the_limit_are_accepted(self, api: API) -> None:
         async def chunks() -> AsyncIterator[bytes]:
             for byte in b'{"label": "x"}':
                 yield bytes([byte])
@@ -308,7 +308,7 @@ class TestSize:
         assert sent[0]["status"] == 413
         assert (await api.get("ci-42")).status_code == 404
 
-    async def test_client_that_goes_away_mid_body_changes_nothing(self, api: API) -> None:
+    async def test_client_that_disconnects_mid_body_changes_nothing(self, api: API) -> None:
         await api.put("ci-42", BEFORE)
 
         sent = await bare_call(

@@ -1,4 +1,4 @@
-"""Effective on return, over HTTP: when a write answers, every live view serves it, and the answer says how it went."""
+"""Effective on return, over HTTP: when a write is answered, every live view serves it, and headers show the effect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALLS = [
 
 @pytest.fixture(autouse=True)
 def patient_writers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow machine is no reason to give a view up."""
+    """Keep leases long enough for a slow machine."""
     monkeypatch.setattr(operations, "_PATIENCE_S", 20.0)
 
 
@@ -97,14 +97,14 @@ def served(view: AsyncView) -> Session:
 
 
 class TestWithoutViews:
-    async def test_nothing_is_waited_for(self, api: API) -> None:
+    async def test_write_without_views_does_not_wait(self, api: API) -> None:
         for method, path, body in CALLS:
             response = await api.call(method, path, json=body)
 
             assert response.headers["session-views"] == "confirmed=0, expired=0"
             assert list(timing(response)) == ["commit", "effective"]
 
-    async def test_reads_and_errors_say_nothing_of_it(self, api: API) -> None:
+    async def test_reads_and_errors_have_no_such_headers(self, api: API) -> None:
         await api.put("ci-42")
         for response in (
             await api.get("ci-42"),
@@ -128,7 +128,7 @@ class TestRespondAsync:
     async def test_asks_the_store_not_to_wait(
         self, api: API, views: list[AsyncView], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Given views to wait for, and a wait that would never end
+        # Given views, and a wait that never ends
         async def never(self: object, step: object) -> None:
             await asyncio.Event().wait()
 
@@ -172,7 +172,7 @@ class TestNotEffective:
     async def test_is_503_and_says_that_the_write_was_committed(
         self, api: API, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: object
     ) -> None:
-        # Given views whose confirmation is not known
+        # Given a write whose confirmation is unknown
         await api.put("ci-42", {"overrides": ["ovr_a"] if method == "DELETE" else []})
         real = api.store._runner.run
 
@@ -190,11 +190,11 @@ class TestNotEffective:
         assert response.headers["retry-after"]
         assert (await api.get("ci-42", params=PLACE)).headers["etag"] != '"1"'
 
-    async def test_when_redis_goes_away_during_the_wait(
+    async def test_loss_of_redis_during_the_wait_is_503(
         self, api: API, views: list[AsyncView], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The sentence is the library's own."""
-        # Given views that hold a lease and hear nothing, and a Redis that is lost after the commit
+        """The sentence comes from the library."""
+        # Given views with leases and silent links, and a Redis that stops after the commit
         monkeypatch.setattr(operations, "_PATIENCE_S", 0.05)
         real = Connections.execute
 

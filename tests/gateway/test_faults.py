@@ -1,4 +1,4 @@
-"""Redis in trouble, seen over HTTP: 503 within the deadline, never half a write, and recovery without a restart."""
+"""Faults of Redis, over HTTP: 503 within the deadline, all or nothing of a write, and recovery without a restart."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-#: Each call that needs Redis.
+#: The calls that need Redis.
 CALLS: tuple[Callable[[httpx.Client], httpx.Response], ...] = (
     lambda client: client.put("/sessions/ci-42", json=AFTER),
     lambda client: client.post("/sessions/ci-42/overrides/ovr_new"),
@@ -123,7 +123,7 @@ class TestDown:
         ):
             assert_unavailable(outside(client, "/readyz"))
             assert "keys can't be loaded, so only the bootstrap key is known" in gateway.log
-            # What the connection said is for the operator, not for the caller.
+            # The details are for the operator, not for the caller.
             until(lambda: gateway.log.count("Connection refused") == 2)
             own_redis.start()
             assert outside(client, "/readyz").status_code == 200
@@ -150,7 +150,7 @@ class TestDown:
 
 
 class TestRefusing:
-    """Redis is there, and refuses: each write is answered 503, and nothing has changed."""
+    """Redis refuses writes: each write is answered with 503, and nothing changes."""
 
     @pytest.mark.parametrize(
         ("trouble", "cure", "words"),
@@ -180,8 +180,8 @@ class TestRefusing:
             assert client.get("/sessions/new").status_code == 404
             assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
 
-    def test_while_it_loads(self, own_redis: RedisServer, client: httpx.Client) -> None:
-        # Given data that takes ten seconds to load, a millisecond for each key, unless it is told to hurry
+    def test_calls_while_redis_loads_are_503(self, own_redis: RedisServer, client: httpx.Client) -> None:
+        # Given a Redis that loads for ten seconds, a millisecond for each key, unless the test speeds it up
         with own_redis.client() as behind:
             behind.config_set("rdbcompression", "no")
             behind.mset({f"filler:{number}": "x" * 1024 for number in range(10_000)})
@@ -190,7 +190,7 @@ class TestRefusing:
         own_redis.options |= {"key_load_delay": "1000", "loading_process_events_interval_bytes": "1024"}
         own_redis.start(await_ready=False)
 
-        # Then calls say that it loads
+        # Then each error says that Redis is loading
         def loads() -> bool:
             response = client.put("/sessions/ci-42", json=AFTER)
             assert_unavailable(response)
@@ -200,14 +200,14 @@ class TestRefusing:
         assert_unavailable(client.get("/sessions/ci-42"), "loading")
         assert_unavailable(outside(client, "/readyz"), "loading")
 
-        # And once it is there, nothing was changed
+        # And after loading, nothing was changed
         with own_redis.client() as behind:
             behind.execute_command("CONFIG", "SET", "key-load-delay", "0")
         own_redis.await_ready()
         assert state(client.get("/sessions/ci-42")) == BEFORE
         assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
 
-    def test_connections_it_does_not_take(self, own_redis: RedisServer, gateway: GatewayProcess) -> None:
+    def test_refused_connections_are_503(self, own_redis: RedisServer, gateway: GatewayProcess) -> None:
         with contextlib.ExitStack() as stack:
             behind = stack.enter_context(own_redis.client())
             behind.config_set("maxclients", 1)
@@ -234,12 +234,12 @@ class TestHanging:
         assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
         assert state(client.get("/sessions/ci-42")) == AFTER
 
-    def test_write_takes_place_whole_or_not_at_all(self, own_redis: RedisServer, client: httpx.Client) -> None:
+    def test_write_applies_whole_or_not_at_all(self, own_redis: RedisServer, client: httpx.Client) -> None:
         own_redis.pause()
         response = client.put("/sessions/ci-42", json=AFTER)
         own_redis.resume()
 
-        # A write that was sent may take place once Redis wakes up, and its error says so
+        # Redis may apply a sent write when it wakes up, and the error says so
         assert_unavailable(response)
         until(lambda: outside(client, "/readyz").status_code == 200)
         now = state(client.get("/sessions/ci-42"))
@@ -284,7 +284,7 @@ class TestKilled:
 
 
 def test_the_faults_are_real(own_redis: RedisServer) -> None:
-    """What these tests lean on: a paused Redis does not answer, and a resumed one does."""
+    """These tests rely on it: a paused Redis does not answer, and a resumed one does."""
     with own_redis.client(retry=None, socket_timeout=0.2) as behind:
         behind.ping()
         own_redis.pause()

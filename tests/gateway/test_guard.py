@@ -1,4 +1,4 @@
-"""One guarded connection: Uvicorn's protocol within the guard, on a transport and a loop that the test moves."""
+"""One guarded connection: Uvicorn's protocol within the guard, on a transport and a loop that the test controls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Timer:
 
 
 class Loop:
-    """An event loop whose clock the test moves. A task runs when the test says so, up to its end."""
+    """An event loop whose clock the test moves. The test starts each task, which runs to its end."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -90,7 +90,7 @@ _NEVER = cast("asyncio.Future[None]", _Never())
 
 
 class Transport:
-    """A client that sends what the test says, and reads what `buffered` leaves."""
+    """A client that sends the test's bytes, and reads all output but `buffered` bytes."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -138,7 +138,7 @@ HEADERS = [(b"x-request-id", b"1"), (b"content-length", b"2")]
 
 
 class Connection:
-    """A connection to a server that has room for one; `refusals` are the codes that it was told of."""
+    """A connection to a server with room for one; `refusals` are the reported codes."""
 
     def __init__(self, loop: Loop, neighbours: Neighbours | None = None) -> None:
         self.loop = loop
@@ -168,7 +168,7 @@ class Connection:
             self.loop.settle()
 
     def refusal(self) -> str:
-        """Check the answer that the guard has made, the only one; returns its sentence."""
+        """Check the only answer, which the guard made; return its sentence."""
         assert self.refusals == ["bad_request"]
         head, _, body = self.transport.written.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
@@ -249,7 +249,7 @@ class TestReading:
         connection.receive(b"20000\r\n" + 0x20000 * b"x" + b"\r\n")
         assert not connection.transport.reading
 
-    def test_goes_on_to_discard_a_body_that_nobody_wants(self, connection: Connection) -> None:
+    def test_goes_on_to_discard_an_unwanted_body(self, connection: Connection) -> None:
         connection.receive(CHUNKED)
         connection.loop.answer()
         connection.receive(b"2\r\n{}\r\n", b"0\r\n\r\n", GET)
@@ -335,7 +335,7 @@ class TestArrival:
 
         assert connection.is_open
 
-    def test_answer_may_take_its_time(self, connection: Connection) -> None:
+    def test_slow_answer_is_not_cut_off(self, connection: Connection) -> None:
         connection.receive(GET)
         connection.loop.advance(10 * ARRIVAL_S)
         connection.loop.answer()
@@ -525,7 +525,7 @@ class TestRealClient:
 
         async with serving(large, limit=64 * 1024) as (reader, writer):
             writer.write(GET)
-            await asyncio.sleep(2.0)  # it reads its buffer full, and no further
+            await asyncio.sleep(2.0)  # it fills its buffer, and reads no further
             received = 0
             with contextlib.suppress(ConnectionError):
                 while chunk := await reader.read(2**20):

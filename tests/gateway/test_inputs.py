@@ -1,4 +1,4 @@
-"""Reading headers: what counts, and what a hostile one costs."""
+"""Headers are parsed correctly, and a hostile one costs linear time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TestEntityTags:
         assert inputs.parse_entity_tags("\t *", "If-Match", weak=False) is None
 
 
-#: By the square of its length, each of these would take hours.
+#: In quadratic time, each of these would take hours.
 LONG = 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""The rate limit: counted over all gateways of one Redis, told in headers, and never what takes the service down."""
+"""The rate limit: counted over all gateways of one Redis, shown in headers, and harmless when counting fails."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Limited:
 async def open_gateway(
     server: RedisServer, prefix: str, limit: Limit, *, key: str = KEY, counted_by: RedisServer | None = None
 ) -> AsyncIterator[Limited]:
-    """A gateway; its requests are counted by another Redis than its sessions are on, where one is named."""
+    """A gateway. It counts requests on its own Redis, or on another one if named."""
     calls: list[str] = []
     failures: list[None] = []
 
@@ -104,7 +104,7 @@ class TestLimit:
             assert_error(response, 429, "rate_limited")
         assert await one.store.environment("checkout", "staging").get("ci-42") is None
 
-    async def test_is_each_keys_own(
+    async def test_keys_have_separate_limits(
         self, pair: tuple[Limited, Limited], shared_redis: RedisServer, prefix: str
     ) -> None:
         for _ in range(4):
@@ -125,7 +125,7 @@ class TestLimit:
         assert left(await one.get()) == 2
 
     @pytest.mark.parametrize("remembered", [(0.4, 1), (30.0, 100)])
-    async def test_a_window_that_another_gateway_has_begun_is_asked_for(
+    async def test_a_window_of_another_gateway_is_read_from_redis(
         self, pair: tuple[Limited, Limited], remembered: tuple[float, int]
     ) -> None:
         one, other = pair
@@ -141,7 +141,7 @@ class TestLimit:
         assert_error(refused, 429, "rate_limited")
         assert int(refused.headers["retry-after"]) > 40
 
-    async def test_errors_count_and_say_so(self, pair: tuple[Limited, Limited]) -> None:
+    async def test_errors_count_and_show_the_limit(self, pair: tuple[Limited, Limited]) -> None:
         one, _ = pair
 
         response = await one.client.get(SESSION, params={"nonsense": "1"}, headers=AUTHORIZATION)
@@ -149,7 +149,7 @@ class TestLimit:
         assert_error(response, 422, "invalid_query")
         assert left(response) == 2
 
-    async def test_all_of_many_at_once_are_counted(self, pair: tuple[Limited, Limited]) -> None:
+    async def test_concurrent_requests_are_all_counted(self, pair: tuple[Limited, Limited]) -> None:
         responses = await asyncio.gather(*(limited.get() for limited in pair for _ in range(20)))
 
         assert sorted(response.status_code for response in responses) == [404] * 3 + [429] * 37
@@ -169,7 +169,7 @@ class TestLimit:
         assert left(await other.get()) == 2
         assert left(await one.get()) == 1
 
-    async def test_window_ends_by_itself_when_retry_after_says(self, shared_redis: RedisServer, prefix: str) -> None:
+    async def test_window_ends_after_retry_after(self, shared_redis: RedisServer, prefix: str) -> None:
         async with open_gateway(shared_redis, prefix, Limit(1, 1)) as limited:
             while (response := await limited.get()).status_code != 429:
                 pass
@@ -184,7 +184,7 @@ class TestLimit:
             open_gateway(own_redis, prefix, limit) as one,
             open_gateway(own_redis, prefix, limit) as other,
         ):
-            # Given a window that each gateway knows the end of
+            # Given a window whose end each gateway knows
             for limited in (one, other, one):
                 await limited.get()
             one.calls.clear()
@@ -197,7 +197,7 @@ class TestLimit:
 
 
 class TestFailure:
-    async def test_of_the_counters_lets_requests_through_and_is_told_once(
+    async def test_failure_of_counting_lets_requests_through_and_is_logged_once(
         self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "gateway")
@@ -216,7 +216,7 @@ class TestFailure:
         ours = [record for record in caplog.records if record.name == "gateway"]
         assert [record.levelname for record in ours] == ["WARNING", "INFO"]
 
-    async def test_hanging_counters_do_not_hold_requests_up_for_long(
+    async def test_hanging_counters_delay_requests_only_briefly(
         self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(gateway.limits, "_DEADLINE_S", 1.0)
@@ -249,7 +249,7 @@ async def test_off_counts_nothing(shared_redis: RedisServer, prefix: str) -> Non
 @pytest.mark.parametrize(
     ("text", "limit"), [("120/60", Limit(120, 60)), ("1/1", Limit(1, 1)), ("off", None), ("OFF", None)]
 )
-def test_setting(text: str, limit: Limit | None) -> None:
+def test_valid_settings(text: str, limit: Limit | None) -> None:
     assert parse_limit_setting(text) == limit
 
 

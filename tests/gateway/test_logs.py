@@ -1,4 +1,4 @@
-"""What logs must not hold."""
+"""Logs hold no session key."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from ..support.gateway import API, assert_error
 
 
-async def test_session_key_is_in_no_log_not_even_where_its_data_is_corrupt(
+async def test_session_key_is_in_no_log_even_if_its_data_is_corrupt(
     api: API, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Given: a session's hash that this library did not write.
+    # Given a session's hash that this library did not write
     keys = EnvironmentKeyspace(prefix, "checkout", "staging")
     pool: Any = api.store.connection_pool
     connection = await pool.get_connection()
@@ -26,11 +26,11 @@ async def test_session_key_is_in_no_log_not_even_where_its_data_is_corrupt(
     finally:
         await pool.release(connection)
 
-    # When: it is read.
+    # When it is read
     with caplog.at_level(logging.DEBUG):
         response = await api.get("secret-key")
 
-    # Then: the log says where to look, with the traceback, and does not name the session.
+    # Then the log has the traceback, and does not name the session
     assert_error(response, 500, "internal_error")
     ours = [record for record in caplog.records if record.name.startswith(("gateway", "sessionstore"))]
     logged = "\n".join(JSONFormatter().format(record) for record in ours)

@@ -28,7 +28,7 @@ from ..support.redis_server import RedisServer
 
 @pytest.fixture(scope="module")
 def embedded() -> Iterator[GatewayProcess]:
-    """On the embedded store, with nothing set: as `make run` starts it."""
+    """On the embedded store without any setting, as `make run` starts it."""
     with GatewayProcess(None) as gateway:
         yield gateway
 
@@ -97,7 +97,7 @@ class TestSignals:
         self, shared_redis: RedisServer, prefix: str
     ) -> None:
         with GatewayProcess(shared_redis.url, "--prefix", prefix) as gateway, gateway.connect() as connection:
-            # Given a PUT whose body is still to come: 100 says that the gateway waits for it
+            # Given a PUT without its body yet; the 100 shows that the gateway waits for it
             head = (
                 "PUT /api/v1/sessions/a?project=checkout&environment=staging HTTP/1.1\r\nHost: localhost\r\n"
                 f"Authorization: {AUTHORIZATION['Authorization']}\r\nContent-Type: application/json\r\n"
@@ -106,7 +106,7 @@ class TestSignals:
             connection.sendall(head.encode())
             assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")
 
-            # When it is told to stop, and has closed its door
+            # When it gets SIGTERM, and no longer accepts connections
             gateway.signal(signal.SIGTERM)
             deadline = time.monotonic() + 20
             with contextlib.suppress(OSError):
@@ -114,7 +114,7 @@ class TestSignals:
                     gateway.connect().close()
             connection.sendall(b'{"label":"x"}')
 
-            # Then the PUT is answered, and it has taken place
+            # Then the PUT is answered and applied
             answer = b""
             while chunk := connection.recv(65536):
                 answer += chunk
@@ -123,7 +123,7 @@ class TestSignals:
             assert gateway.wait() == 0
 
     def test_request_that_outlasts_the_grace_is_answered_in_the_envelope(self, shared_redis: RedisServer) -> None:
-        # Given a PUT that waits for a view which never acknowledges
+        # Given a PUT that waits for a view that never acknowledges
         options = ("--shutdown-grace", "0.3", "--lease", "20", "--prefix", "grace")
         lease = EnvironmentKeyspace("grace", "checkout", "staging")
         with (

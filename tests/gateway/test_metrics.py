@@ -1,4 +1,4 @@
-"""Metrics: each counts what its name says, labels are bounded, and a scrape never waits for long."""
+"""Each metric counts what its name says, labels are bounded, and a scrape never waits long."""
 
 from __future__ import annotations
 
@@ -239,10 +239,10 @@ class TestLiveSessions:
             await self.register(measured, "checkout", "staging")
             assert self.found(await measured.scrape()) == {("checkout", "staging"): 0}
 
-    async def test_do_not_hold_a_scrape_up_while_redis_hangs(
+    async def test_do_not_delay_a_scrape_while_redis_hangs(
         self, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # Given a Redis that would not answer for as long as the store's deadline, which is longer
+        # Given a Redis that hangs, and a store's deadline that is longer than a scrape may take
         monkeypatch.setattr("gateway.metrics._COUNT_DEADLINE_S", 0.05)
         async with open_gateway(own_redis, prefix) as measured:
             await measured.client.put(f"{SESSIONS}/a", json={})
@@ -294,7 +294,7 @@ class TestText:
         assert marker not in text.lower()
         assert KEY not in text
 
-    async def test_is_prometheus_own_and_needs_no_key(self, measured: Measured) -> None:
+    async def test_is_in_prometheus_format_and_needs_no_key(self, measured: Measured) -> None:
         del measured.client.headers["authorization"]
 
         response = await measured.client.get("/metrics")
@@ -306,7 +306,9 @@ class TestText:
         assert {"sessionstore_build_info", "process_cpu_seconds", "sessionstore_http_requests"} <= families
         assert (await measured.client.head("/metrics")).status_code == 200
 
-    async def test_is_each_gateways_own(self, measured: Measured, shared_redis: RedisServer, prefix: str) -> None:
+    async def test_gateways_have_separate_metrics(
+        self, measured: Measured, shared_redis: RedisServer, prefix: str
+    ) -> None:
         await measured.client.put(f"{SESSIONS}/a", json={})
         async with open_gateway(shared_redis, prefix) as other:
             assert await other.value("sessionstore_redis_call_seconds_count", script="put") == 0

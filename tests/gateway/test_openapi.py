@@ -1,4 +1,4 @@
-"""The API's document: valid, whole, and every example in it works, those of errors too."""
+"""The API's document is valid and complete, and all its examples work, those of errors too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METHODS = {"get", "put", "post", "delete"}
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    """As the gateway serves it."""
+    """The document that the gateway serves."""
     import asyncio
 
     async def read() -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Call:
 
 @dataclass
 class World:
-    """A gateway, and what makes it fail in each way."""
+    """A gateway, and the means to make it fail in each way."""
 
     client: httpx.AsyncClient
     store: AsyncSessionStore
@@ -183,7 +183,7 @@ async def world(embedded_server: EmbeddedServer, prefix: str) -> AsyncIterator[W
 
 
 def example_call(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> Call:
-    """A call as the document's examples have it, without the preconditions, which are optional."""
+    """A call from the document's examples, without the optional preconditions."""
     call = Call(method.upper(), path)
     for entry in operation["parameters"]:
         parameter = resolved(document, entry)
@@ -239,7 +239,7 @@ def with_place(call: Call, **place: str) -> Call:
     return replace(call, params={"project": "checkout", "environment": "staging", **place})
 
 
-#: What to change in a call that would be fine, so that it is answered with each code.
+#: For each code, the change of a valid call that provokes it.
 SPOILERS: dict[str, Callable[[Call, World], Call]] = {
     "unauthorized": lambda call, world: replace(call, headers={**call.headers, "Authorization": ""}),
     "scope_mismatch": lambda call, world: replace(

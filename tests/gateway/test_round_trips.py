@@ -1,4 +1,4 @@
-"""How often a request asks Redis."""
+"""Each request makes at most one call of Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..support.redis_server import RedisServer
 
 
 class Monitor:
-    """What clients send to a Redis, scripts' own commands left out."""
+    """The commands that clients send to a Redis, without those of scripts."""
 
     def __init__(self, server: RedisServer) -> None:
         self._client = server.client()
@@ -34,7 +34,7 @@ class Monitor:
         self._marker.close()
 
     def commands(self) -> list[str]:
-        """The names of the commands since the last look."""
+        """The names of the commands since the last call."""
         self._marker.echo("that is all")
         names: list[str] = []
         while True:
@@ -58,7 +58,7 @@ async def test_get_put_and_delete_make_exactly_one(own_redis: RedisServer, monit
         async with httpx.AsyncClient(
             transport=transport, base_url="http://gateway/api/v1", headers=AUTHORIZATION, params=PLACE
         ) as client:
-            # Given a connection that is open, and scripts that Redis knows
+            # Given an open connection, and a Redis that has the scripts
             for method, path in (
                 ("GET", ""),
                 ("POST", "/overrides/ovr_a"),
@@ -71,7 +71,7 @@ async def test_get_put_and_delete_make_exactly_one(own_redis: RedisServer, monit
             await client.get("/sessions")
             monitor.commands()
 
-            # When each is called, then it is one EVALSHA
+            # When each call is made, then it sends one EVALSHA
             for method, path, body in (
                 ("PUT", "", {"label": "y"}),
                 ("PUT", "", {"label": "y"}),
@@ -84,7 +84,7 @@ async def test_get_put_and_delete_make_exactly_one(own_redis: RedisServer, monit
                 assert response.status_code == 200
                 assert monitor.commands() == ["EVALSHA"], (method, path)
 
-            # And a call that is refused early does not ask Redis
+            # And a call that is refused early sends nothing
             await client.put("/sessions/ci-42", json={"label": 5})
             await client.get("/sessions/ci-42", headers={"Authorization": "Bearer x"})
             assert monitor.commands() == []

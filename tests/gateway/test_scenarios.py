@@ -1,4 +1,4 @@
-"""GET /scenarios: so that a pipeline can find their ids."""
+"""GET /scenarios, where a pipeline finds scenario ids."""
 
 from __future__ import annotations
 

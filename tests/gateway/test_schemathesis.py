@@ -1,4 +1,4 @@
-"""Schemathesis against a running gateway: what the document says of the API is so, and nothing ends in a 500.
+"""Schemathesis against a running gateway: the API follows its document, and nothing is answered with 500.
 
 All of its checks and phases, links between calls included, with a fixed seed.
 """
@@ -27,8 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_EXAMPLES = 30
 SEED = "20260623"
 
-# What a call that is fine by the schema may be answered with: another project or session than there is, and a
-# precondition that does not hold, are the caller's luck.
+# A call that fits the schema may name a missing project or session, or a precondition that does not hold.
 CONFIGURATION = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 304, 404, 412]
@@ -60,12 +59,12 @@ def test_api_is_as_its_document_says(gateway: GatewayProcess, tmp_path: Path) ->
 
     report = done.stdout + done.stderr
     assert done.returncode == 0, report
-    # And it has looked at everything
+    # And it has tested everything
     selected = re.search(r"Selected: (\d+)/(\d+)", report)
     links = re.search(r"API Links:\s+(\d+) covered", report)
     assert selected is not None, report
     assert selected[1] == selected[2], report
     assert links is not None, report
     assert int(links[1]) >= 8, report
-    # And no request has failed inside
+    # And no request has failed in the gateway
     assert "traceback" not in gateway.log

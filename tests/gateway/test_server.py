@@ -1,4 +1,4 @@
-"""The gateway's HTTP server as a process, on bare sockets: input that no client library would send."""
+"""The gateway's HTTP server as a process, on bare sockets: input that no client library sends."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def exchange(gateway: GatewayProcess, *segments: bytes, until_idle: bool = False
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for segment in segments:
             connection.sendall(segment)
-            time.sleep(0.05)  # so that each segment is read by itself, on most runs
+            time.sleep(0.05)  # so that the gateway reads each segment by itself, on most runs
         received = connection.recv(65536)
         if until_idle:
             connection.settimeout(0.5)
@@ -69,7 +69,7 @@ def get(connection: socket.socket) -> list[int]:
 
 
 def assert_refused(received: bytes) -> str:
-    """Check the only answer: 400 in the envelope, with an id of the gateway's. Returns its sentence."""
+    """Check the only answer, a 400 in the envelope with an id of the gateway; return its sentence."""
     assert statuses(received) == [400]
     head, _, body = received.partition(b"\r\n\r\n")
     assert b"content-type: application/json\r\n" in head + b"\r\n"
@@ -325,7 +325,7 @@ class TestUpgrade:
             body = request("DELETE", b"/api/v1/sessions/victim" + PLACE + b"&mode=delete")
             head = put("other", f"Content-Length: {len(body)}", *self.OFFER, connection="Upgrade")
 
-            # When it comes with an offer, then it is the body of one request, and invalid JSON
+            # When it comes with an offer, then the gateway reads it as a body, which is invalid JSON
             received = exchange(gateway, *([head, body] if apart else [head + body]), until_idle=True)
 
             assert statuses(received) == [400]
@@ -344,7 +344,7 @@ class TestUpgrade:
 class TestHead:
     @pytest.mark.parametrize("line", [b"X-Long: " + 1000 * b"a" + b"\r\n", 1000 * b"a"], ids=["lines", "one line"])
     def test_too_long_is_refused(self, gateway: GatewayProcess, line: bytes) -> None:
-        """The client sends all that it has before it reads. It gets the answer, and no reset."""
+        """The client sends everything before it reads. It gets the answer, and no reset."""
         received = exchange(gateway, GET[:-2] + b"X-First: ", *(64 * line for _ in range(4)))
 
         assert "exceed 64 KiB" in assert_refused(received)
@@ -397,18 +397,18 @@ class TestPipelining:
 
 def test_connections_over_the_limit_get_503(shared_redis: RedisServer) -> None:
     with GatewayProcess(shared_redis.url, "--max-connections", "2") as gateway, contextlib.ExitStack() as stack:
-        # Given as many connections as there may be, each in use
+        # Given the largest number of connections, each in use
         kept = [stack.enter_context(gateway.connect()) for _ in range(2)]
         for connection in kept:
             assert get(connection) == [200]
 
-        # When another one comes, then it gets an answer
+        # When another client connects, then it gets an answer
         received = exchange(gateway, LAST_GET)
         assert statuses(received) == [503]
         assert b"retry-after: 1\r\n" in received
         assert b'"code":"too_many_connections"' in received
 
-        # And those that were there go on, and make room when they end
+        # And the others continue, and make room when they close
         assert get(kept[0]) == [200]
         kept.pop().close()
         deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""GET, PUT and DELETE on a session, its overrides, and the list: the contract, sentence by sentence."""
+"""Calls on a session, its overrides and the list, by each sentence of the contract."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class TestPut:
         assert response.status_code == 200
         assert (await api.get("ci-42")).json()["label"] == "x"
 
-    async def test_takes_them_from_both_places_where_they_agree(self, api: API) -> None:
+    async def test_takes_them_from_both_places_if_they_agree(self, api: API) -> None:
         assert (await api.put("ci-42", PLACE)).status_code == 200
 
     @pytest.mark.parametrize("field", ["project", "environment"])
@@ -155,7 +155,7 @@ class TestPut:
         assert_error(await api.put("ci-42", {field: "other"}), 422, "invalid_body", field, "'other'", PLACE[field])
         assert (await api.get("ci-42")).status_code == 404
 
-    async def test_sessions_of_other_environments_and_projects_are_others(self, api: API) -> None:
+    async def test_sessions_of_other_environments_and_projects_are_separate(self, api: API) -> None:
         await api.put("ci-42", {"label": "here"})
 
         for place in ({**PLACE, "environment": "live"}, {**PLACE, "project": "search"}):

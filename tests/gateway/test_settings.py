@@ -65,7 +65,7 @@ class TestOptions:
         ],
         ids=str,
     )
-    def test_invalid_one_is_refused_in_words(
+    def test_invalid_value_is_refused_with_a_sentence(
         self,
         arguments: list[str],
         variables: dict[str, str],
@@ -127,7 +127,7 @@ class TestOptions:
             "SESSIONSTORE_TTL": "",
         }
         with GatewayProcess(None, **variables) as gateway, gateway.client() as client:
-            assert str(gateway.port) != variables["SESSIONSTORE_PORT"]  # --port 0 won
+            assert str(gateway.port) != variables["SESSIONSTORE_PORT"]  # --port 0 wins over the variable
             assert client.put("/sessions/a", json={}).status_code == 200
             assert gateway.output == ""
             assert "gateway.access" not in gateway.log
