@@ -163,14 +163,14 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Session):
             return NotImplemented
-        return msgspec.structs.astuple(self)[:-1] == msgspec.structs.astuple(other)[:-1]
+        return msgspec.structs.astuple(self)[:_CONTENT] == msgspec.structs.astuple(other)[:_CONTENT]
 
     def __ne__(self, other: object) -> bool:
         # Struct's own compares by identity.
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(msgspec.structs.astuple(self)[:-1])
+        return hash(msgspec.structs.astuple(self)[:_CONTENT])
 
     def delay_ms(self, rng: random.Random | None = None) -> int:
         """Draw the delay of one response, in milliseconds.
@@ -204,6 +204,10 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
     def to_json(self) -> bytes:
         """Encode to exactly the JSON of the HTTP API."""
         return _encode(self.document())
+
+
+#: The number of fields that are compared: all of them but `effect`, which comes last.
+_CONTENT = len(Session.__struct_fields__) - 1
 
 
 class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Literal, Unpack
 
 from ..catalog.model import Catalog, ScenarioPage
 from ..errors import InvalidFieldError
-from ..protocol import catalog_operations, operations
+from ..protocol import calls, catalog_operations, operations
 from ..protocol.calls import IfMatch, WriteContext
+from ..protocol.operations import new_id
 from ..replica.follower import DEFAULT_TOUCH_INTERVAL_S
 from ..replica.view import DEFAULT_OPEN_TIMEOUT_S, OnStale
 from ..session import Deletion, LiveView, Session, SessionPage, SessionPatch, SessionProperties, make_patch
@@ -20,12 +20,13 @@ from .view import AsyncView
 class AsyncEnvironment:
     """The sessions of one environment of one project. Made by `AsyncSessionStore.environment`.
 
-    Every method may raise `InvalidInputError` before anything is sent, `EnvironmentNotFoundError` where the project has
-    registered environments and this is none of them, `StoreUnavailableError` where Redis can't serve the call, and
-    `OutcomeUnknownError` where a write was sent and no answer came.
-    """
+    Every method may raise these errors:
 
-    __slots__ = ("_context", "_runner")
+    - `InvalidInputError`, before anything is sent.
+    - `EnvironmentNotFoundError`: the project has registered environments, but not this one.
+    - `StoreUnavailableError`: Redis can't serve the call.
+    - `OutcomeUnknownError`: a write was sent and got no answer.
+    """
 
     def __init__(self, runner: Runner, context: WriteContext) -> None:
         self._runner = runner
@@ -65,7 +66,7 @@ class AsyncEnvironment:
         patch : SessionPatch, optional
             The properties as one object, instead of `properties`.
         if_match : int, sequence of int, or "*"
-            Only if the session is at this revision, at one of these, or exists.
+            Only if the session is at this revision, is at one of these, or exists.
         if_none_match : "*"
             Only if the session does not exist.
         wait : bool
@@ -80,23 +81,22 @@ class AsyncEnvironment:
             A property is out of its bounds, or an id is malformed or not in the environment's catalog.
         PreconditionFailedError
         NotEffectiveError
-            The write was committed, but not every view is known to serve it.
+            The write was committed, but perhaps not every view serves it.
         """
         if patch is None:
             patch = make_patch(properties)
         elif properties:
             raise InvalidFieldError("put takes a patch or properties, not both; put all of them into the patch.")
-        return await self._runner.run(
-            operations.put(
-                self._context,
-                time.monotonic,
-                session_key,
-                patch,
-                if_match=if_match,
-                if_none_match=if_none_match,
-                wait=wait,
-            )
+        call = calls.put(
+            self._context,
+            new_id(),
+            session_key,
+            patch,
+            if_match=if_match,
+            if_none_match=if_none_match,
+            wait=wait,
         )
+        return await self._runner.run(operations.write(self._context, call, wait=wait))
 
     async def activate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
         """Switch one published mock on; create the session if it is missing.
@@ -106,11 +106,10 @@ class AsyncEnvironment:
         OverrideNotFoundError
             The catalog has no such mock.
         InvalidOverrideError
-            The id is malformed, the mock is scenario-local, or the session has as many as there can be.
+            The id is malformed, the mock is scenario-local, or the session has the most overrides allowed.
         """
-        return await self._runner.run(
-            operations.activate(self._context, time.monotonic, session_key, override, wait=wait)
-        )
+        call = calls.activate(self._context, new_id(), session_key, override, wait=wait)
+        return await self._runner.run(operations.write(self._context, call, wait=wait))
 
     async def deactivate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
         """Switch one published mock off.
@@ -121,9 +120,8 @@ class AsyncEnvironment:
         OverrideNotFoundError, InvalidOverrideError
             As for `activate`.
         """
-        return await self._runner.run(
-            operations.deactivate(self._context, time.monotonic, session_key, override, wait=wait)
-        )
+        call = calls.deactivate(self._context, new_id(), session_key, override, wait=wait)
+        return await self._runner.run(operations.write(self._context, call, wait=wait))
 
     async def reset(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Session:
         """Clear everything that `put` can set, and keep the session.
@@ -132,20 +130,18 @@ class AsyncEnvironment:
         ------
         SessionNotFoundError, PreconditionFailedError
         """
-        return await self._runner.run(
-            operations.reset(self._context, time.monotonic, session_key, if_match=if_match, wait=wait)
-        )
+        call = calls.reset(self._context, new_id(), session_key, if_match=if_match, wait=wait)
+        return await self._runner.run(operations.write(self._context, call, wait=wait))
 
     async def delete(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Deletion:
-        """Remove a session; what it returns is true where there was one.
+        """Remove a session. The result is true if the session existed.
 
         Raises
         ------
         PreconditionFailedError
         """
-        return await self._runner.run(
-            operations.delete(self._context, time.monotonic, session_key, if_match=if_match, wait=wait)
-        )
+        call = calls.delete(self._context, new_id(), session_key, if_match=if_match, wait=wait)
+        return await self._runner.run(operations.delete(self._context, call, wait=wait))
 
     async def list(self, limit: int = 50, cursor: str | None = None) -> SessionPage:
         """Read one page of the live sessions, newest seen first.
@@ -155,7 +151,7 @@ class AsyncEnvironment:
         limit : int
             1 to 100.
         cursor : str, optional
-            `SessionPage.next_cursor` of the page before.
+            `SessionPage.next_cursor` of the previous page.
 
         Raises
         ------
@@ -164,7 +160,7 @@ class AsyncEnvironment:
         return await self._runner.run(operations.list_sessions(self._context.keyspace, limit, cursor))
 
     async def catalog(self) -> Catalog | None:
-        """Read what the environment offers; None: it has no catalog, and takes any well-formed id."""
+        """Read the environment's catalog. Without one (None), it accepts any well-formed id."""
         return await self._runner.run(catalog_operations.read(self._context.keyspace))
 
     async def scenarios(self, limit: int = 50, search: str | None = None, before: str | None = None) -> ScenarioPage:
@@ -175,9 +171,9 @@ class AsyncEnvironment:
         limit : int
             1 to 100.
         search : str, optional
-            Only scenarios whose name holds this, without regard to case.
+            Only scenarios whose name contains this text, without regard to case.
         before : str, optional
-            `ScenarioPage.next_before` of the page before.
+            `ScenarioPage.next_before` of the previous page.
 
         Raises
         ------
@@ -186,9 +182,9 @@ class AsyncEnvironment:
         return await self._runner.run(catalog_operations.list_scenarios(self._context.keyspace, limit, search, before))
 
     async def touch(self, last_seen_at: Mapping[str, int]) -> int:
-        """Record when sessions were last seen, and keep them alive; returns how many of them there were.
+        """Record when sessions were last seen, and keep them alive; returns how many of them exist.
 
-        A session that is gone is not revived, ``last_seen_at`` never goes back, and a time in the future counts as now.
+        This revives no expired session. ``last_seen_at`` never goes back, and a time in the future counts as now.
 
         Parameters
         ----------
@@ -198,7 +194,7 @@ class AsyncEnvironment:
         return await self._runner.run(operations.touch(self._context, last_seen_at))
 
     async def views(self) -> tuple[LiveView, ...]:
-        """List the views of this environment that hold a lease, in every process; the one that runs out first first."""
+        """List the views of this environment that hold a lease, in every process, in the order of their expiry."""
         return await self._runner.run(operations.views(self._context.keyspace))
 
     def view(
@@ -209,7 +205,7 @@ class AsyncEnvironment:
         timeout_s: float = DEFAULT_OPEN_TIMEOUT_S,
         touch_interval_s: float = DEFAULT_TOUCH_INTERVAL_S,
     ) -> AsyncView:
-        """Make a view: the environment's sessions in local memory, kept right by tasks on the event loop.
+        """Make a view: the environment's sessions in local memory, kept up to date by tasks on the event loop.
 
         Use it as a context manager. Views of one environment share their memory, and all views of a store share one
         subscription.
@@ -217,12 +213,12 @@ class AsyncEnvironment:
         Parameters
         ----------
         on_stale : "serve" or "raise"
-            What a look-up does where the view can't prove that it is current: serve what it has, or raise `StaleView`.
+            What a look-up does while the view is not fresh: serve what the view has, or raise `StaleView`.
         wait : bool
-            Opening returns when the view is in touch; False: at once, and it serves nothing until it is.
+            Opening returns when the view is fresh. False: it returns at once, and the view is empty at first.
         timeout_s : float
             Seconds that opening waits.
         touch_interval_s : float
-            Seconds between two flushes of what was looked up. ``last_seen_at`` is exact to within it.
+            Seconds between two flushes of touches: the precision of ``last_seen_at``.
         """
         return AsyncView(self._runner.driver, self._context, on_stale, wait, timeout_s, touch_interval_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from ..catalog.document import CatalogDocument, check_project
@@ -14,12 +13,10 @@ from .runner import Runner
 
 
 class AsyncProject:
-    """The environments of one project, and what they offer. Made by `AsyncSessionStore.project`.
+    """The environments of one project, and their catalogs. Made by `AsyncSessionStore.project`.
 
-    Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
+    Every method may raise `StoreUnavailableError`. If a write gets no answer, it raises `OutcomeUnknownError`.
     """
-
-    __slots__ = ("_keyspace", "_name", "_runner")
 
     def __init__(self, runner: Runner, project: str) -> None:
         self._runner = runner
@@ -36,46 +33,45 @@ class AsyncProject:
         return await self._runner.run(operations.environments(self._keyspace))
 
     async def live_sessions(self) -> dict[str, int]:
-        """Count the live sessions of each registered environment: cheap, for a figure to watch.
+        """Count the live sessions of each registered environment. It is cheap enough for a metric.
 
         A session counts until the longest TTL that any writer used has passed since it was last seen.
         """
         return await self._runner.run(operations.live_sessions(self._keyspace, self._context))
 
     async def catalog(self) -> CatalogDocument:
-        """Read what every registered environment offers."""
+        """Read the catalog of every registered environment."""
         return await self._runner.run(catalog_operations.read_project(self._keyspace, self._name, self._context))
 
     async def apply_catalog(
         self, document: CatalogDocument | dict[str, Any], *, prune: bool = False, wait: bool = True
     ) -> CatalogReport:
-        """Make the project's environments offer what the document says, and register them.
+        """Apply the catalogs of a document to the project's environments, and register them.
 
-        Each environment is changed at once or not at all, and one that offers this already is left as it is. What is no
-        longer offered is deactivated in every session that uses it, at the same time.
+        Each environment is changed whole or not at all. One that has this catalog already is not changed. In the same
+        step, every session loses the scenarios and overrides that the catalog no longer offers.
 
         Parameters
         ----------
         document : CatalogDocument or dict
-            What `parse_catalog_document` returns, or plain data of the same structure.
+            The result of `parse_catalog_document`, or plain data of the same structure.
         prune : bool
-            Take away the catalog and the registration of environments that the document does not have; else they are
-            left alone, and the report names them.
+            Remove the catalog and the registration of environments that the document does not name. Otherwise the
+            report names them.
         wait : bool
             Return when every live view serves the new state; False returns when Redis has committed it.
 
         Raises
         ------
         InvalidCatalogError
-            The document has an error, or is another project's; nothing was changed.
+            The document has an error, or belongs to another project; nothing was changed.
         NotEffectiveError
-            Something was committed, but whether every view serves it is not known.
+            A change was committed, but perhaps not every view serves it.
         """
         return await self._runner.run(
             catalog_operations.apply(
                 self._keyspace,
                 self._context,
-                time.monotonic,
                 check_project(document, self._name),
                 prune=prune,
                 wait=wait,
@@ -83,7 +79,7 @@ class AsyncProject:
         )
 
     async def diff_catalog(self, document: CatalogDocument | dict[str, Any], *, prune: bool = False) -> CatalogReport:
-        """Tell what `apply_catalog` would change, and change nothing; sessions are not counted.
+        """Report what `apply_catalog` would change, without changing it. The report counts no sessions.
 
         Raises
         ------

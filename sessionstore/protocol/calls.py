@@ -1,12 +1,12 @@
-"""One operation = one `Call`: a script, its keys and arguments, and how to read the answer.
+"""Each run of a script is one `Call`: the script, its keys and arguments, and the decoder of its answer.
 
-Everything here is a pure function of its arguments. Input is validated before the call is built, so every `Call` may be
-sent.
+All functions are pure. They validate their input first, so every `Call` may be sent.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,7 +52,7 @@ class Call(Generic[T]):
 
 @dataclass(slots=True)
 class WriteContext:
-    """What each write carries besides its own arguments."""
+    """The common arguments of all writes to one environment."""
 
     keyspace: EnvironmentKeyspace
     #: how long a session lives after it was last seen
@@ -63,9 +63,11 @@ class WriteContext:
     known_rev: int = 0
     #: what the store knows of the server
     server: ServerIdentity = field(default_factory=ServerIdentity)
+    #: seconds, monotonic
+    clock: Callable[[], float] = time.monotonic
 
     def learn(self, rev: int, *, recounting: bool) -> None:
-        """Remember the revision that an answer shows."""
+        """Remember the revision of an answer; while leases are being recounted, even if it is lower."""
         self.known_rev = rev if recounting else max(self.known_rev, rev)
 
 
@@ -161,7 +163,7 @@ def delete(
 
 
 def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[replies.TouchReply]:
-    """Note when sessions were last seen: session key → ms since 1970. At most `TOUCH_BATCH`."""
+    """Record when sessions were last seen: session key → ms since 1970. At most `TOUCH_BATCH`."""
     if len(seen) > TOUCH_BATCH:
         raise InvalidQueryError(f"One touch takes at most {TOUCH_BATCH} sessions; send the rest in another.")
     times: dict[str, int] = {}
@@ -198,7 +200,7 @@ def page(keyspace: EnvironmentKeyspace, limit: int, after: tuple[int, str] | Non
 
 
 def read(keyspace: EnvironmentKeyspace, session_keys: Sequence[str]) -> Call[replies.SessionsReply]:
-    """Read those of the named sessions that exist, in order; at most `READ_BATCH` normalised keys."""
+    """Read the named sessions, if they exist, in order; at most `READ_BATCH` normalised keys."""
     return Call(
         load_script("read"),
         tuple(map(keyspace.session, session_keys)),
@@ -247,8 +249,8 @@ def apply_catalog(
 ) -> Call[replies.CatalogApplied]:
     """Give the environment this catalog, in its canonical order, and register it; None removes both.
 
-    The status need_sessions means that the index has sessions that `session_keys` lacks, and that the script has to
-    look at them. The keys must be normalised.
+    The status need_sessions means that the script must check sessions of the index that `session_keys` lacks. The keys
+    must be normalised.
     """
     keyspace = context.keyspace
     text = "" if catalog is None else _encode_json(catalog).decode()
@@ -283,7 +285,7 @@ def apply_catalog(
 
 
 def environments(keyspace: ProjectKeyspace) -> Call[replies.EnvironmentsReply]:
-    """Read which environments a project has registered."""
+    """Read the environments that a project has registered."""
     return Call(load_script("environments"), (keyspace.environments,), (), decoder(replies.EnvironmentsReply))
 
 
@@ -294,7 +296,7 @@ def count(environments: Sequence[EnvironmentKeyspace]) -> Call[replies.CountsRep
 
 
 def lease_status(context: WriteContext, rev: int) -> Call[replies.LeaseStatusReply]:
-    """Read which leases have not applied `rev`."""
+    """Count the leases that have not applied `rev`."""
     keyspace = context.keyspace
     return Call(
         load_script("lease_status"),
@@ -314,17 +316,17 @@ def join(
 def renew(
     keyspace: EnvironmentKeyspace, lease_id: str, lease_ms: int, applied_rev: int, applied_id: str
 ) -> Call[replies.LeaseReply]:
-    """Extend a lease, and acknowledge what its view has applied."""
+    """Extend a lease, and acknowledge the position of its view."""
     return _lease_call("renew", keyspace, (keyspace.changes,), lease_id, lease_ms, applied_rev, applied_id)
 
 
 def ack(keyspace: EnvironmentKeyspace, lease_id: str, applied_rev: int, applied_id: str) -> Call[replies.LeaseReply]:
-    """Acknowledge what a lease's view has applied."""
+    """Acknowledge the position of a lease's view."""
     return _lease_call("ack", keyspace, (), lease_id, applied_rev, applied_id)
 
 
 def leave(keyspace: EnvironmentKeyspace, lease_id: str) -> Call[replies.LeaseReply]:
-    """Give a lease up; its view must have stopped calling itself fresh."""
+    """Give a lease up. Its view must not call itself fresh any more."""
     return _lease_call("leave", keyspace, (), lease_id)
 
 
@@ -335,7 +337,7 @@ def _lease_call(
 
 
 def views(keyspace: EnvironmentKeyspace) -> Call[replies.ViewsReply]:
-    """Read which views hold a lease."""
+    """Read the views that hold a lease."""
     return Call(load_script("views"), (keyspace.head, keyspace.leases, keyspace.views), (), decoder(replies.ViewsReply))
 
 

@@ -1,4 +1,4 @@
-"""What a store does with catalogs, as generators like those in operations.py."""
+"""The operations on catalogs, as generators like those of operations.py."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..session import Effect
 from . import calls, operations
 from .calls import WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
-from .operations import Clock, Operation
+from .operations import Operation
 from .replies import CatalogApplied, unknown_environment
 
-#: How often an apply looks for sessions that were created while it looked for the others.
+#: Attempts of an apply to name all sessions, while others create new ones.
 _ATTEMPTS = 10
 
-#: Members of the index that one page of a scan has, about: names only, so that it is more than a snapshot reads.
+#: Members of the index in one page of a scan, about: only names, so more than a snapshot reads.
 _SCAN_BATCH = 1000
 
-#: What a project is asked for: the context of one of its environments, by slug.
+#: Returns the context of an environment of the project, by slug.
 Contexts = Callable[[str], WriteContext]
 
 
@@ -33,9 +33,9 @@ class EnvironmentReport(Struct, frozen=True):
     ----------
     environment : str
     change : str
-        ``created``: it had no catalog. ``changed``, ``unchanged``. ``removed``: the document does not have it.
+        ``created`` (it had no catalog), ``changed``, ``unchanged``, or ``removed`` (the document does not name it).
     sessions : int
-        Sessions in which something was deactivated, since it is no longer offered.
+        Sessions that lost a scenario or an override which the catalog no longer offers.
     diff : CatalogDiff
     effect : Effect or None
         How the change took effect.
@@ -49,9 +49,9 @@ class EnvironmentReport(Struct, frozen=True):
 
 
 class CatalogReport(Struct, frozen=True):
-    """What an apply did: one report for each environment of the document, then for each that it removed.
+    """What an apply did: one report for each environment of the document, then for each removed one.
 
-    `left_alone` names the registered environments that the document does not have, where it was not told to prune.
+    Without `prune`, `left_alone` names the registered environments that the document does not name.
     """
 
     project: str
@@ -60,7 +60,7 @@ class CatalogReport(Struct, frozen=True):
 
     @property
     def sessions(self) -> int:
-        """Sessions in which something was deactivated, in all environments."""
+        """The sum of `sessions` over all environments."""
         return sum(report.sessions for report in self.environments)
 
     @property
@@ -70,14 +70,14 @@ class CatalogReport(Struct, frozen=True):
 
 
 def apply(
-    keyspace: ProjectKeyspace, contexts: Contexts, clock: Clock, document: CatalogDocument, *, prune: bool, wait: bool
+    keyspace: ProjectKeyspace, contexts: Contexts, document: CatalogDocument, *, prune: bool, wait: bool
 ) -> Operation[CatalogReport]:
     """Apply a document, one environment after another."""
     targets, others = yield from _targets(keyspace, document, prune=prune)
     reports: list[EnvironmentReport] = []
     for name, catalog in targets.items():
         try:
-            report = yield from _apply_environment(contexts(name), clock, catalog, wait)
+            report = yield from _apply_environment(contexts(name), catalog, wait)
         except StoreUnavailableError as exc:
             if not reports:
                 raise
@@ -90,7 +90,7 @@ def apply(
 
 
 def read(keyspace: EnvironmentKeyspace) -> Operation[Catalog | None]:
-    """Read one environment's catalog; None where it has none."""
+    """Read one environment's catalog, or None."""
     reply = yield calls.read_catalog(keyspace)
     if not reply.known:
         raise unknown_environment(keyspace)
@@ -102,7 +102,7 @@ def list_scenarios(
     keyspace: EnvironmentKeyspace, limit: int, search: str | None, before: str | None
 ) -> Operation[ScenarioPage]:
     """Read one page of an environment's scenarios."""
-    # Bad input is refused before anything is sent.
+    # Reject bad input before anything is sent.
     page_scenarios(None, limit, search, before)
     catalog = yield from read(keyspace)
     return page_scenarios(catalog, limit, search, before)
@@ -138,7 +138,7 @@ def diff(
 def _targets(
     keyspace: ProjectKeyspace, document: CatalogDocument, *, prune: bool
 ) -> Operation[tuple[dict[str, Catalog | None], tuple[str, ...]]]:
-    """What each environment is to offer, None for those that go, and those that are left alone."""
+    """The catalog to apply to each environment, None to remove it; and the environments to leave alone."""
     registered = yield from operations.environments(keyspace)
     others = tuple(name for name in registered if name not in document.environments)
     targets: dict[str, Catalog | None] = {**document.environments}
@@ -147,12 +147,10 @@ def _targets(
     return targets, () if prune else others
 
 
-def _apply_environment(
-    context: WriteContext, clock: Clock, catalog: Catalog | None, wait: bool
-) -> Operation[EnvironmentReport]:
-    started = clock()
+def _apply_environment(context: WriteContext, catalog: Catalog | None, wait: bool) -> Operation[EnvironmentReport]:
+    started = context.clock()
     reply = yield from _apply_to_all_sessions(context, catalog, wait)
-    effect = yield from operations.take_effect(context, clock, started, reply, None, wait)
+    effect = yield from operations.take_effect(context, started, reply, None, wait)
     if not reply.changed:
         change = "unchanged"
     elif catalog is None:
@@ -164,7 +162,7 @@ def _apply_environment(
 
 
 def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, wait: bool) -> Operation[CatalogApplied]:
-    """Apply a catalog, with as many sessions named as turn out to be needed."""
+    """Apply a catalog. The script answers which sessions it needs; name them and call it again."""
     op_id = operations.new_id()
     session_keys: dict[str, None] = {}
     for _ in range(_ATTEMPTS):

@@ -29,8 +29,6 @@ def validate_prefix(prefix: str) -> str:
 class StoreKeyspace:
     """Keys that belong to no project."""
 
-    __slots__ = ("api_keys", "prefix")
-
     def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
         self.prefix = validate_prefix(prefix)
         #: hash: SHA-256 of an API key → its record
@@ -40,8 +38,6 @@ class StoreKeyspace:
 class ProjectKeyspace:
     """Keys of one project."""
 
-    __slots__ = ("environments",)
-
     def __init__(self, prefix: str, project: str) -> None:
         #: set: the slugs of the project's registered environments
         self.environments = f"{prefix}:{{{validate_slug(project, 'project')}}}:environments"
@@ -49,26 +45,6 @@ class ProjectKeyspace:
 
 class EnvironmentKeyspace:
     """Keys and channels of one environment."""
-
-    __slots__ = (
-        "_session_prefix",
-        "acks",
-        "applied",
-        "catalog",
-        "catalog_keys",
-        "catalog_local",
-        "catalog_mocks",
-        "catalog_scenarios",
-        "changes",
-        "environment",
-        "environments",
-        "head",
-        "index",
-        "lease_keys",
-        "leases",
-        "project",
-        "views",
-    )
 
     def __init__(self, prefix: str, project: str, environment: str, database: int = 0) -> None:
         self.project = validate_slug(project, "project")
@@ -85,11 +61,11 @@ class EnvironmentKeyspace:
         self.leases = f"{base}:leases"
         #: sorted set: lease ids by the last revision their view has applied
         self.acks = f"{base}:acks"
-        #: hash: lease id → what the view says of itself
+        #: hash: lease id → the view's description of itself
         self.views = f"{base}:views"
         #: channel: every change, in commit order
         self.changes = f"{base}:changes{suffix}"
-        #: channel: the revision that every live view has applied, each time it rises
+        #: channel: the revision that every live view has applied, whenever it rises
         self.applied = f"{base}:applied{suffix}"
         #: hash: the catalog and its digest; missing if the environment has no catalog
         self.catalog = f"{base}:catalog"
@@ -105,7 +81,7 @@ class EnvironmentKeyspace:
         self.environments = ProjectKeyspace(prefix, project).environments
 
     def __str__(self) -> str:
-        """The environment, as messages name it: ``checkout/staging``."""
+        """The environment's name in messages for people: ``checkout/staging``."""
         return f"{self.project}/{self.environment}"
 
     def session(self, session_key: str) -> str:

@@ -1,7 +1,6 @@
-"""What a store does for each method, as generators: they yield the steps to take and are sent the results.
+"""The operations of a store, as generators: they yield the steps to take and receive the results.
 
-The sync and asyncio stores only run them; whatever is decided is decided here. An error of a step is thrown into the
-generator.
+The drivers only run the steps. Every decision is made here. An error of a step is thrown into the generator.
 """
 
 from __future__ import annotations
@@ -9,32 +8,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError
 from ..paging import decode_cursor, encode_cursor, validate_limit
-from ..session import Deletion, Effect, LiveView, Session, SessionPage, SessionPatch
+from ..session import Deletion, Effect, LiveView, Session, SessionPage
 from . import calls
-from .calls import Call, IfMatch, WriteContext
+from .calls import Call, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
-from .messages import Applied
+from .messages import Applied, SessionState
 from .replies import LeaseStatusReply, WriteReply, decode_view_info, session_from_state
 
-#: Seconds between two looks at the leases while a writer waits, at first and at most: a message says when every view
-#: has applied the revision, and the looks are there in case it is lost.
+#: Seconds between two looks at the leases while a writer waits, at first and at most. Usually a message ends the wait;
+#: the looks are for messages that are lost.
 _FIRST_LOOK_S = 0.05
 _LAST_LOOK_S = 0.5
 
-#: Looks at the index for one page of a list: some thousand members that may be gone.
+#: Looks at the index for one page of a list: they pass over some thousand members whose sessions have expired.
 _MAX_LOOKS = 20
 
-#: Leases that a wait lasts at most because of views: each may renew once more, a third of a lease after the write or a
-#: twentieth later, without having applied it (scripts/renew.lua).
+#: The longest wait for views, in leases: without having applied the write, a view may renew once more, a third of a
+#: lease after it or a twentieth later (scripts/renew.lua).
 _LONGEST_WAIT_LEASES = 1 + 1 / 3 + 1 / 20
 
-#: Seconds that a wait may take beyond that before it is given up.
+#: Seconds beyond that after which a wait is given up.
 _PATIENCE_S = 1.0
 
 _STOPPED = "Redis then stopped answering; repeat the call, which is safe."
@@ -49,7 +48,7 @@ _LOST = "Redis was emptied, restarted or replaced meanwhile and may have lost it
 class AwaitApplied:
     """Wait until an `Applied` message names `rev` or a later one, or for `timeout_s`; the result is it, or None.
 
-    The message may have come already, in the last `sent_s` seconds: since the write was sent.
+    A message of the last `sent_s` seconds counts too: since the write was sent.
     """
 
     keyspace: EnvironmentKeyspace
@@ -67,11 +66,8 @@ class Pause:
 
 T = TypeVar("T")
 
-#: The steps of an operation, and what it returns in the end.
+#: The steps of an operation, and its result.
 Operation = Generator[Call[Any] | AwaitApplied | Pause, Any, T]
-
-#: Seconds, monotonic.
-Clock = Callable[[], float]
 
 
 def new_id() -> str:
@@ -108,62 +104,31 @@ def get(keyspace: EnvironmentKeyspace, session_key: str) -> Operation[Session | 
     reply = yield calls.get(keyspace, session_key)
     if reply.session is None:
         return None
-    return session_from_state(reply.session, keyspace.project, keyspace.environment)
+    return _session(keyspace, reply.session)
 
 
-def put(
-    context: WriteContext,
-    clock: Clock,
-    session_key: str,
-    patch: SessionPatch,
-    *,
-    if_match: IfMatch | None = None,
-    if_none_match: Literal["*"] | None = None,
-    wait: bool = True,
-) -> Operation[Session]:
-    """Set a session's state."""
-    call = calls.put(context, new_id(), session_key, patch, if_match=if_match, if_none_match=if_none_match, wait=wait)
-    return (yield from _write_session(context, clock, call, wait))
+def write(context: WriteContext, call: Call[WriteReply], *, wait: bool) -> Operation[Session]:
+    """Write a session; returns it with its effect."""
+    started = context.clock()
+    reply: WriteReply = yield call
+    assert reply.session is not None, "a script that writes a session answers with it"
+    session = _session(context.keyspace, reply.session)
+    effect = yield from take_effect(context, started, reply, session, wait)
+    return replace(session, effect=effect)
 
 
-def activate(
-    context: WriteContext, clock: Clock, session_key: str, override: str, *, wait: bool = True
-) -> Operation[Session]:
-    """Switch one override on."""
-    call = calls.activate(context, new_id(), session_key, override, wait=wait)
-    return (yield from _write_session(context, clock, call, wait))
-
-
-def deactivate(
-    context: WriteContext, clock: Clock, session_key: str, override: str, *, wait: bool = True
-) -> Operation[Session]:
-    """Switch one override off."""
-    call = calls.deactivate(context, new_id(), session_key, override, wait=wait)
-    return (yield from _write_session(context, clock, call, wait))
-
-
-def reset(
-    context: WriteContext, clock: Clock, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
-) -> Operation[Session]:
-    """Clear everything that a PUT can set."""
-    call = calls.reset(context, new_id(), session_key, if_match=if_match, wait=wait)
-    return (yield from _write_session(context, clock, call, wait))
-
-
-def delete(
-    context: WriteContext, clock: Clock, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
-) -> Operation[Deletion]:
+def delete(context: WriteContext, call: Call[WriteReply], *, wait: bool) -> Operation[Deletion]:
     """Remove a session."""
-    started = clock()
-    reply = yield calls.delete(context, new_id(), session_key, if_match=if_match, wait=wait)
-    effect = yield from take_effect(context, clock, started, reply, None, wait)
+    started = context.clock()
+    reply: WriteReply = yield call
+    effect = yield from take_effect(context, started, reply, None, wait)
     return Deletion(reply.existed, effect)
 
 
 def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
-    """Note when sessions were last seen, in batches; returns how many of them there were."""
+    """Record when sessions were last seen, in batches; returns how many of them exist."""
     items = list(seen.items())
-    # All are built, and so checked, before the first is sent.
+    # This checks all of them before the first is sent.
     batches = [
         calls.touch(context, new_id(), dict(items[start : start + calls.TOUCH_BATCH]))
         for start in range(0, len(items), calls.TOUCH_BATCH)
@@ -177,12 +142,12 @@ def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
 
 
 def list_sessions(keyspace: EnvironmentKeyspace, limit: int, cursor: str | None) -> Operation[SessionPage]:
-    """Read one page of the live sessions, newest seen first; it may be short where many others are gone."""
+    """Read one page of the live sessions, newest seen first; it is short if the index names many expired ones."""
     validate_limit(limit)
     after = None if cursor is None else decode_cursor(cursor, tuple[int, str], "cursor")
     sessions: list[Session] = []
-    # One member more than is looked at tells whether there is a next page. The index may name sessions that are gone,
-    # so a page may take more than one look; past a number of them it is returned short, with where to go on.
+    # One extra member tells whether there is a next page. The index may name expired sessions, so a page may take
+    # several looks; after the last it is returned short, with a cursor.
     count = limit
     for _ in range(_MAX_LOOKS):
         members = (yield calls.page(keyspace, count + 1, after)).members
@@ -194,7 +159,7 @@ def list_sessions(keyspace: EnvironmentKeyspace, limit: int, cursor: str | None)
         for number, (key, last_seen_at) in enumerate(looked_at, 1):
             after = (last_seen_at, key)
             if key in states:
-                sessions.append(session_from_state(states[key], keyspace.project, keyspace.environment))
+                sessions.append(_session(keyspace, states[key]))
                 if len(sessions) == limit and number < len(members):
                     return SessionPage(tuple(sessions), encode_cursor(after))
         if len(members) <= count:
@@ -205,7 +170,7 @@ def list_sessions(keyspace: EnvironmentKeyspace, limit: int, cursor: str | None)
 
 
 def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:
-    """List the views that hold a lease, the one that runs out first first."""
+    """List the views that hold a lease, in the order in which the leases expire."""
     reply = yield calls.views(keyspace)
     found = []
     for view in reply.views:
@@ -224,19 +189,11 @@ def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:
     return tuple(found)
 
 
-def _write_session(context: WriteContext, clock: Clock, call: Call[WriteReply], wait: bool) -> Operation[Session]:
-    started = clock()
-    reply: WriteReply = yield call
-    assert reply.session is not None, "a script that writes a session answers with it"
-    session = session_from_state(reply.session, context.keyspace.project, context.keyspace.environment)
-    effect = yield from take_effect(context, clock, started, reply, session, wait)
-    return replace(session, effect=effect)
-
-
 def take_effect(
-    context: WriteContext, clock: Clock, started: float, reply: WriteReply, session: Session | None, wait: bool
+    context: WriteContext, started: float, reply: WriteReply, session: Session | None, wait: bool
 ) -> Operation[Effect]:
-    """Wait until every live lease has applied the write, or has run out."""
+    """Wait until every live lease has applied the write or has expired."""
+    clock = context.clock
     committed = clock()
     context.learn(reply.rev, recounting=reply.countable_in_ms > 0)
     live, pending, expired = reply.live, reply.pending, reply.expired
@@ -252,13 +209,13 @@ def take_effect(
             raise _not_effective(reply, session, _STOPPED if unreachable else _OUTLASTED) from unreachable
         try:
             if not pending:
-                # Only time is missing: whoever joins from now on has the write already.
+                # Only time is missing: views that join from now on have the write already.
                 yield Pause(max(0.0, settled - now))
                 continue
             timeout_s = next_look_s
             look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
             applied: Applied | None = yield AwaitApplied(context.keyspace, reply.target_rev, timeout_s, since_s)
-            # The driver may have kept a message that came before this wait; it is asked for once.
+            # Only the first wait accepts a message that came before it.
             since_s = 0.0
             if applied is not None and applied.epoch == reply.epoch:
                 live, pending, expired = applied.live, 0, applied.expired
@@ -273,13 +230,13 @@ def take_effect(
         if _is_lost(reply, lease_status):
             raise _not_effective(reply, session, _LOST)
         live, pending, expired = lease_status.live, lease_status.pending, lease_status.expired
-        # The newest answer decides; the end of an earlier one may have been put off by a late reply.
+        # The newest answer decides: if an earlier reply was late, its end was too late.
         settled = max(
             context.server.countable_at,
             clock() + lease_status.countable_in_ms / 1000 if lease_status.countable_in_ms else 0.0,
         )
         if pending:
-            # Redis drops a lease in the millisecond after its last.
+            # Redis drops a lease one millisecond after its last.
             next_look_s = min(look_s, (lease_status.lease_left_ms + 1) / 1000)
     return Effect(
         revision=reply.target_rev,
@@ -291,6 +248,10 @@ def take_effect(
     )
 
 
+def _session(keyspace: EnvironmentKeyspace, state: SessionState) -> Session:
+    return session_from_state(Session, keyspace, state, state.scenario, state.overrides)
+
+
 def _is_lost(reply: WriteReply, lease_status: LeaseStatusReply) -> bool:
     """Whether Redis may hold another history than that of the write: it was emptied, restarted or replaced since."""
     return lease_status.rev < reply.target_rev or reply.epoch not in ("", lease_status.epoch)
@@ -298,6 +259,6 @@ def _is_lost(reply: WriteReply, lease_status: LeaseStatusReply) -> bool:
 
 def _not_effective(reply: WriteReply, session: Session | None, why: str) -> NotEffectiveError:
     return NotEffectiveError(
-        f"The write was committed as revision {reply.target_rev}, but whether every view serves it is not known: {why}",
+        f"The write was committed as revision {reply.target_rev}, but perhaps not every view serves it: {why}",
         None if session is None else session.revision,
     )

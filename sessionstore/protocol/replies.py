@@ -24,17 +24,18 @@ from ..session import MAX_OVERRIDES, Session
 from .keyspace import EnvironmentKeyspace
 from .messages import SessionState
 
-#: What redis-py hands over for a bulk string: bytes, or text where the client decodes responses.
+#: A bulk string of redis-py: bytes, or text if the client decodes responses.
 Payload = bytes | str
 
 T = TypeVar("T", bound=Struct)
+S = TypeVar("S", bound=Session)
 
 
 class Reply(Struct, frozen=True, gc=False, kw_only=True):
-    """What every script's answer begins with."""
+    """The fields that begin every script's answer."""
 
     status: str
-    #: what a status other than ok refers to
+    #: the subject of a status other than ok
     detail: str = ""
 
 
@@ -69,9 +70,9 @@ class CatalogApplied(WriteReply, frozen=True, kw_only=True):
 
     #: the catalog before the change; None if nothing changed
     previous: Catalog | None = None
-    #: sessions that used what is no longer offered
+    #: sessions that lost a scenario or an override
     sessions: int = 0
-    #: with the status need_sessions: session keys of the index that the call did not name, and whether there are more
+    #: with the status need_sessions: session keys of the index that the call did not name, and whether more exist
     missing: tuple[str, ...] = ()
     more: bool = False
 
@@ -133,15 +134,15 @@ class CatalogReply(Struct, frozen=True):
     """Answer of catalog_read."""
 
     now: int
-    #: whether the environment is registered, or its project has registered none
+    #: whether the environment may be used: it is registered, or its project has registered none
     known: bool
-    #: the revision of the catalog's last change, its removal too; 0 if there never was a catalog
+    #: the revision that last changed or removed the catalog; 0 if the environment never had one
     rev: int
     catalog: Catalog | None
 
 
 class CountsReply(Struct, frozen=True):
-    """Answer of count: live sessions of the environments that were asked for, in their order."""
+    """Answer of count: live sessions of each environment, in the order of the call."""
 
     now: int
     counts: tuple[int, ...]
@@ -155,7 +156,7 @@ class EnvironmentsReply(Struct, frozen=True):
 
 
 class LeaseStatusReply(Struct, frozen=True, gc=False):
-    """Answer of lease_status: which leases have applied the revision that a writer waits for."""
+    """Answer of lease_status: the leases that have not applied the revision that a writer waits for."""
 
     now: int
     rev: int
@@ -171,8 +172,8 @@ class LeaseStatusReply(Struct, frozen=True, gc=False):
 class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
     """Answer of join, renew, ack and leave: the head, and how long the lease lasts.
 
-    The status is ok, expired (the lease has expired), refused (the view lags behind the head that it was
-    told before) or forked (the view's position is not on the head's chain).
+    The status is ok, expired (the lease has expired), refused (the view lags behind the head of its last answer) or
+    forked (the view's position is not on the head's chain).
     """
 
     now: int
@@ -202,7 +203,7 @@ class ViewsReply(Struct, frozen=True):
 
 
 class ViewInfo(Struct, frozen=True, gc=False):
-    """What a view says of itself when it takes a lease."""
+    """A view's description of itself when it takes a lease."""
 
     host: str = ""
     pid: int = 0
@@ -210,7 +211,7 @@ class ViewInfo(Struct, frozen=True, gc=False):
 
 
 def decoder(reply: type[T]) -> Callable[[Payload], T]:
-    """The function that decodes one script's answer, strictly; the same one each time."""
+    """The function that decodes one script's answer, strictly. It is made once."""
     return _decoder(reply)
 
 
@@ -222,13 +223,13 @@ def _decoder(reply: type[Any]) -> Callable[[Payload], Any]:
         try:
             return decode(payload)
         except (msgspec.DecodeError, UnicodeError, TypeError) as exc:
-            raise CorruptDataError(f"Redis answered something that is no {reply.__name__}: {exc}.") from exc
+            raise CorruptDataError(f"Redis answered with an invalid {reply.__name__}: {exc}.") from exc
 
     return decode_reply
 
 
 def unknown_environment(keyspace: EnvironmentKeyspace) -> EnvironmentNotFoundError:
-    """The error for an environment that its project has not registered, although it has registered some."""
+    """The error for an unregistered environment of a project that has registered others."""
     project, environment = keyspace.project, keyspace.environment
     return EnvironmentNotFoundError(
         f"Project {project!r} has no environment {environment!r}; name one that its catalog registers."
@@ -238,8 +239,8 @@ def unknown_environment(keyspace: EnvironmentKeyspace) -> EnvironmentNotFoundErr
 def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, declarative: bool) -> SessionStoreError:
     """The error for a status other than ok.
 
-    An override that the catalog does not have is bad input in a PUT (`declarative`), and not found where the call
-    names it (HTTP API, errors).
+    If the catalog lacks an override, that is invalid input in a PUT (`declarative`), and not found in a call that names
+    the override.
     """
     detail = reply.detail
     match reply.status:
@@ -263,20 +264,22 @@ def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, de
             return InvalidScenarioError(f"There is no scenario {detail!r} on {keyspace}; name one of its catalog.")
         case "too_many_overrides":
             return InvalidOverrideError(
-                f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most there can be; switch one off."
+                f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most allowed; switch one off."
             )
     return CorruptDataError(f"A script answered the status {reply.status!r}, which this version does not know.")
 
 
-def session_from_state(state: SessionState, project: str, environment: str) -> Session:
-    """Make a session of its state in a reply or message."""
-    return Session(
-        project=project,
-        environment=environment,
+def session_from_state(
+    kind: type[S], keyspace: EnvironmentKeyspace, state: SessionState, scenario: str | None, overrides: tuple[str, ...]
+) -> S:
+    """Make a session of its state in a reply or message; `scenario` and `overrides` are equal to the state's."""
+    return kind(
+        project=keyspace.project,
+        environment=keyspace.environment,
         session_key=state.session_key,
         label=state.label,
-        scenario=state.scenario,
-        overrides=state.overrides,
+        scenario=scenario,
+        overrides=overrides,
         global_delay_ms=state.global_delay_ms,
         global_delay_max_ms=state.global_delay_max_ms,
         last_seen_at=state.last_seen_at,
@@ -290,7 +293,7 @@ _encode_json = msgspec.json.Encoder().encode
 
 
 def encode_overrides(ids: tuple[str, ...]) -> str:
-    """Override ids as the hash holds them: a JSON array without spaces, which the scripts compare as text."""
+    """Encode override ids for the hash: a JSON array without spaces, which the scripts compare as text."""
     return _encode_json(ids).decode()
 
 
@@ -300,12 +303,12 @@ def decode_overrides(text: Payload) -> tuple[str, ...]:
 
 
 def encode_view_info(info: ViewInfo) -> str:
-    """What a view says of itself, as the views hash holds it."""
+    """Encode a view's description for the views hash."""
     return _encode_json(info).decode()
 
 
 def decode_view_info(text: str) -> ViewInfo:
-    """The inverse of `encode_view_info`; text that does not decode gives an empty `ViewInfo`."""
+    """The inverse of `encode_view_info`; invalid text gives an empty `ViewInfo`."""
     try:
         return msgspec.json.decode(text, type=ViewInfo)
     except msgspec.DecodeError:

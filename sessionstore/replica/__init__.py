@@ -1,1 +1,1 @@
-"""A view's side: one environment in local memory, kept right by messages, and the lease that proves it."""
+"""A view's side: one environment in local memory, kept up to date by messages, and the lease that proves it."""

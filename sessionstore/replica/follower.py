@@ -1,8 +1,8 @@
 """One environment as a store follows it: its replica, its lease, and the pending touches.
 
-No I/O, no clock, no thread: the drivers feed in what arrives and when, run the calls that `poll` asks for, and bring
-the answers back. What a look-up reads is kept here as plain attributes, each replaced by one assignment, so that any
-thread may read them without a lock: ``sessions``, ``fresh_until`` and the `FastPath` of each view.
+No I/O, no clock, no thread: the drivers report what arrives and when, run the calls that `poll` returns, and report the
+answers. What a look-up reads is kept here as plain attributes, each replaced by one assignment, so that any thread may
+read them without a lock: ``sessions``, ``fresh_until`` and the `FastPath` of each view.
 
 Local time is in seconds, of a clock that runs on while the process is stopped or the host sleeps.
 """
@@ -18,19 +18,18 @@ from typing import Any
 from ..errors import SessionStoreError, StoreUnavailableError
 from ..protocol import calls
 from ..protocol.calls import Call, WriteContext
-from ..protocol.messages import Change
 from ..protocol.operations import new_id
 from ..protocol.replies import TouchReply
 from ..session import Session
 from .held_session import HeldSession
-from .lease import Lease, LeaseRequest, Position
-from .replica import Replica, Request, State
+from .lease import Lease, LeaseRequest
+from .replica import Replica, State
 
-#: Seconds between two flushes of what was looked up.
+#: Seconds between two flushes of touches.
 DEFAULT_TOUCH_INTERVAL_S = 1.0
 
-#: Seconds after a failure until the next try: at first, and at most. A view has to equal Redis within three seconds of
-#: a fault's end.
+#: Seconds from a failure to the next try: at first, and at most. A view must equal Redis within three seconds of a
+#: fault's end.
 _FIRST_RETRY_S = 0.02
 _LAST_RETRY_S = 1.0
 
@@ -40,17 +39,15 @@ _AWAIT_S = 1.0
 #: Seconds from the last call of a sync to the first of the next one.
 _RESYNC_PAUSE_S = 0.25
 
-#: The part of a session's TTL that may pass between two flushes: one that is in use must not expire between them.
+#: The part of a session's TTL between two flushes, at most: a session in use must not expire between them.
 _TOUCH_WITHIN = 1 / 4
 
-#: Ms per second by which Redis's clock may run faster than ours: twice what NTP slews at most.
+#: Ms per second by which Redis's clock may run faster than ours: twice the most that NTP slews.
 _DRIFT_MS_PER_S = 1.0
 
 
 class Backoff:
     """Exponential back-off with jitter, and no limit on tries."""
-
-    __slots__ = ("_next_s", "_rng")
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
@@ -71,8 +68,8 @@ class Backoff:
 class FastPath:
     """Until when a view's look-ups need no check but the clock: one comparison covers lease and expiry together.
 
-    It is the first expiry among all sessions and, where the view is strict (``on_stale="raise"``), the end of its
-    lease.
+    It is the first expiry among all sessions. If the view is strict (``on_stale="raise"``), it is the end of the lease
+    if that comes first.
     """
 
     strict: bool
@@ -81,13 +78,13 @@ class FastPath:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FollowerRequest:
-    """A call that the driver is to run, and whose it is."""
+    """A call for the driver to run, and the follower that takes its answer."""
 
     follower: Follower
     call: Call[Any]
     sent_at: float
-    #: what it was for: a request of the replica or of the lease, or the touches it carries
-    purpose: Request | LeaseRequest | dict[str, float]
+    #: a request of the lease, or the touches that the call carries; None: a call of the replica
+    purpose: LeaseRequest | dict[str, float] | None
 
 
 class Follower:
@@ -98,27 +95,26 @@ class Follower:
     context : WriteContext
         The environment's keys, TTL and lease, and the revision that the store knows.
     info : str
-        What the view says of itself to operators: JSON.
+        The view's description of itself for operators: JSON.
     touch_interval_s : float
-        Seconds between two flushes of what was looked up.
+        Seconds between two flushes of touches.
     """
 
     def __init__(
         self, context: WriteContext, info: str, touch_interval_s: float, rng: random.Random | None = None
     ) -> None:
-        keyspace = context.keyspace
-        self.keyspace = keyspace
+        self.keyspace = context.keyspace
         #: the environment, for people
-        self.name = str(keyspace)
-        self.replica = Replica(keyspace.project, keyspace.environment, keyspace, calls.read_catalog(keyspace))
-        self.lease = Lease(keyspace, context.lease_ms, info, new_id)
+        self.name = str(context.keyspace)
+        self.replica = Replica(context.keyspace)
+        self.lease = Lease(context.keyspace, context.lease_ms, info, new_id)
         self.sessions = self.replica.sessions
         #: local time until which a view may call itself fresh
         self.fresh_until = 0.0
         #: session key → local time of its first look-up since the last flush; written by look-ups
         self.touches: dict[str, float] = {}
         self.touch_interval_s = min(touch_interval_s, context.ttl_ms / 1000 * _TOUCH_WITHIN)
-        #: why it was last out of touch; and why it is, or will be where nothing helps
+        #: why it last stopped being fresh; and why it is not fresh now, or soon will not be
         self.last_error: str | None = None
         self.trouble: str | None = None
         #: why the last flush failed, until one succeeds
@@ -126,12 +122,12 @@ class Follower:
         self.watchers: list[Callable[[str, Session | None], None]] = []
         self._fast_paths: list[FastPath] = []
         self._context = context
-        #: requests that have no answer yet
+        #: requests without an answer
         self._asked: set[FollowerRequest] = set()
         self._touch_backoff = Backoff(rng)
         self._touch_at = 0.0
         self._touch_in_flight = False
-        #: session keys that are still to be sent in this flush
+        #: session keys that this flush has yet to send
         self._flushing: list[str] = []
         self._sync_backoff = Backoff(rng)
         self._sync_at = 0.0
@@ -140,11 +136,9 @@ class Follower:
         #: add this to local ms for an upper bound of Redis time; as of this local time
         self._redis_offset_ms: float | None = None
         self._offset_at = 0.0
-        #: a head that Redis has named and the chain has yet to reach, and the revision applied when it was asked for
-        self._head_to_confirm: tuple[Position, int] | None = None
-        #: since when a sync only waits for messages
+        #: since when a sync has waited for messages only
         self._awaiting_since: float | None = None
-        #: resyncs since the last message: they were in vain if messages do not come
+        #: resyncs since the last message: a high number shows that messages do not arrive
         self.unheard = 0
         self.closed = False
         self.replica.on_change = self._changed
@@ -173,52 +167,43 @@ class Follower:
             session.set_touch_pending(True)
             self.touches[session_key] = now
 
-    @property
-    def live(self) -> bool:
-        """Whether the replica follows the chain of changes."""
-        return self.replica.state is State.LIVE
-
-    # What arrives
+    # Events of the pub/sub connection
 
     def subscribed(self, now: float) -> None:
-        """The subscription is confirmed, as asked: sync."""
+        """Redis confirmed the subscription: sync."""
         self.replica.subscribed()
         self._refresh(now)
 
     def lost(self, reason: str, now: float) -> None:
-        """The pub/sub connection is down."""
+        """The connection is down."""
         self.unheard = 0
         self._blame(reason)
         self.replica.lost(reason)
         self._refresh(now)
 
     def resync(self, reason: str, now: float) -> None:
-        """Something can't be explained: resync."""
+        """Read everything again: something contradicts what is held."""
         self._blame(reason)
         self.replica.resync(reason)
         self._refresh(now)
 
-    def message(self, payload: bytes | str, now: float) -> Change | None:
+    def message(self, payload: bytes | str, now: float) -> None:
         """Apply one message of the changes channel."""
         self._close_fast_paths()
         self.unheard = 0
         change = self.replica.message(payload)
         if change is not None:
             self._context.learn(change.rev, recounting=False)
-            self.lease.applied(change.rev, change.epoch)
             if change.wait:
                 self.lease.want_ack()
-            self._confirm_head()
-            self._take_revocation(now)
         self._refresh(now)
-        return change
 
     def _close_fast_paths(self) -> None:
-        """Have look-ups check the expiry themselves, until that of the state which is about to come is known."""
+        """Make look-ups check the expiry themselves, until the first expiry of the next state is known."""
         for fast_path in self._fast_paths:
             fast_path.valid_until = -inf
 
-    # What is to do
+    # Calls
 
     def poll(self, now: float) -> list[FollowerRequest]:
         """Take the calls that are due; each answer goes to `answered` or `failed`."""
@@ -227,45 +212,36 @@ class Follower:
         self._check_awaited(now)
         if self.replica.next_expiry_ms is not None and self.replica.next_expiry_ms <= self.redis_ms(now):
             self.replica.expire(int(self.redis_ms(now)))
-        requests: list[FollowerRequest] = []
-        lease = self.lease.poll(now, self._position())
-        if lease is not None:
-            requests.append(self._ask(lease.call, now, lease))
+        requests = self._ask_for(self.lease.poll(now), now)
         if now >= self._sync_at:
-            request = self.replica.poll()
-            if request is not None:
+            call = self.replica.poll()
+            if call is not None:
                 self._synced_at = now
-                requests.append(self._ask(request.call, now, request))
+                requests.append(self._ask(call, now, None))
         if not self._touch_in_flight and now >= self._touch_at:
             requests += self._flush_touches(now)
         self._refresh(now)
         return requests
 
-    def poll_early(self, now: float) -> FollowerRequest | None:
-        """Take the renewal that will soon be due, to go out with others."""
-        lease = None if self.closed else self.lease.poll_early(now, self._position())
-        return None if lease is None else self._ask(lease.call, now, lease)
+    def poll_early(self, now: float) -> list[FollowerRequest]:
+        """Take the renewal that will soon be due, to send it with others."""
+        return [] if self.closed else self._ask_for(self.lease.poll_early(now), now)
 
-    def poll_ack(self, now: float) -> FollowerRequest | None:
-        """Take the acknowledgement that a writer waits for, if it is all that the lease has to ask now."""
-        lease = None if self.closed else self.lease.poll_ack(now, self._position())
-        return None if lease is None else self._ask(lease.call, now, lease)
+    def poll_ack(self, now: float) -> list[FollowerRequest]:
+        """Take the acknowledgement that a writer waits for, if the lease has no other request now."""
+        return [] if self.closed else self._ask_for(self.lease.poll_ack(now), now)
 
     def answered(self, request: FollowerRequest, reply: Any, now: float) -> None:
-        """Bring the decoded answer to a request that `poll` returned."""
+        """Take the decoded answer to a request of `poll`."""
         self._asked.discard(request)
         self._read_clock(reply.now, request.sent_at, now)
         purpose = request.purpose
-        if isinstance(purpose, Request):
+        if purpose is None:
             self._sync_backoff.succeeded()
             self._close_fast_paths()
-            self.replica.answered(purpose, reply)
+            self.replica.answered(request.call, reply)
         elif isinstance(purpose, LeaseRequest):
             self.lease.answered(purpose, reply, now)
-            if purpose.position is not None and reply.status in ("ok", "expired"):
-                self._head_to_confirm = (Position(reply.rev, reply.id), purpose.position.rev)
-                self._confirm_head()
-            self._take_revocation(now)
         else:
             touched: TouchReply = reply
             self._context.learn(touched.rev, recounting=False)
@@ -277,25 +253,24 @@ class Follower:
             self.trouble = None
 
     def failed(self, request: FollowerRequest, error: SessionStoreError, now: float) -> None:
-        """Say that no answer will come to a request that `poll` returned."""
+        """A request of `poll` gets no answer."""
         self._asked.discard(request)
-        purpose = request.purpose
-        if isinstance(purpose, Request):
-            self._blame(_clause(error))
-            self._sync_at = now + self._sync_backoff.failed()
-            self.replica.failed(purpose)
-        elif isinstance(purpose, LeaseRequest):
-            self._blame(_clause(error))
-            self.lease.failed(purpose, now)
-            self._take_revocation(now)
-        else:
+        purpose, reason = request.purpose, str(error).rstrip(".")
+        if isinstance(purpose, dict):
             self._touch_in_flight = False
-            self.touch_error = _clause(error)
-            # All of it waits: where one batch fails, so does the next.
+            self.touch_error = reason
+            # The other batches wait too: they would fail as well.
             self._flushing = []
             self._touch_at = now + self._touch_backoff.failed()
             for session_key, seen_at in purpose.items():
                 self.touches.setdefault(session_key, seen_at)
+        else:
+            self._blame(reason)
+            if purpose is None:
+                self._sync_at = now + self._sync_backoff.failed()
+                self.replica.failed(request.call)
+            else:
+                self.lease.failed(purpose, now)
         self._refresh(now)
 
     def crashed(self, now: float) -> None:
@@ -306,7 +281,7 @@ class Follower:
         self.resync("an unexpected error, see the log", now)
 
     def wake_at(self, now: float) -> float:
-        """Local time at which `poll` has to be called again at the latest."""
+        """Local time of the next `poll` that may have something to do."""
         wake = self.lease.wake_at
         if not self._touch_in_flight:
             # Even with nothing to flush yet: a look-up can't wake the driver.
@@ -320,13 +295,10 @@ class Follower:
         return wake
 
     def close(self, now: float) -> list[FollowerRequest]:
-        """Take the last calls: the end of the lease, and what was looked up. Their answers do not matter."""
+        """Take the last calls: they end the lease and flush the touches. Their answers do not matter."""
         self.closed = True
         self._refresh(now)
-        requests = []
-        leave = self.lease.close()
-        if leave is not None:
-            requests.append(self._ask(leave.call, now, leave))
+        requests = self._ask_for(self.lease.close(), now)
         while self.touches:
             requests += self._flush_touches(now)
         return requests
@@ -337,28 +309,16 @@ class Follower:
         return self.closed and not self._asked
 
     def forget(self, request: FollowerRequest) -> None:
-        """Say that one of the last calls will not be run."""
+        """One of the last calls will not run."""
         self._asked.discard(request)
 
-    # Within
+    # Internals
 
     def _blame(self, reason: str) -> None:
         self.last_error = self.trouble = reason
 
-    def _position(self) -> Position | None:
-        return Position(self.replica.rev, self.replica.id) if self.live else None
-
-    def _confirm_head(self) -> None:
-        """Check a head that a renewal returned against the chain, as soon as it has been reached."""
-        if self._head_to_confirm is None or not self.live:
-            return
-        head, since = self._head_to_confirm
-        if self.replica.rev >= head.rev or head.rev < since:
-            self._head_to_confirm = None
-            self.replica.reached(head.rev, head.id, since=since)
-
     def _check_awaited(self, now: float) -> None:
-        """Resync when a sync waits for messages that do not come: they may be lost."""
+        """Resync if a sync waits too long for messages: they may be lost."""
         if self.replica.awaited is None:
             self._awaiting_since = None
         elif self._awaiting_since is None:
@@ -369,31 +329,28 @@ class Follower:
             self.resync(f"revision {self.replica.awaited} was not published", now)
 
     def _read_clock(self, redis_now: int, sent_at: float, now: float) -> None:
-        """Learn Redis's time from an answer; the lowest upper bound is kept, since one answer may come late."""
+        """Learn Redis's time from an answer. Answers may be slow, so the lowest upper bound is kept."""
         highest = redis_now + 1 - sent_at * 1000
         lowest = redis_now - now * 1000
         if self._redis_offset_ms is not None:
             aged = self._redis_offset_ms + (now - self._offset_at) * _DRIFT_MS_PER_S
-            # Out of these bounds, a clock was set.
+            # Outside these bounds, one of the clocks was set.
             if lowest <= aged < highest:
                 return
         self._redis_offset_ms, self._offset_at = highest, now
 
-    def _take_revocation(self, now: float) -> None:
-        reason = self.lease.take_revocation()
-        if reason is not None:
-            self.unheard += 1
-            self.resync(reason, now)
+    def _ask_for(self, request: LeaseRequest | None, now: float) -> list[FollowerRequest]:
+        return [] if request is None else [self._ask(request.call, now, request)]
 
-    def _ask(self, call: Call[Any], now: float, purpose: Request | LeaseRequest | dict[str, float]) -> FollowerRequest:
+    def _ask(self, call: Call[Any], now: float, purpose: LeaseRequest | dict[str, float] | None) -> FollowerRequest:
         request = FollowerRequest(self, call, now, purpose)
         self._asked.add(request)
         return request
 
     def _flush_touches(self, now: float) -> list[FollowerRequest]:
-        """Take the next batch of a flush, or the first one of a new flush; none where there is nothing to send."""
+        """Take the next batch of a flush, or the first one of a new flush, if there are touches."""
         if not self._flushing:
-            # What is looked up from now on belongs to the next flush. Look-ups go on writing: list() is one step.
+            # Later look-ups belong to the next flush. Look-ups write at any time: list() is one step.
             self._flushing = list(self.touches)
         batch: dict[str, float] = {}
         while self._flushing and len(batch) < calls.TOUCH_BATCH:
@@ -410,8 +367,9 @@ class Follower:
             return []
         self._touch_in_flight = True
         times = {session_key: int(self.redis_ms(seen_at)) for session_key, seen_at in batch.items()}
-        # What Redis must not be behind is what this replica has applied: writers may know of a history that is lost.
-        context = replace(self._context, known_rev=self.replica.rev if self.live else 0)
+        # Name the revision of this replica. The context may know one of a history that Redis has lost since.
+        chain = self.replica.chain
+        context = replace(self._context, known_rev=0 if chain is None else chain.rev)
         return [self._ask(calls.touch(context, new_id(), times), now, batch)]
 
     def _changed(self, session_key: str, session: Session | None) -> None:
@@ -419,14 +377,19 @@ class Follower:
             watcher(session_key, session)
 
     def _refresh(self, now: float) -> None:
-        """Bring what look-ups read up to date."""
+        """Update the lease and what look-ups read."""
+        self.lease.at(self.replica.chain)
+        revocation = self.lease.take_revocation()
+        if revocation is not None:
+            self.unheard += 1
+            self._blame(revocation)
+            self.replica.resync(revocation)
+            self.lease.at(self.replica.chain)
         if self.replica.resyncs != self._resyncs:
             self._resyncs = self.replica.resyncs
             if self.replica.resync_reason is not None:
                 self._blame(self.replica.resync_reason)
-            self._head_to_confirm = None
             self._sync_at = max(self._sync_at, self._synced_at + _RESYNC_PAUSE_S)
-        self.lease.at(self._position())
         expiry = self.replica.next_expiry_ms
         horizon = inf if expiry is None else now + (expiry - self.redis_ms(now)) / 1000
         self.fresh_until = self.lease.fresh_until()
@@ -434,8 +397,3 @@ class Follower:
             horizon = self.fresh_until = -inf
         for fast_path in self._fast_paths:
             fast_path.valid_until = min(horizon, self.fresh_until) if fast_path.strict else horizon
-
-
-def _clause(error: SessionStoreError) -> str:
-    """An error as a part of a sentence."""
-    return str(error).rstrip(".")

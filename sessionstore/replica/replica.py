@@ -1,31 +1,29 @@
-"""One environment's sessions in local memory, kept right by messages: a state machine without I/O, clock or thread.
+"""One environment's sessions in local memory, kept up to date by messages: a state machine.
 
-A driver feeds in what happens to the pub/sub connection (`subscribed`, `message`, `lost`, `resync`), runs the calls
-that `poll` asks for and brings the answers back (`answered`, `failed`). Events lead from state to state by the table
-below:
+It does no I/O, reads no clock and starts no thread. A driver reports events of the pub/sub connection (`subscribed`,
+`message`, `lost`, `resync`). It runs the calls that `poll` returns, and reports their answers (`answered`, `failed`).
+The states, and the table below:
 
-- **EMPTY**: there is no connection. What was held is still served.
-- **SYNCING**: the subscription is confirmed, and the contents are read anew beside those that are served (snapshot.py
-  says how, and why the result is right).
-- **LIVE**: what is served is the environment's state at the position `rev`, `id`, exactly, and each message takes it to
-  the next one.
+- **EMPTY**: there is no connection. The replica serves the sessions that it has.
+- **SYNCING**: the subscription is confirmed. A snapshot is built beside the sessions that are served; snapshot.py has
+  the proof.
+- **LIVE**: the replica serves exactly the environment's state at the position `rev`, `id`. Each message advances it by
+  one revision.
 
-Every inconsistency means a resync: a message that does not decode, or is not the very next one of the same history; a
-position that Redis names and the chain contradicts; whatever the driver can't explain. A resync is cheap and can't be
-wrong; a repair can.
+Every inconsistency means a resync: a message that does not decode or is not the next one, a position that contradicts
+the chain, an event that the driver can't explain. A resync is cheap and can't be wrong. A repair can.
 
-LIVE does not mean current, since messages may be on their way, or lost with nothing after them to show it. `reached`
-tells that for a position which Redis has named: the replica is as current as that position where it is true.
+LIVE does not mean current: messages may be on their way, or lost without a later message that shows it. The lease
+compares the chain with the heads that Redis names.
 
-``sessions`` may be read from any thread without a lock: it is one dict, changed in place by single operations, and the
-sessions in it are immutable but for `touch_pending`. Everything else belongs to the one flow that drives the replica.
+``sessions`` may be read from any thread without a lock. It is one dict, changed in place by single operations, and its
+sessions are immutable but for `touch_pending`. Everything else belongs to the one flow that drives the replica.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -34,12 +32,13 @@ from ..errors import CorruptDataError
 from ..protocol.calls import Call
 from ..protocol.keyspace import EnvironmentKeyspace
 from ..protocol.messages import Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState, decode_change
+from ..protocol.replies import session_from_state
 from ..session import Session
 from .chain import Chain, Inconsistent
 from .held_session import HeldSession, moved
 from .snapshot import Snapshot
 
-#: Entries that the two helping tables (expiries, shared values) may have beyond twice the sessions held.
+#: Entries that each helper table (expiries, shared values) may have beyond twice the number of sessions.
 _SLACK = 1024
 
 
@@ -52,7 +51,7 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What leads from state to state."""
+    """An edge between states."""
 
     SUBSCRIBED = enum.auto()
     COMPLETED = enum.auto()
@@ -60,7 +59,7 @@ class Event(enum.Enum):
     LOST = enum.auto()
 
 
-#: An event that is not in its state's row changes nothing.
+#: An event that is missing in its state's row changes nothing.
 TRANSITIONS: dict[State, dict[Event, State]] = {
     State.EMPTY: {
         Event.SUBSCRIBED: State.SYNCING,
@@ -79,26 +78,8 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """A call that the driver is to run; its decoded answer goes to `Replica.answered`."""
-
-    call: Call[Any]
-    #: the sync that it belongs to: an answer that comes after the sync has ended is ignored
-    generation: int
-
-
 class Replica:
     """The sessions of one environment.
-
-    Parameters
-    ----------
-    project, environment : str
-        What the sessions are held for.
-    keyspace : EnvironmentKeyspace
-        Its names in Redis.
-    catalog_call : Call, optional
-        How to read the catalog (`calls.read_catalog`); without it, only messages tell of it.
 
     Attributes
     ----------
@@ -107,67 +88,62 @@ class Replica:
     catalog : Catalog or None
         The environment's catalog.
     state : State
-        Where the replica stands.
+    chain : Chain or None
+        The position that was applied and the history before it, while LIVE.
     rev, id : int, str
-        The position that has been applied; that of the last time it was LIVE where it is not.
+        The position that was applied; if not LIVE, the last one.
     resyncs : int
         Syncs after the first.
     resync_reason : str or None
-        Why it was last not LIVE any more, as a clause.
+        Why it last stopped being LIVE, as a clause.
     on_change : callable or None
-        Called with session key and session after each change is applied, also for what a resync finds; None is for
-        one that is gone, deleted or expired. A move of `last_seen_at` alone is no change. It must not raise, nor call
-        the replica.
+        Called with session key and session after each change is applied, and for each difference that a resync finds.
+        None stands for a session that was deleted or has expired. A new `last_seen_at` alone is no change. The callable
+        must not raise, and must not call the replica.
     """
 
-    def __init__(
-        self, project: str, environment: str, keyspace: EnvironmentKeyspace, catalog_call: Call[Any] | None = None
-    ) -> None:
+    def __init__(self, keyspace: EnvironmentKeyspace) -> None:
         self.sessions: dict[str, HeldSession] = {}
         self.catalog: Catalog | None = None
         self.state = State.EMPTY
+        self.chain: Chain | None = None
         self.rev = 0
         self.id = ""
         self.resyncs = 0
         self.resync_reason: str | None = None
         self.on_change: Callable[[str, Session | None], None] | None = None
-        self._project = project
-        self._environment = environment
         self._keyspace = keyspace
-        self._catalog_call = catalog_call
-        self._generation = 0
         self._syncs = 0
-        #: there is a snapshot while SYNCING, and a chain while LIVE
+        #: only while SYNCING
         self._snapshot: Snapshot | None = None
-        self._chain: Chain | None = None
-        self._in_flight: Request | None = None
-        #: when sessions expire, the first one on top; an entry that differs from its session counts for nothing
+        self._in_flight: Call[Any] | None = None
+        #: when sessions expire, the first on top; an entry is void if its session expires at another time
         self._expiries: list[tuple[int, str]] = []
-        #: values that many sessions have, so that each is held once
+        #: values that many sessions share, so that each is held once
         self._shared: dict[Any, Any] = {}
 
     # The pub/sub connection
 
     def subscribed(self) -> None:
-        """Redis confirmed the subscription that was asked for: sync."""
+        """Redis confirmed a requested subscription: sync."""
         self._enter(Event.SUBSCRIBED)
 
     def lost(self, reason: str) -> None:
-        """The connection is down. What is held is still served."""
+        """The connection is down."""
         self._enter(Event.LOST, reason)
 
     def resync(self, reason: str) -> None:
-        """Something can't be explained while the connection is up: resync."""
+        """The connection is up, but something contradicts what is held: read everything again."""
         self._enter(Event.RESYNC, reason)
 
     def message(self, payload: bytes | str) -> Change | None:
-        """Take one message of the changes channel; returns the change if that was applied while LIVE."""
+        """Take one message of the changes channel; returns the change if it was applied while LIVE."""
         if self.state is State.EMPTY:
             return None
         try:
             change = decode_change(payload)
-            if self._chain is not None:
-                return change if self._apply(self._chain, change) else None
+            if self.chain is not None:
+                return change if self._apply(self.chain, change) else None
             if self._snapshot is not None:
                 self._snapshot.message(change)
                 self._serve_if_complete(self._snapshot)
@@ -179,18 +155,16 @@ class Replica:
 
     # Calls
 
-    def poll(self) -> Request | None:
-        """Take the request that is due; None if none is due, or one is in flight."""
+    def poll(self) -> Call[Any] | None:
+        """Take the call that is due; None if none is due, or one is in flight. Each call is an object of its own."""
         if self._snapshot is None or self._in_flight is not None:
             return None
-        call = self._snapshot.next_call()
-        if call is not None:
-            self._in_flight = Request(call, self._generation)
+        self._in_flight = self._snapshot.next_call()
         return self._in_flight
 
-    def answered(self, request: Request, reply: Any) -> None:
-        """Bring the decoded answer to a request that `poll` returned."""
-        if request is not self._in_flight or self._snapshot is None:
+    def answered(self, call: Call[Any], reply: Any) -> None:
+        """Take the decoded answer to a call of `poll`."""
+        if call is not self._in_flight or self._snapshot is None:
             return
         self._in_flight = None
         try:
@@ -199,32 +173,31 @@ class Replica:
         except Inconsistent as exc:
             self.resync(str(exc))
 
-    def failed(self, request: Request) -> None:
-        """Say that no answer will come to a request: it is due again, from the start of the index."""
-        if request is not self._in_flight or self._snapshot is None:
+    def failed(self, call: Call[Any]) -> None:
+        """A call gets no answer: read the index again from its start."""
+        if call is not self._in_flight or self._snapshot is None:
             return
         self._in_flight = None
         self._snapshot.restart()
 
     @property
     def awaited(self) -> int | None:
-        """The revision that a sync waits for, where every page has been read and only messages are missing.
+        """The revision that a sync waits for, if it has read every page and only messages are missing.
 
-        Where that does not end, messages were lost and nothing has come after them to show it: the driver should call
-        `resync`.
+        If they don't arrive, they were lost, and no later message shows it: the driver should call `resync`.
         """
         return None if self._snapshot is None else self._snapshot.awaited
 
     @property
     def read_so_far(self) -> int:
-        """Sessions that a sync which is not complete has read."""
+        """Sessions that the current sync has read."""
         return 0 if self._snapshot is None else len(self._snapshot.sessions)
 
-    # Time and position
+    # Time
 
     @property
     def next_expiry_ms(self) -> int | None:
-        """When the first of the sessions held expires, in Redis time; None where none is held."""
+        """When the first session expires, in Redis time; None without sessions."""
         expiries = self._expiries
         while expiries:
             expires_at, key = expiries[0]
@@ -237,43 +210,14 @@ class Replica:
     def expire(self, now_ms: int) -> None:
         """Drop the sessions that have expired by `now_ms`, Redis time.
 
-        A time that runs ahead drops a session that may yet be seen and live on, which then costs a resync.
+        If `now_ms` is too late, it may drop a session whose expiry is about to move. That costs a resync.
         """
         while (first := self.next_expiry_ms) is not None and first <= now_ms:
             _, key = heappop(self._expiries)
             del self.sessions[key]
             self._report(key, None)
 
-    def reached(self, rev: int, head_id: str, *, since: int = 0) -> bool:
-        """Whether a position that Redis has named has been applied; a contradiction means a resync.
-
-        Parameters
-        ----------
-        rev, head_id : int, str
-            The head that Redis returned.
-        since : int
-            The revision that had been applied when the head was asked for. A lower head proves that Redis has lost part
-            of its history, also where the chain knows that head as one of its own; a head that messages have overtaken
-            on its way here is never lower.
-
-        Returns
-        -------
-        bool
-            False where it is yet to come, is too old to be compared, or the replica is not LIVE.
-        """
-        chain = self._chain
-        if chain is None:
-            return False
-        if rev < since:
-            self.resync(f"Redis is at revision {rev} and was at {since} before: it has lost part of its history")
-            return False
-        try:
-            return chain.passed(rev, head_id) is True
-        except Inconsistent as exc:
-            self.resync(str(exc))
-            return False
-
-    # Within
+    # Internals
 
     def _enter(self, event: Event, reason: str | None = None) -> None:
         state = TRANSITIONS[self.state].get(event)
@@ -284,18 +228,16 @@ class Replica:
             self.resync_reason = reason
         if event is Event.COMPLETED:
             return
-        # Whatever was under way belongs to the past.
-        self._generation += 1
         self._in_flight = None
-        self._chain = None
+        self.chain = None
         self._snapshot = None
         if state is State.SYNCING:
-            self._snapshot = Snapshot(self._keyspace, self._catalog_call, self._hold_again)
+            self._snapshot = Snapshot(self._keyspace, self._hold_again)
             self.resyncs = self._syncs
             self._syncs += 1
 
     def _apply(self, chain: Chain, change: Change) -> bool:
-        """Apply a change while LIVE; False where what is held has it already."""
+        """Apply a change while LIVE; False if the snapshot contained it."""
         if not chain.accept(change):
             return False
         sessions = self.sessions
@@ -305,13 +247,13 @@ class Replica:
             self._advance(chain)
             self._report(session.session_key, session)
         elif isinstance(change, SessionDeleted):
-            gone = sessions.pop(change.session_key, None)
+            deleted = sessions.pop(change.session_key, None)
             self._advance(chain)
-            if gone is not None:
+            if deleted is not None:
                 self._report(change.session_key, None)
         elif isinstance(change, ExpiryMoved):
             if not all(key in sessions for key, _, _ in change.sessions):
-                raise Inconsistent("a session that is not held lives longer")
+                raise Inconsistent("a message moved the expiry of a session that is not held")
             for key, expires_at, last_seen_at in change.sessions:
                 self._keep(moved(sessions[key], expires_at, last_seen_at))
             self._advance(chain)
@@ -323,12 +265,11 @@ class Replica:
         return True
 
     def _advance(self, chain: Chain) -> None:
-        """Say where the replica stands, after the change is there to be read: never the other way round."""
-        self.rev = chain.rev
-        self.id = chain.id
+        """Publish the position, and only after the change can be read."""
+        self.rev, self.id = chain.position
 
     def _serve_if_complete(self, snapshot: Snapshot) -> None:
-        """Go over from what was served to the snapshot, by single operations, and report what differs."""
+        """Replace what is served by the snapshot, by single operations, and report what differs."""
         chain = snapshot.chain
         if chain is None or not snapshot.complete:
             return
@@ -342,18 +283,18 @@ class Replica:
             if session is held:
                 continue
             sessions[key] = session
-            if held is None or _differ(held, session):
+            # A session that was only seen again has not changed.
+            if held is None or moved(held, held.expires_at, session.last_seen_at) != session:
                 self._report(key, session)
-        self._expiries = [(session.expires_at, key) for key, session in sessions.items()]
-        heapify(self._expiries)
+        self._rebuild_expiries()
         self.catalog = snapshot.catalog
         self._snapshot = None
-        self._chain = chain
+        self.chain = chain
         self._advance(chain)
         self._enter(Event.COMPLETED)
 
     def _keep(self, session: HeldSession) -> None:
-        """Put a session in place of the one that is held, and remember when it expires."""
+        """Put a session in the place of the one that is held, and remember when it expires."""
         key = session.session_key
         held = self.sessions.get(key)
         self.sessions[key] = session
@@ -361,11 +302,14 @@ class Replica:
             return
         heappush(self._expiries, (session.expires_at, key))
         if len(self._expiries) > 2 * len(self.sessions) + _SLACK:
-            self._expiries = [(session.expires_at, key) for key, session in self.sessions.items()]
-            heapify(self._expiries)
+            self._rebuild_expiries()
+
+    def _rebuild_expiries(self) -> None:
+        self._expiries = [(session.expires_at, key) for key, session in self.sessions.items()]
+        heapify(self._expiries)
 
     def _hold(self, state: SessionState) -> HeldSession:
-        """Make a session of its state, with values that others have shared with them."""
+        """Make a session of its state, with values that it shares with others."""
         shared = self._shared
         if len(shared) > 2 * len(self.sessions) + _SLACK:
             shared.clear()
@@ -373,23 +317,11 @@ class Replica:
         if overrides is None:
             overrides = tuple([shared.setdefault(value, value) for value in state.overrides])
             shared[overrides] = overrides
-        return HeldSession(
-            project=self._project,
-            environment=self._environment,
-            session_key=state.session_key,
-            label=state.label,
-            scenario=shared.setdefault(state.scenario, state.scenario),
-            overrides=overrides,
-            global_delay_ms=state.global_delay_ms,
-            global_delay_max_ms=state.global_delay_max_ms,
-            last_seen_at=state.last_seen_at,
-            revision=state.rev,
-            created_at=state.created_at,
-            expires_at=state.expires_at,
-        )
+        scenario = shared.setdefault(state.scenario, state.scenario)
+        return session_from_state(HeldSession, self._keyspace, state, scenario, overrides)
 
     def _hold_again(self, state: SessionState) -> HeldSession:
-        """Make a session of its state, or take the one that is held where that is equal."""
+        """Make a session of its state, or return the one that is held if it is equal."""
         session = self._hold(state)
         held = self.sessions.get(session.session_key)
         return held if held is not None and held == session else session
@@ -397,17 +329,3 @@ class Replica:
     def _report(self, session_key: str, session: Session | None) -> None:
         if self.on_change is not None:
             self.on_change(session_key, session)
-
-
-def _differ(held: Session, session: Session) -> bool:
-    """Whether two sessions of one key differ in more than when they were last seen."""
-    return (
-        held.revision != session.revision
-        or held.expires_at != session.expires_at
-        or held.created_at != session.created_at
-        or held.label != session.label
-        or held.scenario != session.scenario
-        or held.overrides != session.overrides
-        or held.global_delay_ms != session.global_delay_ms
-        or held.global_delay_max_ms != session.global_delay_max_ms
-    )

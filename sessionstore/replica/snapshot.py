@@ -1,16 +1,17 @@
 """What a replica builds while it syncs, from pages of the index and from messages, and the proof that they agree.
 
-**The chain.** From the position that the first page names, each message continues the one before: ``rev`` one higher,
-``prev`` equal to the id. So the messages since then are complete, and belong to one history.
+**The chain.** From the position of the first page on, each message continues the one before: ``rev`` is one higher, and
+``prev`` equals the id. So the messages since then are complete and belong to one history.
 
-**The pages.** Each page names the position that it was read at. That may lie ahead of the messages received so far, or
-behind. The snapshot is complete once the chain has passed through the positions of all pages, with equal ids: then each
-was read from the history that the messages tell, and not from one that Redis has lost since.
+**The pages.** Each page names the position that it was read at, which may be ahead of the messages or behind them. The
+snapshot is complete once the chain has passed the positions of all pages, with equal ids. This proves that each page
+was read from the history of the messages, and not from one that Redis has lost since.
 
 **The merge.** A session that a message has set or deleted since the first page is as the messages say, whatever a page
-says. Any other has had no change but of its expiry, so the page has the rest of it, and the expiry is as the last
-message says, if one spoke of it. Nothing of this is served before the snapshot is complete: until then, a message may
-take back what a page ahead of it has shown.
+says. Any other session has changed in its expiry at most. A page has all of it but the expiry, which is that of the
+last message that names it, if any.
+
+Nothing is served before the snapshot is complete: a message may still take back what a page ahead of it has shown.
 """
 
 from __future__ import annotations
@@ -28,89 +29,58 @@ from ..protocol.replies import CatalogReply, SnapshotReply
 from .chain import Chain, Inconsistent
 from .held_session import HeldSession, moved
 
-#: Messages that are kept before the first page says where the chain begins. The oldest make room: if one of them was
-#: needed after all, the chain has a gap, which shows.
+#: Messages that are kept until the first page says where the chain begins. If an older one was needed, the chain has a
+#: gap, which shows.
 EARLY_MESSAGES = 4096
 
 
 class Snapshot:
-    """One sync: ask for the calls, bring the answers and the messages, until it is `complete`.
+    """One sync: it asks for calls and takes answers and messages until it is `complete`.
 
     Parameters
     ----------
     keyspace : EnvironmentKeyspace
         The environment.
-    catalog_call : Call, optional
-        How to read the catalog; without it, only messages tell of it.
     hold : callable
         Makes a session of its state.
     """
 
-    __slots__ = (
-        "_asked",
-        "_catalog_call",
-        "_catalog_due",
-        "_catalog_rev",
-        "_cursor",
-        "_deleted",
-        "_early",
-        "_finding",
-        "_hold",
-        "_keyspace",
-        "_moves",
-        "_page_now",
-        "_page_rev",
-        "_scanning",
-        "_unpassed",
-        "_unread",
-        "catalog",
-        "chain",
-        "sessions",
-    )
-
-    def __init__(
-        self, keyspace: EnvironmentKeyspace, catalog_call: Call[Any] | None, hold: Callable[[SessionState], HeldSession]
-    ) -> None:
+    def __init__(self, keyspace: EnvironmentKeyspace, hold: Callable[[SessionState], HeldSession]) -> None:
         self._keyspace = keyspace
         self._hold = hold
-        #: where the chain stands; None until the first page says where it begins
+        #: None until the first page says where it begins
         self.chain: Chain | None = None
         self.sessions: dict[str, HeldSession] = {}
         self.catalog: Catalog | None = None
         self._early: deque[Change] = deque(maxlen=EARLY_MESSAGES)
-        #: what messages said of sessions before a page has shown them: that they were deleted; expiresAt and lastSeenAt
+        #: sessions that messages deleted, and (expiresAt, lastSeenAt) of those that no page has shown yet
         self._deleted: set[str] = set()
         self._moves: dict[str, tuple[int, int]] = {}
-        #: positions of pages that the chain has yet to pass through
+        #: positions of pages that the chain has yet to pass
         self._unpassed: deque[tuple[int, str]] = deque()
         #: where and when the last page was read
         self._page_rev = 0
         self._page_now = 0
-        self._cursor = "0"
-        self._scanning = True
+        #: the next step: where to go on in the index, until that is over, and the sessions to read
+        self._cursor: str | None = "0"
         self._unread: list[str] = []
-        #: the step in flight: the keys that it reads, and whether it also finds members
-        self._asked: list[str] = []
-        self._finding = False
-        #: the call that reads the catalog, until it has been answered; the revisions that a message has set it at, and
-        #: must set it at before the snapshot is complete
-        self._catalog_call = catalog_call
+        #: whether the catalog was read, the revision of the last message that set it, and the revision that a message
+        #: must bring it at before the snapshot is complete
+        self._catalog_read = False
         self._catalog_rev = 0
         self._catalog_due = 0
 
     # Calls and answers
 
     def next_call(self) -> Call[Any] | None:
-        """The call to run next; its answer goes to `answered` before another one is asked for."""
-        if self.chain is not None and self._catalog_call is not None:
-            # After the first page and not after the last: the pages prove which history it was read from.
-            return self._catalog_call
-        if not (self._scanning or self._unread):
+        """The call to run next; its answer goes to `answered` before the next one is asked for."""
+        if self.chain is not None and not self._catalog_read:
+            # Between the first and the last page: so the pages prove which history it was read from.
+            return calls.read_catalog(self._keyspace)
+        if self._cursor is None and not self._unread:
             return None
-        self._asked = self._unread[:READ_BATCH]
-        self._finding = self._scanning and len(self._unread) <= READ_BATCH
-        count = READ_BATCH if self._finding else 0
-        return calls.snapshot(self._keyspace, self._cursor, self._asked, count=count)
+        count = READ_BATCH if self._finds_members else 0
+        return calls.snapshot(self._keyspace, self._cursor or "0", self._unread[:READ_BATCH], count=count)
 
     def answered(self, reply: Any) -> None:
         """Take the answer.
@@ -118,7 +88,7 @@ class Snapshot:
         Raises
         ------
         Inconsistent
-            It does not belong to the history that the chain tells.
+            It does not belong to the chain's history.
         """
         if isinstance(reply, CatalogReply):
             self._take_catalog(reply)
@@ -126,43 +96,45 @@ class Snapshot:
             self._take_page(reply)
 
     def restart(self) -> None:
-        """Look through the index anew: a cursor is worth nothing to another process than the one that gave it.
+        """Read the index again from its start: a cursor is valid only in the process that returned it.
 
         The sessions that were read remain, and are not read again.
         """
         self._cursor = "0"
-        self._scanning = True
         self._unread = []
 
     @property
     def complete(self) -> bool:
-        """Whether the sessions and the catalog are as they were at the chain's position."""
-        return (
-            self.chain is not None
-            and self._catalog_call is None
-            and not (self._scanning or self._unread or self._unpassed)
-            and self._catalog_due <= self._catalog_rev
-        )
+        """Whether sessions and catalog are those of the chain's position."""
+        return self._is_read and not self._unpassed and self._catalog_due <= self._catalog_rev
 
     def verify(self) -> None:
-        """Check that a complete snapshot has all sessions that messages spoke of.
+        """Check that a complete snapshot has all sessions that messages named.
 
         Raises
         ------
         Inconsistent
-            One whose expiry moved was not found, although it can't have expired yet: where it was looked for, Redis had
-            lost that.
+            A message moved the expiry of an unexpired session that no page had: Redis had lost it.
         """
         for key, (expires_at, _) in self._moves.items():
             if expires_at > self._page_now:
-                raise Inconsistent(f"the session {key!r} lives longer, and was not found")
+                raise Inconsistent(f"the expiry of session {key!r} moved, but no page had the session")
 
     @property
     def awaited(self) -> int | None:
-        """The revision that messages have yet to bring, where only they are missing."""
-        if self._scanning or self._unread or self._catalog_call is not None or self.complete:
+        """The revision that messages have yet to bring, if only messages are missing."""
+        if not self._is_read or self.complete:
             return None
         return max(self._catalog_due, self._unpassed[-1][0] if self._unpassed else 0)
+
+    @property
+    def _is_read(self) -> bool:
+        return self._cursor is None and not self._unread and self._catalog_read
+
+    @property
+    def _finds_members(self) -> bool:
+        """Whether the next step goes on in the index, besides reading sessions."""
+        return self._cursor is not None and len(self._unread) <= READ_BATCH
 
     def _take_page(self, reply: SnapshotReply) -> None:
         if self.chain is None:
@@ -177,22 +149,17 @@ class Snapshot:
         self._page_now = reply.now
         for state in reply.sessions:
             self._take_session(state)
-        del self._unread[: len(self._asked)]
-        # Those that are known already have come by a message or with an earlier page; messages keep them right.
+        if self._finds_members:
+            self._cursor = reply.cursor if reply.cursor != "0" else None
+        del self._unread[:READ_BATCH]
+        # A message or an earlier page has brought the others; messages keep them right.
         known, deleted = self.sessions, self._deleted
         self._unread += [key for key in reply.members if key not in known and key not in deleted]
-        if self._finding:
-            self._cursor = reply.cursor
-            self._scanning = reply.cursor != "0"
 
     def _check_position(self, chain: Chain, rev: int, page_id: str) -> bool:
-        """Hold a page's position against the chain; False where it is too old to tell."""
-        if rev < self._page_rev:
-            raise Inconsistent(
-                f"Redis went back from revision {self._page_rev} to {rev}: it has lost part of its history"
-            )
+        """Compare a page's position with the chain; False if it is too old to compare."""
+        passed = chain.passed(rev, page_id, self._page_rev)
         self._page_rev = rev
-        passed = chain.passed(rev, page_id)
         if passed is False and (not self._unpassed or self._unpassed[-1] != (rev, page_id)):
             self._unpassed.append((rev, page_id))
         return passed is not None
@@ -203,14 +170,14 @@ class Snapshot:
             return
         session = self._hold(state)
         move = self._moves.pop(key, None)
-        # A page ahead of the message may have a later expiry; then the message of that one is yet to come.
+        # A page ahead of the message may have a later expiry; the message of that move is yet to come.
         self.sessions[key] = session if move is None else moved(session, *move)
 
     def _take_catalog(self, reply: CatalogReply) -> None:
         assert self.chain is not None, "the catalog is read after the first page"
-        self._catalog_call = None
+        self._catalog_read = True
         if reply.rev > self.chain.start:
-            # A message brings it, or has brought it or a later one; without one it is of another history.
+            # A message brings it, or has brought it or a later one. Otherwise it belongs to another history.
             self._catalog_due = reply.rev
             self._check_catalog(self.chain)
         elif self._catalog_rev == 0:

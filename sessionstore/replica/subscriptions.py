@@ -1,9 +1,9 @@
-"""Everything a store follows, over one pub/sub connection: its environments, and what its waiting writers wait for.
+"""Everything that a store receives over one pub/sub connection: changes for its views, `applied` for its writers.
 
-No I/O, no clock, no thread. A driver keeps one connection subscribed to the channels that are wanted and hands over
-what it receives; in a second flow it runs the calls that `poll` asks for, all that are due together. redis-py's own
-PubSub is not used: it reconnects silently, and what was published in the meantime is lost. Here each connection begins
-with `connected`.
+No I/O, no clock, no thread. In one flow, a driver keeps one connection subscribed to the wanted channels and reports
+what it receives. In a second flow it runs the calls that `poll` returns, all that are due together. redis-py's own
+PubSub is not used: it reconnects silently and loses the messages in between. Here each connection begins with
+`connected`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import CorruptDataError, SessionStoreError, StoreClosedError
 from ..protocol.calls import WriteContext
@@ -24,20 +24,18 @@ from .lease import LeaseRequest
 
 #: Seconds between two heartbeats on the pub/sub connection.
 HEARTBEAT_S = 0.5
-#: Seconds in which something has to arrive after a heartbeat, else the connection is dead.
+#: Seconds from a heartbeat until the connection is dead if nothing arrives.
 PONG_WITHIN_S = 1.0
-#: Seconds that one round trip may take, and that connecting for pub/sub may take: a view must be right again within
-#: three seconds of a fault that loses an answer.
+#: Seconds that one round trip, or connecting for pub/sub, may take. After a fault that loses an answer, a view must be
+#: right again within three seconds.
 CALL_WITHIN_S = 1.0
 
-#: Seconds by which a look at the connection may come late before this process is taken to have been stopped or stalled.
+#: Seconds by which a look at the connection may be late before this process counts as having been stopped or stalled.
 _LATE_S = 0.1
-#: Resyncs without a message in between after which the connection is no longer trusted, even if it answers heartbeats.
+#: Resyncs without a message in between after which the connection is not trusted, even if it answers heartbeats.
 _MOST_UNHEARD = 2
 #: Calls of closed followers that go out together.
 _LAST_CALLS = 16
-_OUT_OF_TOUCH = "is out of touch and serves what it has"
-
 #: Channels of environments with waiting writers that stay subscribed.
 _MAX_APPLIED_CHANNELS = 256
 
@@ -48,14 +46,11 @@ class ConnectionBroken(Exception):  # noqa: N818  never leaves the drivers
     """The connection can't be trusted any more: close it and open another."""
 
 
-class Waiter:
-    """A writer that waits for a revision; `wake` is called once, with the message or with None to look for itself."""
+class Waiter(NamedTuple):
+    """A writer that waits for a revision; `wake` is called once: with the message, or with None to ask Redis."""
 
-    __slots__ = ("rev", "wake")
-
-    def __init__(self, rev: int, wake: Callable[[Applied | None], None]) -> None:
-        self.rev = rev
-        self.wake = wake
+    rev: int
+    wake: Callable[[Applied | None], None]
 
 
 class Subscriptions:
@@ -66,9 +61,9 @@ class Subscriptions:
         self._followers: dict[str, Follower] = {}
         self._users: dict[str, int] = {}
         self._waiters: dict[str, list[Waiter]] = {}
-        #: the last message of each channel that has waiters, and when it was received
+        #: the last message of each channel with waiters, and when it arrived
         self._applied: dict[str, tuple[Applied, float]] = {}
-        #: channels of this connection: requested, confirmed, and how many confirmations of UNSUBSCRIBE are yet to come
+        #: channels of this connection: requested, confirmed, and the number of outstanding answers to UNSUBSCRIBE
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
         self._leaving: Counter[str] = Counter()
@@ -76,17 +71,17 @@ class Subscriptions:
         self._open = False
         self._pinged_at = -inf
         self._heard_at = -inf
-        #: when `commands_due` is due next; at once where Redis has ended a subscription, or may have
+        #: when `commands_due` is due next; at once if Redis has ended a subscription, or messages do not arrive
         self._look_at = inf
         self._ended = False
         self._deaf = False
-        #: what is left to run for followers that are closed
+        #: calls that are left to run for closed followers
         self._draining: deque[FollowerRequest] = deque()
-        #: what the log says: whether an environment is in touch, and whose touches fail
+        #: what the log has said: whether a follower is fresh, and whose touches fail
         self._told_fresh: dict[Follower, bool] = {}
         self._told_untouched: set[Follower] = set()
 
-    # What is followed
+    # Followers and writers
 
     def follow(
         self, context: WriteContext, info: str, now: float, touch_interval_s: float = DEFAULT_TOUCH_INTERVAL_S
@@ -110,10 +105,10 @@ class Subscriptions:
         return follower
 
     def unfollow(self, follower: Follower, now: float) -> None:
-        """One view less; with the last one the environment is left, which `poll` has the calls for."""
+        """Close one view. With the last view of an environment, `poll` returns the calls that leave it."""
         channel = follower.keyspace.changes
         if self._followers.get(channel) is not follower:
-            return  # the store was closed before its view
+            return  # the store was closed before this view
         self._users[channel] -= 1
         if self._users[channel]:
             return
@@ -121,7 +116,7 @@ class Subscriptions:
         self._drain(follower, now)
 
     def expect(self, step: AwaitApplied, wake: Callable[[Applied | None], None], now: float) -> Waiter:
-        """Have `wake` called when every view has applied a revision, as far as messages tell."""
+        """Call `wake` once a message says that every view has applied a revision."""
         channel = step.keyspace.applied
         if self._closed:
             wake(None)
@@ -141,11 +136,11 @@ class Subscriptions:
         return waiter
 
     def is_subscribed(self, channel: str) -> bool:
-        """Whether a channel has been subscribed to on this connection, confirmed or not."""
+        """Whether this connection has requested a channel, confirmed or not."""
         return channel in self._asked or channel in self._confirmed
 
     def forget(self, step: AwaitApplied, waiter: Waiter) -> None:
-        """The waiter has been woken or has given up."""
+        """The waiter was woken, or has given up."""
         waiters = self._waiters.get(step.keyspace.applied, [])
         if waiter in waiters:
             waiters.remove(waiter)
@@ -154,18 +149,18 @@ class Subscriptions:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anything to subscribe to."""
+        """Whether any channel is wanted."""
         return bool(self._followers or self._waiters)
 
     def connected(self, now: float) -> None:
-        """A new connection is there, with no subscription."""
+        """A new connection is open, without subscriptions."""
         self._open = True
         self._forget_connection()
         self._pinged_at = self._heard_at = now
         self._look_at = self.commands_due_at()
 
     def disconnected(self, reason: str, now: float) -> None:
-        """The connection was lost, or could not be made."""
+        """The connection broke, or could not be made."""
         self._open = False
         self._forget_connection()
         for follower in self._followers.values():
@@ -178,17 +173,17 @@ class Subscriptions:
         Raises
         ------
         ConnectionBroken
-            A heartbeat was not answered in time, or messages do not come.
+            A heartbeat got no answer in time, or messages do not arrive.
         """
         if not self._open:
             return []
         if self._pinged_at > self._heard_at and now - self._look_at > _LATE_S:
-            # This process was stopped or stalled: the answer may be there, and has not been read yet.
+            # This process was stopped or stalled: the answer may have arrived without being read.
             self._pinged_at = max(self._pinged_at, now - PONG_WITHIN_S / 2)
         if self._pinged_at > self._heard_at and now - self._pinged_at > PONG_WITHIN_S:
             raise ConnectionBroken(f"nothing was heard from Redis for {now - self._heard_at:.1f} s")
         if self._deaf:
-            raise ConnectionBroken("changes that were published did not come")
+            raise ConnectionBroken("published changes did not arrive")
         self._ended = False
         commands: list[tuple[str, ...]] = []
         here = self._asked | self._confirmed
@@ -208,7 +203,7 @@ class Subscriptions:
         return commands
 
     def commands_due_at(self) -> float:
-        """Local time at which `commands_due` has to be called again at the latest."""
+        """Local time of the next `commands_due` that may have something to do."""
         if not self._open:
             return inf
         if self._ended or self._deaf:
@@ -223,13 +218,13 @@ class Subscriptions:
         Raises
         ------
         ConnectionBroken
-            It is an error, or nothing that a subscription receives.
+            It is an error, or not a reply that a subscription receives.
         """
         self._heard_at = now
         if not isinstance(reply, list) or len(reply) < 2:
             if isinstance(reply, bytes | str):
-                return  # a pong that is no array
-            raise ConnectionBroken("Redis sent something that is no message")
+                return  # a pong without an array
+            raise ConnectionBroken("Redis sent an unknown kind of message")
         kind, channel = _text(reply[0]), _text(reply[1])
         if kind == "message":
             self._message(channel, reply[2], now)
@@ -238,35 +233,33 @@ class Subscriptions:
         elif kind in ("unsubscribe", "sunsubscribe"):
             self._unsubscribed(channel, now)
         elif kind != "pong":
-            raise ConnectionBroken("Redis sent something that is no message")
+            raise ConnectionBroken("Redis sent an unknown kind of message")
 
     # The calls
 
     def poll(self, now: float) -> list[FollowerRequest]:
-        """Take the calls that are due, of all environments together. They have to be run in this order."""
+        """Take the calls that are due, of all environments together. Run them in this order."""
         requests = [self._draining.popleft() for _ in range(min(_LAST_CALLS, len(self._draining)))]
         for follower in self._followers.values():
             requests += follower.poll(now)
         if len(self._followers) > 1 and any(map(_renews, requests)):
-            # Each by itself would be a round trip for each environment.
+            # Otherwise each environment would take a round trip of its own.
             for follower in self._followers.values():
-                early = follower.poll_early(now)
-                if early is not None:
-                    requests.append(early)
+                requests += follower.poll_early(now)
         self._tell(now)
         return requests
 
     def poll_acks(self, now: float) -> list[FollowerRequest]:
-        """Take the acknowledgements that are due. They may run beside what `poll` has returned, and more than once."""
-        return [ack for follower in self._followers.values() if (ack := follower.poll_ack(now)) is not None]
+        """Take the acknowledgements that are due. They may run beside the calls of `poll`, and more than once."""
+        return [ack for follower in self._followers.values() for ack in follower.poll_ack(now)]
 
     def answered(self, request: FollowerRequest, reply: Any, now: float) -> None:
-        """Bring an answer."""
+        """Take the answer to a request."""
         request.follower.answered(request, reply, now)
         self._tell(now)
 
     def failed(self, request: FollowerRequest, error: SessionStoreError, now: float) -> None:
-        """Say that no answer will come."""
+        """A request gets no answer."""
         follower = request.follower
         follower.failed(request, error, now)
         if follower.closed:
@@ -281,13 +274,13 @@ class Subscriptions:
         self._tell(now)
 
     def wake_at(self, now: float) -> float:
-        """Local time at which `poll` has to be called again at the latest."""
+        """Local time of the next `poll` that may have something to do."""
         if self._draining:
             return now
         return min((follower.wake_at(now) for follower in self._followers.values()), default=inf)
 
     def close(self, now: float) -> None:
-        """Leave everything, for good; `poll` has the calls for that."""
+        """Close for good; `poll` returns the calls that leave every environment."""
         self._closed = True
         for follower in self._followers.values():
             self._drain(follower, now)
@@ -301,10 +294,10 @@ class Subscriptions:
 
     @property
     def draining(self) -> bool:
-        """Whether there are calls left to run for what is closed."""
+        """Whether calls are left to run for closed followers."""
         return bool(self._draining)
 
-    # Within
+    # Internals
 
     def _drain(self, follower: Follower, now: float) -> None:
         self._draining += follower.close(now)
@@ -312,7 +305,7 @@ class Subscriptions:
         self._told_untouched.discard(follower)
 
     def _abandon(self, whose: Callable[[Follower], bool]) -> None:
-        """Don't run what is left to run: a lease that is not left runs out by itself."""
+        """Drop the calls that are left: a lease that nobody leaves expires by itself."""
         for request in self._draining:
             if whose(request.follower):
                 request.follower.forget(request)
@@ -347,7 +340,7 @@ class Subscriptions:
             else:
                 self._followers[channel].resync("Redis confirmed a subscription that was not requested", now)
         elif channel in self._waiters:
-            # What was published before the confirmation is missed: look.
+            # Earlier messages are lost: the writers must ask Redis.
             for waiter in self._waiters[channel]:
                 waiter.wake(None)
             self._waiters[channel].clear()
@@ -369,7 +362,7 @@ class Subscriptions:
         self._ended = self._deaf = False
 
     def _tell(self, now: float) -> None:
-        """Say in the log, once, when an environment is lost touch with, and when it is regained."""
+        """Log once when a view stops being fresh, and once when it is fresh again."""
         for follower in self._followers.values():
             self._deaf = self._deaf or (self._open and follower.unheard >= _MOST_UNHEARD)
             fresh = follower.fresh_until > now
@@ -379,16 +372,18 @@ class Subscriptions:
                 self._told_fresh[follower] = True
             elif not fresh and (told or (told is None and follower.trouble is not None)):
                 reason = follower.trouble or "its lease ran out before it could be renewed"
-                serves = "has never been in touch, and serves nothing" if told is None else _OUT_OF_TOUCH
+                serves = "has never been in touch, and serves nothing"
+                if told is not None:
+                    serves = "is out of touch and serves what it has"
                 log.warning("The view of %s %s: %s.", follower.name, serves, reason)
                 follower.last_error = reason
                 self._told_fresh[follower] = False
             if follower.touch_error is None:
                 self._told_untouched.discard(follower)
             elif fresh and follower not in self._told_untouched:
-                # Out of touch, this is no news.
+                # While the view is out of touch, this is expected.
                 log.warning(
-                    "What was looked up in the view of %s can't be noted in Redis: %s. It is tried again.",
+                    "The view of %s can't record look-ups in Redis: %s. It tries again.",
                     follower.name,
                     follower.touch_error,
                 )

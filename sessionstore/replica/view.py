@@ -1,6 +1,6 @@
-"""What a proxy asks on every request: the session of a key, from local memory.
+"""A view: it answers each request of a proxy with a session from local memory.
 
-Both drivers' views are this class; they only differ in how they are opened and closed.
+The views of both drivers derive from `BaseView`. They add how a view is opened and closed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from msgspec import Struct
 
@@ -21,7 +21,7 @@ from ..session import Session, normalize_session_key
 from .held_session import HeldSession
 from .subscriptions import Subscriptions
 
-#: Told of each change after it is applied: session key, and the session or None where it is gone.
+#: Called with each change after it is applied: session key, and the session; None if it was deleted or has expired.
 ChangeCallback = Callable[[str, Session | None], None]
 
 OnStale = Literal["serve", "raise"]
@@ -40,17 +40,17 @@ class ViewStats(Struct, frozen=True):
     state : str
         ``empty``, ``syncing`` or ``live``.
     fresh : bool
-        It holds a lease: no write returns before the view serves it.
+        Whether it holds a lease: no write returns before the view serves it.
     sessions : int
         Sessions held.
     revision : int
-        The environment's revision that has been applied.
+        The environment's revision that the view has applied.
     resyncs : int
-        How often it had to read everything again.
+        How often it has read everything again.
     lease_left_s : float
-        Seconds until it stops being fresh, if nothing renews its lease.
+        Seconds until it stops being fresh, unless it renews its lease.
     last_error : str or None
-        Why it was last out of touch.
+        Why it last stopped being fresh.
     """
 
     state: str
@@ -63,55 +63,45 @@ class ViewStats(Struct, frozen=True):
 
 
 class BaseView:
-    """A local copy of one environment's sessions, kept right in the background. Made by an environment's ``view()``.
+    """A local copy of one environment's sessions, kept up to date in the background. Made by `view` of an environment.
 
     `get`, `peek`, `fresh` and `stats` never do I/O, and any thread may use them.
 
     Attributes
     ----------
     get : callable
-        ``view.get(key)`` looks a session up and records that it was seen. `key` is the session key as the request's
-        header has it; it need not be normalised. Returns the `Session`, never one that is past its expiry in Redis
-        time, or None; None, an empty key and anything that is no text have no session. Raises `StaleView` where the
-        view was opened with ``on_stale="raise"`` and holds no lease.
+        ``view.get(key)`` looks up a session and records that it was seen. The session key need not be normalised.
+        Returns the `Session`, or None. It never returns a session after its expiry in Redis time. Without a lease, a
+        view that was opened with ``on_stale="raise"`` raises `StaleView`.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_callbacks",
-        "_clock",
-        "_closed",
-        "_context",
-        "_fast_path",
-        "_follower",
-        "_on_stale",
-        "_sessions",
-        "_timeout_s",
-        "_touch_interval_s",
-        "_wait",
-        "get",
-    )
 
     get: Callable[[str | None], Session | None]
 
     def __init__(
-        self, context: WriteContext, on_stale: OnStale, wait: bool, timeout_s: float, touch_interval_s: float
+        self,
+        driver: Any,
+        context: WriteContext,
+        on_stale: OnStale,
+        wait: bool,
+        timeout_s: float,
+        touch_interval_s: float,
     ) -> None:
         if on_stale not in ("serve", "raise"):
             raise InvalidInputError('on_stale must be "serve" or "raise".')
         check_seconds("timeout_s", timeout_s, 0.0, 3600.0)
         check_seconds("touch_interval_s", touch_interval_s, 0.01, 3600.0)
+        self._driver = driver
         self._context = context
         self._on_stale = on_stale
         self._wait = wait
         self._timeout_s = timeout_s
         self._touch_interval_s = touch_interval_s
-        #: why it can't be used, if it can't
+        #: why look-ups raise; None while it is open
         self._closed: str | None = "This view is not open; use it as a context manager, or call open() first."
         self.get = self._refuse
 
     def _begin(self, subscriptions: Subscriptions, clock: Callable[[], float], info: str) -> None:
-        """Follow the environment, and answer look-ups from now on."""
+        """Follow the environment and answer look-ups from now on."""
         if self._closed is None:
             raise InvalidInputError("This view is open already; make another with view().")
         follower = subscriptions.follow(self._context, info, clock(), self._touch_interval_s)
@@ -134,8 +124,8 @@ class BaseView:
         look_up = self._look_up
 
         def get(key: str | None, /) -> Session | None:
-            # In this order: valid_until is from before the session was read, so that what another thread brings up to
-            # date in between is a change during the look-up; and the clock is from after it.
+            # The order matters. valid_until is read before the session, so that a change by another thread in between
+            # counts as one during the look-up. The clock is read after the session.
             try:
                 until = fast_path.valid_until
                 session = sessions[key]
@@ -143,37 +133,37 @@ class BaseView:
                     if session.touch_pending:
                         return session
                     now = clock()
-                    # It may have only just come, and expire sooner than what was there before.
+                    # The session may be new, and expire sooner than those before.
                     if now < fast_path.valid_until:
                         touch(session.session_key, session, now)
                         return session
-            except Exception:  # no such key, or nothing that can be one
+            except Exception:  # no such key, or not a key at all
                 pass
             return look_up(key, touch=True)
 
         return get
 
     def peek(self, key: str | None) -> Session | None:
-        """Look a session up as `get` does, without recording that it was seen."""
+        """Look up a session as `get` does, without recording that it was seen."""
         return self._look_up(key, touch=False)
 
     @property
     def fresh(self) -> bool:
-        """Whether no write can have returned that this view does not serve, as of now; False where it is not open.
+        """Whether the view serves every write that has returned; false while it is not open.
 
-        To have that for one look-up, open the view with ``on_stale="raise"``: between two calls, time passes.
+        It may change before the next look-up. To check each look-up, open the view with ``on_stale="raise"``.
         """
         return self._closed is None and self._clock() < self._follower.fresh_until
 
     @property
     def catalog(self) -> Catalog | None:
-        """The environment's catalog, kept right like the sessions; None where it has none."""
+        """The environment's catalog, kept up to date like the sessions; None without a catalog."""
         self._check_open()
         return self._follower.replica.catalog
 
     @property
     def stats(self) -> ViewStats:
-        """How the view stands."""
+        """The state of the view."""
         self._check_open()
         follower = self._follower
         left_s = max(0.0, follower.fresh_until - self._clock())
@@ -188,11 +178,10 @@ class BaseView:
         )
 
     def subscribe(self, callback: ChangeCallback) -> Callable[[], None]:
-        """Have `callback` told of each change after it is applied; what is returned ends that.
+        """Call `callback` with each change after it is applied. Returns a function that ends the subscription.
 
-        It is called where the view is kept up to date (on the event loop, or on a background thread), and holds that
-        up. So it must not block, nor use the store, nor open or close a view; look-ups are fine. What it raises is
-        logged and has no other effect.
+        The callback runs on the event loop or on a background thread, and delays the next change. It may look up
+        sessions. It must not block, use the store, or open or close a view. Its exceptions are logged and ignored.
         """
         self._check_open()
         self._callbacks.append(callback)
@@ -204,12 +193,12 @@ class BaseView:
         return unsubscribe
 
     def _look_up(self, key: str | None, *, touch: bool) -> Session | None:
-        """Look up with every check there is: key, lease, expiry."""
+        """Look up with every check: key, lease, expiry."""
         self._check_open()
         if not isinstance(key, str):
             return None
         follower = self._follower
-        # The lease is from before the session is read, as in `get`.
+        # The lease is read before the session, as in `get`.
         fresh_until = follower.fresh_until
         session = self._sessions.get(key)
         if session is None:
@@ -240,19 +229,19 @@ class BaseView:
         raise StoreClosedError(self._closed)
 
     def _end(self, reason: str) -> None:
-        """Have every further look-up raise StoreClosedError."""
+        """Make every further look-up raise StoreClosedError."""
         self._closed = reason
         self._follower.drop_fast_path(self._fast_path)
         self._follower.watchers.remove(self._notify)
         _open_views.discard(self)
 
     def _is_settled(self) -> bool:
-        """Whether opening is over, in success or failure."""
+        """Whether opening has finished, successfully or not."""
         return self.fresh or self._follower.closed
 
     def _late(self) -> StoreUnavailableError:
         read = self._follower.replica.read_so_far
-        reason = self._follower.trouble or (f"{read} sessions were read by then" if read else "Redis did not answer")
+        reason = self._follower.trouble or (f"it had read {read} sessions by then" if read else "Redis did not answer")
         return StoreUnavailableError(
             f"The view of {self._follower.name} was not in touch within {self._timeout_s:g} s ({reason}); "
             f"{'give it a longer timeout_s' if read else 'try again'}, or open it with wait=False."
@@ -265,7 +254,7 @@ class BaseView:
             except KeyboardInterrupt:
                 raise
             except BaseException:
-                # Also the CancelledError of a future that it asked: it would end what keeps the view right.
+                # This includes CancelledError of a future: it would end the task that keeps the view up to date.
                 _log.exception("A callback of view.subscribe failed; the view goes on.")
 
 
@@ -273,7 +262,7 @@ _open_views: weakref.WeakSet[BaseView] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Nothing keeps a view right in a forked process, so it must not answer there."""
+    """Close the views in a forked process: nothing keeps them up to date there."""
     for view in tuple(_open_views):
         view._end("This view was opened before a fork; open one in this process, after the fork.")
 

@@ -7,36 +7,26 @@ from types import TracebackType
 from typing import Self
 
 from ..clock import lease_clock
-from ..protocol.calls import WriteContext
-from ..replica.view import BaseView, OnStale
+from ..replica.view import BaseView
 from ..transport.connect import describe_process
 from .subscriptions import SubscriptionsDriver
 
 
 class View(BaseView):
-    """A `BaseView` kept right by background threads. Use it as a context manager, or call `open` and `close`."""
+    """A `BaseView` kept up to date by background threads.
 
-    __slots__ = ("_driver",)
+    Use it as a context manager, or call `open` and `close`.
+    """
 
-    def __init__(
-        self,
-        driver: SubscriptionsDriver,
-        context: WriteContext,
-        on_stale: OnStale,
-        wait: bool,
-        timeout_s: float,
-        touch_interval_s: float,
-    ) -> None:
-        super().__init__(context, on_stale, wait, timeout_s, touch_interval_s)
-        self._driver = driver
+    _driver: SubscriptionsDriver
 
     def open(self) -> Self:
-        """Begin to follow the environment; return when the view is in touch, unless it was made with ``wait=False``.
+        """Follow the environment. Returns when the view is fresh; at once if it was made with ``wait=False``.
 
         Raises
         ------
         StoreUnavailableError
-            It was not in touch in time.
+            The view was not fresh in time.
         """
         self._driver.start()
         with self._driver.lock:
@@ -53,7 +43,7 @@ class View(BaseView):
         return self
 
     def close(self) -> None:
-        """Flush what was looked up and leave; closing twice is fine. Look-ups raise `StoreClosedError` from then on."""
+        """Flush the touches and leave. Look-ups raise `StoreClosedError` from then on. Closing twice is fine."""
         with self._driver.lock:
             if self._closed is not None:
                 return

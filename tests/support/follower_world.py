@@ -1,4 +1,4 @@
-"""A follower on a model of Redis, linked in memory: calls run when the test says so, and time is the test's."""
+"""A follower on a model of Redis, linked in memory. The test runs the calls and moves the time."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class _Lease:
 
 
 class Server(Redis):
-    """The model of Redis, with leases and touches as the scripts have them."""
+    """The model of Redis, with leases and touches like those of the scripts."""
 
     def __init__(self) -> None:
         super().__init__(page_size=100)
         self.leases: dict[str, _Lease] = {}
-        #: each touch that was run: session key → when it was seen
+        #: each touch that ran: session key → when it was seen
         self.touches: list[dict[str, int]] = []
-        #: the revision that each touch said it knows
+        #: the known revision of each touch
         self.known: list[int] = []
 
     def run(self, call: Call[Any]) -> Any:
@@ -95,7 +95,7 @@ class Server(Redis):
 
 
 class FollowerWorld:
-    """A follower and its Redis; what is published waits in `messages` until `deliver`."""
+    """A follower and its Redis. Published messages wait in `messages` until `deliver`."""
 
     def __init__(self, *, ttl_ms: int = 86_400_000, touch_interval_s: float = 1.0) -> None:
         self.now = 100.0
@@ -113,7 +113,7 @@ class FollowerWorld:
         self.server.now += round(seconds * 1000)
 
     def deliver(self) -> None:
-        """Have everything arrive that was published."""
+        """Deliver all published messages."""
         messages, self.messages[:] = list(self.messages), []
         for message in messages:
             self.follower.message(message, self.now)
@@ -128,13 +128,13 @@ class FollowerWorld:
         self.follower.failed(request, UNAVAILABLE, self.now)
 
     def run(self) -> list[str]:
-        """Poll and answer until nothing is due; returns which scripts were run."""
+        """Poll and answer until nothing is due; returns the names of the scripts."""
         ran: list[str] = []
         while requests := self.poll():
             for request in requests:
                 ran.append(script_of(request))
                 self.answer(request)
-            assert len(ran) < 1000, "it asks again and again"
+            assert len(ran) < 1000, "it polls without end"
         return ran
 
     def go_live(self) -> None:
@@ -144,7 +144,7 @@ class FollowerWorld:
         assert self.fresh
 
     def until(self, condition: Any, seconds: float) -> None:
-        """Go on as a driver does, until the condition holds."""
+        """Run like a driver until the condition holds."""
         end = self.now + seconds
         while True:
             self.run()
@@ -159,5 +159,5 @@ class FollowerWorld:
         return self.now < self.follower.fresh_until
 
     def look_up(self, key: str) -> None:
-        """Note a look-up as a view does."""
+        """Record a look-up as a view does."""
         self.follower.touch(key, self.follower.sessions[key], self.now)

@@ -1,7 +1,7 @@
-"""A model of what the scripts do to an environment's head and leases, small enough to be copied a million times.
+"""A model of the scripts on an environment's head and leases, small enough to copy a million times.
 
-`test_lease_model.py` holds it against the scripts on a real Redis; `test_lease_protocol.py` explores the protocol with
-it. Times are in ms of Redis's clock, which the caller moves.
+`test_lease_model.py` compares it with the scripts on a real Redis; `test_lease_protocol.py` explores the protocol with
+it. Times are ms of Redis's clock, which the caller moves.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ __all__ = ["Rules", "ServerModel"]
 
 
 class Rules:
-    """Rules of the scripts that a test may break, to see that this is noticed."""
+    """Rules of the scripts, which a planted flaw may break."""
 
-    #: renew.lua: only a view that has applied the head it was told before may go on
+    #: renew.lua: only a view that has applied the head of its last answer may renew
     previous_head = True
-    #: renew.lua: a view that is behind is not given the time that it is late
+    #: renew.lua: a late renewal of a view that is behind loses the time that it is late
     late = True
-    #: lib/revision.lua: where leases may be lost, writers wait for a whole lease
+    #: lib/revision.lua: if leases may be lost, writers wait for a whole lease
     keeps_countable_at = True
     #: lib/revision.lua: leases belong to a run of the server
     run = True
 
 
 class ServerModel:
-    """The head, leases, acks and views of one environment, and who listens to its changes."""
+    """The head, leases, acks and views of one environment, and the number of its subscribers."""
 
     __slots__ = (
         "acks",
@@ -76,14 +76,14 @@ class ServerModel:
         return other
 
     def flush(self) -> None:
-        #: None: there is no head
+        #: None: no head exists
         self.rev: int | None = None
         self.id = ""
         self.expired = 0
         self.countable_at = 0
         self.lost = 0
         self.epoch = ""
-        #: lease → expiry; the revision up to which nobody waits for it; (head it was told, applied, epoch)
+        #: lease → expiry; the revision it acknowledged; (head of its last answer, applied, epoch)
         self.leases: dict[str, int] = {}
         self.acks: dict[str, int] = {}
         self.notes: dict[str, tuple[int, int, str]] = {}
@@ -187,7 +187,7 @@ class ServerModel:
             epoch=self.epoch,
         )
 
-    # Their fragments
+    # Fragments
 
     def _open(self, lease_ms: int, known: int, own: int = 0) -> bool:
         countable_at = self.countable_at

@@ -1,7 +1,7 @@
-"""Two machines linked in memory: a model of Redis, and a replica behind a link that may do anything to its messages.
+"""A model of Redis and a replica, linked in memory. The link may lose, double, swap and damage messages.
 
-`World.step` takes one action, any at any time, and then checks what must hold. The model keeps each state that was ever
-committed, so that what the replica serves can be held against the state at the position that it claims.
+`World.step` takes one action and then checks the invariants. The model keeps every committed state, so the check can
+compare what the replica serves with the state at the replica's position.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -17,14 +18,14 @@ from msgspec.structs import replace
 
 from sessionstore import Session
 from sessionstore.catalog.model import Catalog, Mock
-from sessionstore.protocol import calls
 from sessionstore.protocol.calls import Call
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import CatalogChanged, Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from sessionstore.protocol.replies import CatalogReply, SnapshotReply
-from sessionstore.replica.replica import Replica, Request, State
+from sessionstore.replica.chain import Inconsistent
+from sessionstore.replica.replica import Replica, State
 
-__all__ = ["ACTIONS", "Redis", "World", "random_steps"]
+__all__ = ["ACTIONS", "Redis", "World", "random_steps", "reached"]
 
 KEYS = EnvironmentKeyspace("ss", "checkout", "staging")
 SESSION_KEYS = ("a", "b", "c", "d")
@@ -35,7 +36,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class Contents(Struct, frozen=True):
-    """All that Redis holds at one position; expired sessions are still in it."""
+    """The contents of Redis at one position, including expired sessions."""
 
     rev: int = 0
     id: str = ""
@@ -45,15 +46,15 @@ class Contents(Struct, frozen=True):
 
 
 class Redis:
-    """The sessions of one environment, with the history that may be lost again."""
+    """The sessions of one environment, and its history, which a fault may cut."""
 
     def __init__(self, page_size: int = 2) -> None:
         self.now = 1_000
         self.publish: Callable[[bytes], None] = lambda payload: None
         self._page_size = page_size
-        #: this history, oldest first; the last one is what is stored
+        #: the history, oldest first; the last entry is stored
         self.history = [Contents()]
-        #: every state that was ever committed, also in histories that were lost, and the position before it
+        #: every state that was ever committed, lost ones too, and the position before each
         self.committed = {(0, ""): self.history[0]}
         self.before: dict[tuple[int, str], tuple[int, str]] = {}
         self._writes = 0
@@ -80,7 +81,7 @@ class Redis:
         session = SessionState(
             session_key=key,
             rev=self.contents.rev + 1,
-            # One of a kind, so that a state tells which write made it.
+            # Unique, so that a state shows which write made it.
             label=str(self._writes + 1),
             scenario=None,
             overrides=(f"ovr_{self._writes % 3}",),
@@ -137,7 +138,7 @@ class Redis:
     # Faults
 
     def roll_back(self, writes: int) -> None:
-        """A replica that lagged behind has taken over."""
+        """A lagging replica takes over."""
         del self.history[max(1, len(self.history) - writes) :]
 
     def restart_empty(self) -> None:
@@ -168,7 +169,7 @@ def alive(sessions: dict[str, SessionState], now: int) -> dict[str, SessionState
     return {key: session for key, session in sessions.items() if session.expires_at > now}
 
 
-#: What is compared of a session: all but lastSeenAt, which moves without a message.
+#: The properties that are compared: all but lastSeenAt, which moves without a message.
 Shown = tuple[object, ...]
 
 
@@ -179,16 +180,16 @@ def shown(session: Session | SessionState) -> Shown:
 
 @dataclass
 class Trace:
-    """The last state of a session that was seen in the replica."""
+    """The last state of a session that the replica showed."""
 
     write: int
     expires_at: int
     gone: bool
-    #: of the replica, as it showed that
+    #: the replica's position at that time
     position: tuple[int, str]
 
 
-#: The second machine's message that a subscription was confirmed which nobody had asked for.
+#: A confirmation of a subscription that was not requested.
 CONFIRMATION = None
 
 
@@ -198,32 +199,32 @@ class World:
     def __init__(self, make_replica: Callable[..., Replica] = Replica, page_size: int = 2) -> None:
         self.redis = Redis(page_size)
         self.redis.publish = self._publish
-        self.replica = make_replica(KEYS.project, KEYS.environment, KEYS, calls.read_catalog(KEYS))
+        self.replica = make_replica(KEYS)
         self.replica.on_change = self._on_change
         self._told: dict[str, Session] = {}
         self._up = False
         self._link: deque[bytes | None] = deque()
-        self._asked: list[Request] = []
-        self._answers: list[tuple[Request, object]] = []
-        self._answered: list[tuple[Request, object]] = []
-        #: what was applied when a renewal was sent; then the head that it returned
+        self._asked: list[Call[Any]] = []
+        self._answers: list[tuple[Call[Any], object]] = []
+        self._answered: list[tuple[Call[Any], object]] = []
+        #: the revision applied when a renewal was sent; then also the head that it returned
         self._renewal: int | None = None
         self._renewed: tuple[int, tuple[int, str]] | None = None
         self._traces: dict[str, Trace] = {}
 
     def step(self, action: str, a: int, b: int) -> None:
-        """Take an action; `a` and `b`, from 0 to 7, say which of its kind."""
+        """Take an action; `a` and `b`, from 0 to 7, are its parameters."""
         getattr(self, action)(a, b)
         self.check()
 
-    # What must hold at any time
+    # Invariants
 
     def check(self) -> None:
         replica, redis = self.replica, self.redis
         served = {key: session for key, session in replica.sessions.items() if session.expires_at > redis.now}
         if replica.state is State.LIVE:
-            # What a replica that believes it is right serves is exactly the state at the position it names. A position
-            # that was never committed is that of a message whose id was garbled on its way.
+            # A live replica serves exactly the state at its position. An unknown position comes from a message with a
+            # garbled id.
             contents = redis.committed.get((replica.rev, replica.id))
             if contents is None:
                 assert replica.id == GARBLED
@@ -234,7 +235,7 @@ class World:
                 }
                 if (replica.rev, replica.id) == redis.head:
                     assert replica.catalog == contents.catalog
-        # Whoever listens has been told of everything.
+        # Every change was reported.
         assert {key: shown(value) for key, value in self._told.items()} == {
             key: shown(value) for key, value in replica.sessions.items()
         }
@@ -243,7 +244,7 @@ class World:
             self._trace(key, served.get(key))
 
     def _trace(self, key: str, session: Session | None) -> None:
-        """A session never goes back to a state before the one that was shown, unless Redis has lost that."""
+        """A session never goes back to an earlier state, unless Redis has lost the later one."""
         position = (self.replica.rev, self.replica.id)
         last = self._traces.get(key)
         if session is None:
@@ -267,7 +268,7 @@ class World:
         if self._up:
             self._link.append(payload)
 
-    # What others do to Redis
+    # Other clients
 
     def put(self, a: int, b: int) -> None:
         self.redis.put(SESSION_KEYS[a % 4], TTLS_MS[b == 0])
@@ -287,7 +288,7 @@ class World:
     def pass_time(self, a: int, b: int) -> None:
         self.redis.now += 1 + 10 * a
 
-    # What happens to Redis: with the link intact, with its messages lost too, with a silent reconnect, with a loss
+    # Faults of Redis: the link stays, loses its messages, reconnects silently, or breaks
 
     def roll_back(self, a: int, b: int) -> None:
         self.redis.roll_back(1 + a % 4)
@@ -305,7 +306,7 @@ class World:
         if b % 4 == 3:
             self.break_link(0, 0)
 
-    # What happens on the link
+    # Faults of the link
 
     def connect(self, a: int, b: int) -> None:
         if not self._up:
@@ -351,17 +352,17 @@ class World:
         if payload is not None:
             self._link[b % len(self._link)] = CORRUPTIONS[a](payload)
 
-    # What happens to the calls
+    # Calls
 
     def ask(self, a: int, b: int) -> None:
-        request = self.replica.poll()
-        if request is not None:
-            self._asked.append(request)
+        call = self.replica.poll()
+        if call is not None:
+            self._asked.append(call)
 
     def execute(self, a: int, b: int) -> None:
         if self._asked:
-            request = self._asked.pop(a % len(self._asked))
-            self._answers.append((request, self.redis.run(request.call)))
+            call = self._asked.pop(a % len(self._asked))
+            self._answers.append((call, self.redis.run(call)))
 
     def answer(self, a: int, b: int) -> None:
         if self._answers:
@@ -370,7 +371,7 @@ class World:
             self.replica.answered(*answer)
 
     def hurry(self, a: int, b: int) -> None:
-        """Ask, execute and answer, so that a sync gets somewhere."""
+        """Ask, execute and answer, so that a sync makes progress."""
         self.ask(0, 0)
         self.execute(0, 0)
         self.answer(0, 0)
@@ -386,15 +387,15 @@ class World:
         if self._answered:
             self.replica.answered(*self._answered[a % len(self._answered)])
 
-    # What a driver does besides
+    # Other steps of a driver
 
     def expire(self, a: int, b: int) -> None:
         self.replica.expire(self.redis.now)
         assert all(session.expires_at > self.redis.now for session in self.replica.sessions.values())
 
     def renew(self, a: int, b: int) -> None:
-        """Compare with the head at once: where it has been reached, the replica equals Redis."""
-        if self.replica.reached(*self.redis.head, since=self.replica.rev):
+        """Compare with the head at once: if the chain has passed it, the replica equals Redis."""
+        if reached(self.replica, *self.redis.head, since=self.replica.rev):
             assert self.replica.state is State.LIVE
             assert (self.replica.rev, self.replica.id) == self.redis.head
 
@@ -407,23 +408,23 @@ class World:
             self._renewal = None
 
     def answer_renewal(self, a: int, b: int) -> None:
-        """Compare with a head that was read some time ago: what is held contains it."""
+        """Compare with a head that was read earlier: the replica's history contains it."""
         if self._renewed is None:
             return
         (since, head), self._renewed = self._renewed, None
-        if self.replica.reached(*head, since=since) and self.replica.id != GARBLED:
+        if reached(self.replica, *head, since=since) and self.replica.id != GARBLED:
             position = (self.replica.rev, self.replica.id)
             while position != head:
-                assert position in self.redis.before, "the head is no part of what is held"
+                assert position in self.redis.before, "the replica's history lacks the head"
                 position = self.redis.before[position]
 
     def lose_patience(self, a: int, b: int) -> None:
-        """Messages that a sync waits for do not come."""
+        """Messages that a sync waits for do not arrive."""
         if self.replica.awaited is not None and not self._link:
             self.replica.resync("messages were lost")
 
     def heal(self) -> None:
-        """From now on everything arrives: the replica must get to be LIVE and equal to Redis."""
+        """From now on everything arrives: the replica must become LIVE and equal to Redis."""
         for _ in range(40):
             self.step("connect", 0, 0)
             while self._link or self._asked or self._answers:
@@ -432,14 +433,25 @@ class World:
             self.step("ask", 0, 0)
             self.step("lose_patience", 0, 0)
             if self.replica.state is State.LIVE and not self._link:
-                if self.replica.reached(*self.redis.head, since=self.replica.rev):
+                if reached(self.replica, *self.redis.head, since=self.replica.rev):
                     break
-                # The last messages were lost, which only a renewal shows.
+                # The last messages were lost. Only a renewal detects that.
                 self.replica.resync("a lease was refused")
         self.step("renew", 0, 0)
         assert self.replica.state is State.LIVE
         assert (self.replica.rev, self.replica.id) == self.redis.head
         self.step("expire", 0, 0)
+
+
+def reached(replica: Replica, rev: int, head_id: str, since: int = 0) -> bool:
+    """Compare a head that Redis named with the chain, as the lease does; a contradiction means a resync."""
+    if replica.chain is None:
+        return False
+    try:
+        return replica.chain.passed(rev, head_id, since) is True
+    except Inconsistent as exc:
+        replica.resync(str(exc))
+        return False
 
 
 GARBLED = "garbled"
@@ -449,7 +461,7 @@ def _with(**changes: object) -> Callable[[bytes], bytes]:
     def change(payload: bytes) -> bytes:
         try:
             return encode({**msgspec.json.decode(payload), **changes})
-        except msgspec.DecodeError:  # it was corrupted before
+        except msgspec.DecodeError:  # already corrupt
             return payload
 
     return change
@@ -477,7 +489,7 @@ CORRUPTIONS: tuple[Callable[[bytes], bytes], ...] = (
     _with_other_rev(-1),
 )
 
-#: What goes on, with how often, relatively.
+#: Actions with their relative frequency.
 TRAFFIC = {
     "put": 8,
     "delete": 4,
@@ -497,7 +509,7 @@ TRAFFIC = {
     "answer_renewal": 1,
     "lose_patience": 2,
 }
-#: What goes wrong.
+#: Faults with their relative frequency.
 FAULTS = {
     "put_unpublished": 2,
     "roll_back": 4,
@@ -515,7 +527,7 @@ ACTIONS = TRAFFIC | FAULTS
 
 
 def random_steps(seed: int, count: int) -> list[tuple[str, int, int]]:
-    """A run that the seed alone decides: now with few faults, now with many."""
+    """A run that depends on the seed alone, with few faults or many."""
     rng = random.Random(seed)
     faults = rng.choice((0.1, 0.5, 1.5))
     weights = [*TRAFFIC.values(), *(weight * faults for weight in FAULTS.values())]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sessionstore.errors import NotEffectiveError, StoreClosedError, StoreUnavailableError
-from sessionstore.protocol import operations
+from sessionstore.protocol import calls, operations
 from sessionstore.protocol.calls import Call, WriteContext
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import Applied, SessionState
@@ -24,10 +24,9 @@ class Write:
 
     def __init__(self, **reply: Any) -> None:
         self.now = 100.0
-        self.context = WriteContext(EnvironmentKeyspace("ss", "checkout", "staging"), 1000, 2000)
-        self.operation: Generator[Any, Any, Session] = operations.put(
-            self.context, lambda: self.now, "ci-42", SessionPatch(label="x")
-        )
+        context = WriteContext(EnvironmentKeyspace("ss", "checkout", "staging"), 1000, 2000, clock=lambda: self.now)
+        call = calls.put(context, "w7", "ci-42", SessionPatch(label="x"))
+        self.operation: Generator[Any, Any, Session] = operations.write(context, call, wait=True)
         self.session: Session | None = None
         step = next(self.operation)
         assert isinstance(step, Call)
@@ -73,7 +72,7 @@ def lease_status(**fields: Any) -> LeaseStatusReply:
     return LeaseStatusReply(**{**defaults, **fields})
 
 
-def test_a_store_that_is_closed_while_a_write_lets_time_pass_does_not_deny_the_write() -> None:
+def test_closing_the_store_during_a_pause_reports_the_write_as_committed() -> None:
     write = Write(countable_in_ms=2000)
     assert isinstance(write.step, Pause)
 
@@ -88,7 +87,7 @@ def test_a_write_without_views_is_one_step() -> None:
     assert (write.session.effect.confirmed, write.session.effect.waited) == (0, True)
 
 
-def test_a_write_waits_until_the_message_says_that_views_have_applied_it() -> None:
+def test_a_write_waits_for_the_message_that_views_have_applied_it() -> None:
     write = Write(live=2, pending=2)
     assert isinstance(write.step, AwaitApplied)
     write.answer(Applied(7, 2, 0, "e"), after=0.002)
@@ -97,7 +96,7 @@ def test_a_write_waits_until_the_message_says_that_views_have_applied_it() -> No
     assert write.session.effect.confirmed == 2
 
 
-def test_while_leases_may_be_missing_a_write_only_lets_time_pass() -> None:
+def test_a_write_pauses_while_leases_may_be_missing() -> None:
     # Given: every view that is seen has applied the write, and a lease's time has to pass after a loss of history.
     write = Write(live=1, pending=0, countable_in_ms=2000)
 
@@ -108,7 +107,7 @@ def test_while_leases_may_be_missing_a_write_only_lets_time_pass() -> None:
     assert write.session is not None
 
 
-def test_a_message_that_ends_the_pending_ones_leaves_only_the_pause() -> None:
+def test_after_the_message_only_the_pause_is_left() -> None:
     write = Write(live=1, pending=1, countable_in_ms=2000)
     assert isinstance(write.step, AwaitApplied)
     write.answer(Applied(7, 1, 0, "e"), after=0.5)
@@ -116,7 +115,7 @@ def test_a_message_that_ends_the_pending_ones_leaves_only_the_pause() -> None:
     assert write.step.seconds == pytest.approx(1.5)
 
 
-def test_a_message_of_another_epoch_is_asked_for_once_and_then_the_leases_are_looked_at() -> None:
+def test_after_a_message_of_another_epoch_the_write_asks_for_the_leases() -> None:
     # Given: the driver has kept a message that came before the write's answer did.
     write = Write(live=1, pending=1)
     assert isinstance(write.step, AwaitApplied)
@@ -132,7 +131,7 @@ def test_a_message_of_another_epoch_is_asked_for_once_and_then_the_leases_are_lo
     assert write.step.sent_s == 0
 
 
-def test_the_newest_answer_says_how_long_leases_may_be_missing() -> None:
+def test_the_newest_answer_decides_how_long_leases_may_be_missing() -> None:
     # Given: the answer came late, so that its end of the settling lies too late.
     write = Write(live=1, pending=1, countable_in_ms=2000)
     write.answer(None, after=0.05)
@@ -144,7 +143,7 @@ def test_the_newest_answer_says_how_long_leases_may_be_missing() -> None:
     assert write.session is not None
 
 
-def test_history_that_is_lost_while_waiting_is_said_with_the_session_that_was_committed() -> None:
+def test_a_loss_of_history_during_the_wait_is_an_error_with_the_revision() -> None:
     write = Write(live=1, pending=1)
     write.answer(None, after=0.05)
     with pytest.raises(NotEffectiveError, match="committed as revision 7") as caught:
@@ -152,7 +151,7 @@ def test_history_that_is_lost_while_waiting_is_said_with_the_session_that_was_co
     assert caught.value.revision == 7
 
 
-def test_redis_that_stays_away_ends_the_wait_in_the_end_and_says_that_the_write_was_committed() -> None:
+def test_if_redis_stays_away_the_wait_ends_and_the_error_says_committed() -> None:
     write = Write(live=1, pending=1)
 
     def stay_away() -> None:
@@ -166,7 +165,7 @@ def test_redis_that_stays_away_ends_the_wait_in_the_end_and_says_that_the_write_
     assert write.now < 100 + 2 * (1 + 1 / 3 + 1 / 20) + 1 + 1.1
 
 
-def test_a_page_of_a_list_is_short_rather_than_look_for_ever_among_sessions_that_are_gone() -> None:
+def test_a_page_is_short_if_the_index_names_many_expired_sessions() -> None:
     # Given: an index whose members are all gone.
     listing = operations.list_sessions(EnvironmentKeyspace("ss", "checkout", "staging"), 5, None)
     step: Any = next(listing)

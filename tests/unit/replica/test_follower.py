@@ -1,4 +1,4 @@
-"""The follower by hand-fed events: what look-ups may rely on, what is flushed, and when what is tried again."""
+"""The follower, event by event: what look-ups may rely on, touches, and retries."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_it_is_not_fresh_once_it_may_miss_a_change(event: str) -> None:
     assert list(world.follower.sessions) == ["a"]
 
 
-def test_a_gap_is_not_fresh_and_then_mends() -> None:
+def test_after_a_gap_it_is_not_fresh_until_it_has_resynced() -> None:
     # Given one message that is lost
     world = live_world("a")
     world.server.put("b", published=False)
@@ -80,23 +80,23 @@ def test_a_gap_is_not_fresh_and_then_mends() -> None:
     assert sorted(world.follower.sessions) == ["a", "b", "c"]
 
 
-def test_a_lease_that_ran_out_is_taken_anew_without_a_resync() -> None:
-    # Given a process that was stopped for longer than its lease, while the revision had moved on since its last renewal
+def test_an_expired_lease_is_replaced_without_a_resync() -> None:
+    # Given a process that was stopped for longer than its lease, after a change that followed the last renewal
     world = live_world("a")
     world.server.put("b")
     world.deliver()
     world.advance(2 * LEASE_S)
 
-    # When it goes on
+    # When it continues
     ran = world.run()
 
-    # Then Redis says that the lease is gone, and another one does
+    # Then the renewal finds the lease expired, and a join takes another
     assert ran == ["renew", "join"]
     assert world.fresh
     assert world.follower.replica.resyncs == 0
 
 
-def test_a_head_below_what_was_applied_is_a_resync() -> None:
+def test_a_head_below_its_own_position_causes_a_resync() -> None:
     # Given a Redis that has lost its last write
     world = live_world("a")
     world.server.put("b")
@@ -111,7 +111,7 @@ def test_a_head_below_what_was_applied_is_a_resync() -> None:
     assert list(world.follower.sessions) == ["a"]
 
 
-def test_a_head_of_another_history_is_a_resync() -> None:
+def test_a_head_of_another_history_causes_a_resync() -> None:
     # Given a fork at the same height
     world = live_world("a")
     world.server.put("b")
@@ -124,7 +124,7 @@ def test_a_head_of_another_history_is_a_resync() -> None:
     assert sorted(world.follower.sessions) == ["a", "c"]
 
 
-def test_a_dead_subscription_is_found_by_the_lease() -> None:
+def test_the_lease_detects_a_dead_subscription() -> None:
     # Given commands that work, and messages that don't arrive
     world = live_world("a")
     world.server.put("b")
@@ -143,7 +143,7 @@ def test_a_dead_subscription_is_found_by_the_lease() -> None:
 # Expiry and bounds
 
 
-def test_the_bound_is_the_first_expiry(world: FollowerWorld) -> None:
+def test_the_fast_path_ends_at_the_first_expiry(world: FollowerWorld) -> None:
     world.server.put("a", 5_000)
     world.server.put("b", 1_000_000)
     world.messages.clear()
@@ -155,14 +155,14 @@ def test_the_bound_is_the_first_expiry(world: FollowerWorld) -> None:
     assert world.now + 4.998 <= fast_path.valid_until <= world.now + 5.0
 
 
-def test_a_bound_without_sessions_has_no_end(world: FollowerWorld) -> None:
+def test_without_sessions_the_fast_path_has_no_end(world: FollowerWorld) -> None:
     fast_path = world.follower.add_fast_path(strict=False)
     world.go_live()
 
     assert fast_path.valid_until == inf
 
 
-def test_a_strict_bound_ends_with_the_lease() -> None:
+def test_a_strict_fast_path_ends_with_the_lease() -> None:
     world = live_world("a")
     serving, strict = world.follower.add_fast_path(strict=False), world.follower.add_fast_path(strict=True)
     world.run()
@@ -172,12 +172,12 @@ def test_a_strict_bound_ends_with_the_lease() -> None:
     assert strict.valid_until == world.follower.fresh_until
     assert serving.valid_until > strict.valid_until
 
-    world.follower.lost("the link broke", world.now)
+    world.follower.lost("the connection broke", world.now)
 
     assert strict.valid_until <= world.now < serving.valid_until
 
 
-def test_a_new_first_expiry_moves_the_bound() -> None:
+def test_a_new_first_expiry_ends_the_fast_path_earlier() -> None:
     world = live_world("a")
     fast_path = world.follower.add_fast_path(strict=False)
 
@@ -187,8 +187,8 @@ def test_a_new_first_expiry_moves_the_bound() -> None:
     assert fast_path.valid_until <= world.now + 3.0
 
 
-def test_while_a_change_is_applied_look_ups_check_for_themselves() -> None:
-    # Given a look-up at the moment when the new state is there, before the fast path knows of it
+def test_the_fast_path_is_closed_while_a_change_is_applied() -> None:
+    # Given a look-up while the new state can be read, but the fast path does not know it yet
     world = live_world("a")
     fast_path = world.follower.add_fast_path(strict=False)
     world.run()
@@ -202,7 +202,7 @@ def test_while_a_change_is_applied_look_ups_check_for_themselves() -> None:
     assert bounds == [-inf]
 
 
-def test_while_a_sync_is_taken_over_look_ups_check_for_themselves(world: FollowerWorld) -> None:
+def test_the_fast_path_is_closed_while_a_snapshot_replaces_what_is_served(world: FollowerWorld) -> None:
     world.server.put("a", 5_000)
     world.messages.clear()
     fast_path = world.follower.add_fast_path(strict=False)
@@ -231,7 +231,7 @@ def test_a_dropped_fast_path_is_closed() -> None:
     assert fast_path.valid_until == -inf
 
 
-def test_an_expired_session_is_dropped_and_told(world: FollowerWorld) -> None:
+def test_an_expired_session_is_dropped_and_reported(world: FollowerWorld) -> None:
     world.server.put("a", 500)
     world.messages.clear()
     world.go_live()
@@ -246,8 +246,8 @@ def test_an_expired_session_is_dropped_and_told(world: FollowerWorld) -> None:
     assert world.now < 100.0 + 0.502
 
 
-def test_redis_time_is_never_too_early(world: FollowerWorld) -> None:
-    # Given answers that take their time, on either way
+def test_the_estimate_of_redis_time_is_never_too_early(world: FollowerWorld) -> None:
+    # Given slow requests and slow answers
     world.follower.subscribed(world.now)
     for there, back in [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.2, 0.1), (3.0, 0.0)] * 3:
         requests = world.poll()
@@ -260,24 +260,24 @@ def test_redis_time_is_never_too_early(world: FollowerWorld) -> None:
         world.advance(0.7)
 
 
-def test_an_answer_that_comes_late_does_not_blur_the_time() -> None:
-    # Given a clock that is known well
+def test_a_late_answer_does_not_blur_the_estimate_of_redis_time() -> None:
+    # Given a precise estimate
     world = live_world("a")
     assert world.follower.redis_ms(world.now) - world.server.now <= 1
 
-    # When an answer takes its time
+    # When an answer is slow
     world.advance(LEASE_S / 3 + 0.01)
     (request,) = world.poll()
     world.advance(1.5)
     reply = world.server.run(request.call)
     world.follower.answered(request, reply, world.now)
 
-    # Then it is known as well as before, but for what the clocks may drift
+    # Then the estimate is as precise as before, except for the drift of the clocks
     assert 0 <= world.follower.redis_ms(world.now) - world.server.now <= 2
 
 
 @pytest.mark.parametrize("step_ms", [-5_000, 5_000])
-def test_a_redis_clock_that_was_set_is_followed(step_ms: int) -> None:
+def test_the_estimate_follows_a_redis_clock_that_was_set(step_ms: int) -> None:
     world = live_world("a")
 
     world.server.now += step_ms
@@ -287,10 +287,10 @@ def test_a_redis_clock_that_was_set_is_followed(step_ms: int) -> None:
     assert 0 <= world.follower.redis_ms(world.now) - world.server.now <= 2
 
 
-# What was looked up
+# Touches
 
 
-def test_what_was_looked_up_is_flushed_once_each_interval() -> None:
+def test_touches_are_flushed_once_each_interval() -> None:
     world = live_world("a", "b")
 
     # When one session is looked up again and again for three seconds and a half
@@ -301,8 +301,8 @@ def test_what_was_looked_up_is_flushed_once_each_interval() -> None:
         world.run()
         world.deliver()
 
-    # Then it has been touched with each second, and the other one never; the time is that of the first look-up since
-    # the flush before
+    # Then it is touched each second, and the other session never. The time is that of the first look-up since the
+    # previous flush.
     assert [list(touch) for touch in world.server.touches] == [["a"]] * 3
     times = [touch["a"] - begun for touch in world.server.touches]
     assert times == pytest.approx([0, 1_100, 2_200], abs=2)
@@ -321,8 +321,8 @@ def test_a_flush_takes_more_than_one_batch() -> None:
     assert {key for touch in world.server.touches for key in touch} == set(keys)
 
 
-def test_a_flush_ends_also_where_everything_is_looked_up_meanwhile() -> None:
-    # Given more sessions than one batch, all of which are looked up all the time
+def test_a_flush_ends_even_if_everything_is_looked_up_during_it() -> None:
+    # Given more sessions than one batch, all looked up again and again
     keys = [f"k{n}" for n in range(calls.TOUCH_BATCH + 50)]
     world = live_world(*keys)
 
@@ -339,26 +339,26 @@ def test_a_flush_ends_also_where_everything_is_looked_up_meanwhile() -> None:
             world.answer(request)
             look_up_all()
 
-    # Then each has been sent once, and the rest waits for the next one
+    # Then each is sent once, and later look-ups wait for the next flush
     assert sum(map(len, world.server.touches)) == len(keys)
     world.advance(1.0)
     world.run()
     assert sum(map(len, world.server.touches)) == 2 * len(keys)
 
 
-def test_a_flush_that_fails_is_merged_and_tried_again() -> None:
+def test_a_failed_flush_is_merged_and_retried() -> None:
     world = live_world("a", "b")
     world.look_up("a")
     first_seen = world.server.now
     world.advance(1.0)
     touch = only(world.poll(), "touch")
 
-    # When it fails, and the other one is looked up
+    # When it fails, and the other session is looked up
     world.fail(touch)
     assert world.follower.touch_error is not None
     world.look_up("b")
 
-    # Then both are sent, soon; the time of the first one is still that of its look-up
+    # Then both are sent soon, and the first keeps the time of its look-up
     world.advance(0.03)
     world.run()
     (sent,) = world.server.touches
@@ -367,7 +367,7 @@ def test_a_flush_that_fails_is_merged_and_tried_again() -> None:
     assert world.follower.touch_error is None
 
 
-def test_a_newer_look_up_wins_over_one_that_failed() -> None:
+def test_a_newer_look_up_replaces_a_failed_touch() -> None:
     world = live_world("a")
     world.look_up("a")
     world.advance(1.0)
@@ -383,7 +383,7 @@ def test_a_newer_look_up_wins_over_one_that_failed() -> None:
     assert 0 <= sent["a"] - looked_up <= 2
 
 
-def test_a_flush_that_goes_on_failing_is_tried_less_often() -> None:
+def test_a_flush_that_keeps_failing_is_retried_less_often() -> None:
     world = live_world("a")
     world.look_up("a")
     tries = 0
@@ -401,7 +401,7 @@ def test_a_flush_that_goes_on_failing_is_tried_less_often() -> None:
     assert 20 <= tries <= 60
 
 
-def test_a_session_that_is_gone_is_not_touched() -> None:
+def test_a_deleted_session_is_not_touched() -> None:
     world = live_world("a", "b")
     world.look_up("a")
     world.look_up("b")
@@ -415,20 +415,20 @@ def test_a_session_that_is_gone_is_not_touched() -> None:
     assert not world.follower.touches
 
 
-def test_sessions_that_live_shortly_are_flushed_in_time() -> None:
+def test_a_short_ttl_shortens_the_interval_of_flushes() -> None:
     world = live_world("a", ttl_ms=400)
 
     assert world.follower.touch_interval_s == 0.1
 
 
-def test_a_mark_always_has_its_note() -> None:
-    # Given a look-up in another thread, at any step of which a flush may come
+def test_touch_pending_always_has_its_touch() -> None:
+    # Given a look-up in another thread, which a flush may interrupt at any step
     world = live_world("a")
     session = world.follower.sessions["a"]
 
     class Seen(dict[str, float]):
         def __setitem__(self, key: str, value: float) -> None:
-            assert session.touch_pending, "a flush in between would take the note, and leave the mark for ever"
+            assert session.touch_pending, "a flush in between would take the touch and leave `touch_pending` for ever"
             super().__setitem__(key, value)
 
         def pop(self, key: str, default: Any = None) -> Any:
@@ -443,8 +443,8 @@ def test_a_mark_always_has_its_note() -> None:
     assert not session.touch_pending
 
 
-def test_a_touch_does_not_claim_a_history_that_is_lost() -> None:
-    # Given a store that knows of a revision which Redis has lost
+def test_a_touch_does_not_name_a_revision_of_a_lost_history() -> None:
+    # Given a store that has seen a revision which Redis has lost
     world = live_world("a")
     world.context.learn(1_000, recounting=False)
     world.look_up("a")
@@ -452,14 +452,14 @@ def test_a_touch_does_not_claim_a_history_that_is_lost() -> None:
     world.advance(1.0)
     world.run()
 
-    # Then the touch claims only what this view has applied, so that Redis does not take its leases for lost
+    # Then the touch names the revision of this view, so that Redis does not take its leases for lost
     assert world.server.known == [world.follower.replica.rev]
 
 
-# Trying again
+# Retries
 
 
-def test_a_sync_that_fails_is_tried_again_soon_and_then_less_often(world: FollowerWorld) -> None:
+def test_a_failed_sync_is_retried_soon_and_then_less_often(world: FollowerWorld) -> None:
     world.follower.subscribed(world.now)
     tries: list[float] = []
     end = world.now + 10.0
@@ -476,8 +476,8 @@ def test_a_sync_that_fails_is_tried_again_soon_and_then_less_often(world: Follow
     assert all(wait >= 0.45 for wait in waits[7:])
 
 
-def test_a_failed_touch_does_not_hold_up_a_sync() -> None:
-    # Given touches that fail, for long enough that they wait for a second
+def test_a_failed_touch_does_not_delay_a_sync() -> None:
+    # Given touches that have failed until the back-off is a second
     world = live_world("a")
     world.look_up("a")
     for _ in range(3000):
@@ -488,14 +488,14 @@ def test_a_failed_touch_does_not_hold_up_a_sync() -> None:
                 world.answer(request)
         world.advance(0.01)
 
-    # When it has to resync
+    # When it resyncs
     world.follower.resync("a reason", world.now)
 
-    # Then it does at once
+    # Then the sync starts at once
     assert [script_of(request) for request in world.poll() if script_of(request) != "touch"][-1] == "snapshot"
 
 
-def test_doubts_in_a_row_do_not_postpone_the_sync() -> None:
+def test_a_burst_of_inconsistencies_does_not_postpone_the_sync() -> None:
     # Given a burst of messages that do not decode
     world = live_world("a")
     for _ in range(200):
@@ -506,7 +506,7 @@ def test_doubts_in_a_row_do_not_postpone_the_sync() -> None:
     assert world.follower.replica.resyncs == 200
 
 
-def test_one_resync_follows_on_another_with_a_pause() -> None:
+def test_resyncs_follow_each_other_with_a_pause() -> None:
     world = live_world("a")
     syncs = 0
     end = world.now + 5.0
@@ -518,8 +518,8 @@ def test_one_resync_follows_on_another_with_a_pause() -> None:
     assert 15 <= syncs <= 21
 
 
-def test_a_sync_that_waits_for_a_message_that_was_lost_begins_anew(world: FollowerWorld) -> None:
-    # Given a page that is ahead of the messages, one of which was lost
+def test_a_sync_that_waits_for_a_lost_message_begins_anew(world: FollowerWorld) -> None:
+    # Given a page ahead of the messages, one of which was lost
     world.server.put("a")
     world.messages.clear()
     world.follower.subscribed(world.now)
@@ -535,8 +535,8 @@ def test_a_sync_that_waits_for_a_message_that_was_lost_begins_anew(world: Follow
     assert sorted(world.follower.sessions) == ["a", "b"]
 
 
-def test_after_a_crash_everything_is_asked_anew() -> None:
-    # Given calls under way whose answers will never be known
+def test_after_a_crash_every_call_is_sent_again() -> None:
+    # Given calls in flight whose answers are lost
     world = live_world("a")
     world.look_up("a")
     world.advance(1.0)
@@ -550,7 +550,7 @@ def test_after_a_crash_everything_is_asked_anew() -> None:
     assert [list(touch) for touch in world.server.touches] == [["a"]]
 
 
-def test_a_back_off_doubles_up_to_a_second_and_begins_anew() -> None:
+def test_a_back_off_doubles_up_to_a_second_and_restarts_after_a_success() -> None:
     backoff = Backoff()
     waits = [backoff.failed() for _ in range(20)]
 
@@ -560,11 +560,11 @@ def test_a_back_off_doubles_up_to_a_second_and_begins_anew() -> None:
     assert backoff.failed() <= 0.02
 
 
-# Being woken
+# Sleep
 
 
 def test_an_idle_follower_sleeps() -> None:
-    # Given a driver that polls when it is told to
+    # Given a driver that sleeps until `wake_at`
     world = live_world("a")
     polls = 0
     end = world.now + 10.0
@@ -575,12 +575,12 @@ def test_an_idle_follower_sleeps() -> None:
         wake = world.follower.wake_at(world.now)
         world.advance(max(0.0, wake - world.now))
 
-    # Then that is for the renewals, the flushes, and no more: twice for a call, once for none
+    # Then it polls for renewals and flushes only: twice for a call, once without one
     assert polls <= 15 * 2 + 10 + 2
 
 
 @pytest.mark.parametrize("fails", ["join", "renew", "snapshot", "touch"])
-def test_a_follower_whose_calls_fail_sleeps_as_well(fails: str) -> None:
+def test_a_follower_whose_calls_fail_sleeps_too(fails: str) -> None:
     world = FollowerWorld()
     world.server.put("a")
     world.messages.clear()
@@ -634,7 +634,7 @@ def test_closing_leaves_first_and_then_flushes_everything() -> None:
     assert sum(map(len, world.server.touches)) == len(keys)
 
 
-def test_a_closed_follower_asks_for_nothing() -> None:
+def test_a_closed_follower_has_no_calls() -> None:
     world = live_world("a")
     world.follower.close(world.now)
 
@@ -644,7 +644,7 @@ def test_a_closed_follower_asks_for_nothing() -> None:
 
 
 def test_an_answer_after_closing_changes_nothing() -> None:
-    # Given a renewal under way
+    # Given a renewal in flight
     world = live_world("a")
     world.advance(LEASE_S / 3 + 0.01)
     renewal = only(world.poll(), "renew")

@@ -1,6 +1,6 @@
-"""The model of the scripts does what the scripts do: the same random calls on both, on a real Redis.
+"""The model of the scripts equals the scripts: the same random calls on both, on a real Redis.
 
-Time is moved by taking all expiries back; a restart, by naming another run wherever one is named.
+The tests move time by moving all expiries back. They simulate a restart by writing another run into the keys.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ...support.redis_server import RedisServer
 from ...support.scripts import Scripts
 
 LEASE_MS = 60_000
-#: What random calls are made with: positions and leases that exist, existed, and never did.
+#: Lease ids of the random calls: leases that exist, have ended, or never existed.
 IDS = ["l1", "l2", "l3"]
 
 _prefixes = itertools.count()
 
-#: How far a position is from the head, and whether its id is that of another chain.
+#: The distance of a position from the head, and whether its id belongs to another chain.
 positions = st.tuples(st.sampled_from([0, 0, 0, -1, -2, 1]), st.integers(0, 9).map(lambda n: n == 0))
 calls = st.one_of(
     st.tuples(st.just("write"), st.sampled_from([0, 0, 0, 1, 5])),
@@ -61,13 +61,13 @@ class Both:
         return rev, "other" if forked else self.written.get(rev, "unwritten")
 
     def step(self, name: str, *args: Any) -> None:
-        """Run it on both; what they answer, hold and publish must agree."""
+        """Run a call on both. Their answers, contents and messages must agree."""
         reply, expected = getattr(self, name)(*args)
         for field, value in msgspec.to_builtins(expected).items() if expected is not None else ():
             assert field in ("detail", "session", "changed", "existed") or reply[field] == value, (name, field)
         self.compare()
 
-    # The calls. The model's clock is set to what Redis's was.
+    # The calls. The model's clock is set to the time of the answer.
 
     def write(self, known: int) -> Any:
         write_id = f"w{next(self.writes)}"
@@ -105,7 +105,7 @@ class Both:
         self.model.now = reply["now"]
         return reply, self.model.lease_status(rev, LEASE_MS)
 
-    # What happens to both
+    # Time and faults
 
     def wait(self, ms: int) -> Any:
         for lease_id in self.model.leases:

@@ -13,16 +13,17 @@ from msgspec import structs
 from sessionstore import Session, SessionStore
 from sessionstore.catalog.model import Catalog, Mock
 from sessionstore.protocol import calls
-from sessionstore.protocol.calls import READ_BATCH
+from sessionstore.protocol.calls import READ_BATCH, Call
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import CatalogChanged, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from sessionstore.protocol.replies import CatalogReply, SnapshotReply
 from sessionstore.replica.chain import KNOWN_REVISIONS
 from sessionstore.replica.held_session import HeldSession
-from sessionstore.replica.replica import TRANSITIONS, Event, Replica, Request, State
+from sessionstore.replica.replica import TRANSITIONS, Event, Replica, State
 from sessionstore.replica.snapshot import EARLY_MESSAGES
 
 from ...support.redis_server import RedisServer
+from ...support.replica_world import reached
 
 KEYS = EnvironmentKeyspace("ss", "checkout", "staging")
 NOW = 1_000
@@ -78,7 +79,7 @@ def catalog_reply(rev: int = 0, catalog: Catalog | None = None) -> CatalogReply:
 
 
 class Recorder(list[tuple[str, Session | None]]):
-    """What `on_change` was told."""
+    """The arguments of `on_change`."""
 
     def take(self) -> list[tuple[str, Session | None]]:
         taken = list(self)
@@ -88,7 +89,7 @@ class Recorder(list[tuple[str, Session | None]]):
 
 @pytest.fixture
 def replica() -> Replica:
-    return Replica("checkout", "staging", KEYS)
+    return Replica(KEYS)
 
 
 @pytest.fixture
@@ -98,16 +99,25 @@ def told(replica: Replica) -> Recorder:
     return recorder
 
 
-def due(replica: Replica) -> Request:
-    request = replica.poll()
-    assert request is not None, "a request is due"
-    return request
+def due(replica: Replica) -> Call[Any]:
+    call = replica.poll()
+    assert call is not None, "a call is due"
+    return call
 
 
-def answer(replica: Replica, reply: Any) -> Request:
-    request = due(replica)
-    replica.answered(request, reply)
-    return request
+def answer(replica: Replica, reply: Any) -> Call[Any]:
+    """Answer the call that is due; after the first page, also the one that reads the catalog."""
+    call = answer_one(replica, reply)
+    snapshot = replica._snapshot
+    if snapshot is not None and snapshot.chain is not None and not snapshot._catalog_read:
+        answer_one(replica, catalog_reply())
+    return call
+
+
+def answer_one(replica: Replica, reply: Any) -> Call[Any]:
+    call = due(replica)
+    replica.answered(call, reply)
+    return call
 
 
 def make_live(replica: Replica, rev: int = 0, *sessions: SessionState) -> None:
@@ -121,7 +131,7 @@ def make_live(replica: Replica, rev: int = 0, *sessions: SessionState) -> None:
 
 
 def where(replica: Replica) -> State:
-    """Its state, which a type checker must not take for what it was a line before."""
+    """Its state; a type checker would assume that it has not changed."""
     return replica.state
 
 
@@ -137,7 +147,7 @@ def test_the_table_has_a_row_for_each_state() -> None:
     assert [Event.COMPLETED in row for row in TRANSITIONS.values()] == [False, True, False]
 
 
-def test_a_new_replica_is_empty_and_asks_for_nothing(replica: Replica) -> None:
+def test_a_new_replica_is_empty_and_has_no_calls(replica: Replica) -> None:
     replica.message(set_message("a", 1))
     replica.resync("no reason")
     replica.lost("no link")
@@ -147,7 +157,7 @@ def test_a_new_replica_is_empty_and_asks_for_nothing(replica: Replica) -> None:
     assert replica.sessions == {}
     assert replica.next_expiry_ms is None
     assert (replica.resyncs, replica.resync_reason, replica.awaited) == (0, None, None)
-    assert not replica.reached(0, "")
+    assert not reached(replica, 0, "")
 
 
 def test_a_confirmed_subscription_begins_a_sync(replica: Replica) -> None:
@@ -156,7 +166,7 @@ def test_a_confirmed_subscription_begins_a_sync(replica: Replica) -> None:
 
     # Then the first step of a snapshot is due, once
     request = due(replica)
-    assert request.call == calls.snapshot(KEYS, "0")
+    assert request == calls.snapshot(KEYS, "0")
     assert replica.poll() is None
     assert where(replica) is State.SYNCING
     assert replica.resyncs == 0
@@ -166,27 +176,27 @@ def test_an_environment_that_was_never_written_is_live_after_one_step(replica: R
     make_live(replica)
 
     assert (replica.rev, replica.id) == (0, "")
-    assert replica.reached(0, "")
+    assert reached(replica, 0, "")
     assert replica.message(set_message("a", 1)) is not None
     assert labels(replica) == {"a": "r1"}
 
 
-def test_a_lost_link_leaves_what_was_held(replica: Replica) -> None:
+def test_after_a_lost_connection_the_sessions_are_still_served(replica: Replica) -> None:
     # Given a live replica
     make_live(replica, 3, state("a", 2))
 
-    # When the link is lost
+    # When the connection is lost
     replica.lost("the connection broke")
 
-    # Then it serves on, takes nothing, and knows where it was
+    # Then it serves its sessions, ignores messages, and keeps its position
     assert where(replica) is State.EMPTY
     assert labels(replica) == {"a": "r2"}
     assert replica.message(set_message("b", 4)) is None
-    assert not replica.reached(3, "id3")
+    assert not reached(replica, 3, "id3")
     assert (replica.rev, replica.id, replica.resync_reason) == (3, "id3", "the connection broke")
     assert replica.poll() is None
 
-    # And when the link is there again, it syncs
+    # And with the next connection, it syncs
     make_live(replica, 5, state("b", 4))
     assert labels(replica) == {"b": "r4"}
     assert replica.resyncs == 1
@@ -200,11 +210,11 @@ def test_a_subscription_that_is_confirmed_again_begins_a_sync_anew(replica: Repl
 
     replica.subscribed()
 
-    assert due(replica).generation != first.generation
+    assert due(replica) is not first
     assert replica.resyncs == 2
 
 
-def test_a_doubt_begins_a_sync_and_what_was_held_is_served_on(replica: Replica) -> None:
+def test_during_a_resync_the_old_sessions_are_served(replica: Replica) -> None:
     make_live(replica, 3, state("a", 2))
 
     replica.resync("a lease was refused")
@@ -215,22 +225,22 @@ def test_a_doubt_begins_a_sync_and_what_was_held_is_served_on(replica: Replica) 
 
 
 def test_an_answer_of_an_earlier_sync_is_ignored(replica: Replica) -> None:
-    # Given a request in flight, and a doubt since
+    # Given a call in flight, and a resync since
     replica.subscribed()
     request = due(replica)
     replica.resync("a lease was refused")
 
     following = due(replica)
-    assert following.generation == request.generation + 1
 
-    # When its answer comes, or its failure
+    # When its answer arrives, or its failure
     replica.answered(request, page(7))
     replica.failed(request)
 
-    # Then nothing has changed, and the next one is still in flight
+    # Then nothing has changed, and the next call is still in flight
     assert where(replica) is State.SYNCING
     assert replica.poll() is None
     replica.answered(following, page(8))
+    answer(replica, catalog_reply())
     assert (where(replica), replica.rev) == (State.LIVE, 8)
 
 
@@ -239,7 +249,7 @@ def test_an_answer_counts_once(replica: Replica) -> None:
     request = answer(replica, page(1, members=("a",), cursor="5"))
     replica.answered(request, page(2, members=("b",)))
 
-    assert due(replica).call == calls.snapshot(KEYS, "5", ["a"])
+    assert due(replica) == calls.snapshot(KEYS, "5", ["a"])
 
 
 # A sync
@@ -255,10 +265,10 @@ def test_nothing_is_served_before_a_sync_is_complete(replica: Replica, told: Rec
     # When pages and messages bring others
     answer(replica, page(3, members=("b",), cursor="9"))
     replica.message(set_message("c", 4))
-    assert due(replica).call == calls.snapshot(KEYS, "9", ["b"])
+    assert due(replica) == calls.snapshot(KEYS, "9", ["b"])
     assert labels(replica) == {"a": "r1"}
 
-    # Then they are served with the last one, in the same dict, and whoever listens is told
+    # Then they are served after the last page, in the same dict, and reported
     replica.failed(due_in_flight(replica))
     answer(replica, page(4, members=("b",)))
     answer(replica, page(4, state("b", 2)))
@@ -268,19 +278,19 @@ def test_nothing_is_served_before_a_sync_is_complete(replica: Replica, told: Rec
     assert {key: session and session.label for key, session in told.take()} == {"a": None, "b": "r2", "c": "r4"}
 
 
-def due_in_flight(replica: Replica) -> Request:
+def due_in_flight(replica: Replica) -> Call[Any]:
     assert replica._in_flight is not None
     return replica._in_flight
 
 
 def test_a_step_reads_no_more_sessions_than_a_batch(replica: Replica) -> None:
-    # Given an index that Redis returns at once, since it is small
+    # Given a small index, which Redis returns at once
     keys = [f"s{number}" for number in range(2 * READ_BATCH + 1)]
     replica.subscribed()
     answer(replica, page(1, members=tuple(keys), cursor="7"))
 
-    # Then they are read in batches, and the index is looked through further with the last but one
-    calls = [answer(replica, page(1)).call for _ in range(3)]
+    # Then they are read in batches, and the last batch continues in the index
+    calls = [answer(replica, page(1)) for _ in range(3)]
     assert [len(call.keys) - 2 for call in calls] == [READ_BATCH, READ_BATCH, 1]
     assert [call.args[1] for call in calls] == [0, 0, READ_BATCH]
     assert [key for call in calls for key in call.args[2:]] == keys
@@ -304,15 +314,15 @@ def test_messages_before_the_first_page_are_kept_up_to_a_bound(replica: Replica)
         for rev in range(1, EARLY_MESSAGES + 2):
             replica.message(set_message("a", rev, at=NOW))
 
-        # When the first page has the one that made room, or has not
+        # When the first page has the dropped message, or lacks it
         answer(replica, page(0 if needed else 1))
 
-        # Then that is a gap, or nothing is missing
+        # Then nothing is missing, or the chain has a gap
         assert where(replica) is expected
-    assert replica.resync_reason == "revision 2 was published, after revision 0"
+    assert replica.resync_reason == "Redis published revision 2 after revision 0"
 
 
-def test_a_message_that_is_later_than_the_page_it_is_in_changes_nothing(replica: Replica) -> None:
+def test_a_message_that_the_first_page_contains_changes_nothing(replica: Replica) -> None:
     # Given a replica that has read revision 3 while the messages up to it were on their way
     make_live(replica, 3, state("a", 3))
 
@@ -320,11 +330,11 @@ def test_a_message_that_is_later_than_the_page_it_is_in_changes_nothing(replica:
     assert replica.message(set_message("a", 2, at=NOW)) is None
     assert replica.message(set_message("a", 3, at=NOW)) is None
 
-    # Then it goes on with the next one
+    # Then it applies the next one
     assert where(replica) is State.LIVE
     assert replica.message(set_message("a", 4)) is not None
 
-    # And once there was a next one, an old one is a doubt
+    # And after the next one, an old message causes a resync
     replica.message(set_message("a", 3, at=NOW))
     assert where(replica) is State.SYNCING
 
@@ -337,9 +347,7 @@ def test_a_message_that_is_later_than_the_page_it_is_in_changes_nothing(replica:
     ],
 )
 @pytest.mark.parametrize("live", [True, False])
-def test_a_message_at_or_before_the_first_page_that_is_not_in_it_is_a_doubt(
-    replica: Replica, message: bytes, live: bool
-) -> None:
+def test_an_old_message_that_the_first_page_lacks_causes_a_resync(replica: Replica, message: bytes, live: bool) -> None:
     replica.subscribed()
     answer(replica, page(3, cursor="0" if live else "1"))
 
@@ -348,7 +356,7 @@ def test_a_message_at_or_before_the_first_page_that_is_not_in_it_is_a_doubt(
     assert replica.resyncs == 1
 
 
-def test_a_session_that_was_deleted_before_its_page_came_stays_deleted(replica: Replica) -> None:
+def test_a_session_that_was_deleted_before_its_page_arrived_stays_deleted(replica: Replica) -> None:
     replica.subscribed()
     answer(replica, page(1, members=("a", "b")))
     request = due(replica)
@@ -359,7 +367,7 @@ def test_a_session_that_was_deleted_before_its_page_came_stays_deleted(replica: 
     assert labels(replica) == {"b": "r1"}
 
 
-def test_a_session_that_was_set_before_its_page_came_is_as_it_was_set(replica: Replica) -> None:
+def test_a_session_that_was_set_before_its_page_arrived_keeps_that_state(replica: Replica) -> None:
     replica.subscribed()
     answer(replica, page(1, members=("a",)))
     request = due(replica)
@@ -370,7 +378,7 @@ def test_a_session_that_was_set_before_its_page_came_is_as_it_was_set(replica: R
     assert labels(replica) == {"a": "r3"}
 
 
-def test_an_expiry_that_moved_before_the_page_came_is_not_lost(replica: Replica) -> None:
+def test_an_expiry_that_moved_before_the_page_arrived_is_not_lost(replica: Replica) -> None:
     replica.subscribed()
     answer(replica, page(1, members=("a",)))
     request = due(replica)
@@ -383,7 +391,7 @@ def test_an_expiry_that_moved_before_the_page_came_is_not_lost(replica: Replica)
 
 
 @pytest.mark.parametrize("message", [delete_message("a", 3), set_message("a", 3)])
-def test_an_expiry_that_moved_is_forgotten_with_the_next_change(replica: Replica, message: bytes) -> None:
+def test_the_next_change_replaces_an_expiry_that_moved(replica: Replica, message: bytes) -> None:
     replica.subscribed()
     answer(replica, page(1, members=("a",)))
     replica.message(expiry_message("a", 2, LATER + 1))
@@ -394,7 +402,7 @@ def test_an_expiry_that_moved_is_forgotten_with_the_next_change(replica: Replica
     assert replica.next_expiry_ms in (None, LATER)
 
 
-def test_a_session_that_lives_longer_has_to_be_found(replica: Replica) -> None:
+def test_a_page_must_have_each_session_whose_expiry_moved(replica: Replica) -> None:
     for expires_at, expected in ((NOW, State.LIVE), (LATER, State.SYNCING)):
         # Given a message that the expiry of a session moved
         replica.subscribed()
@@ -406,7 +414,7 @@ def test_a_session_that_lives_longer_has_to_be_found(replica: Replica) -> None:
         assert where(replica) is expected
 
 
-def test_a_sync_waits_for_the_messages_that_its_pages_are_ahead_of(replica: Replica) -> None:
+def test_a_sync_waits_for_messages_up_to_its_pages(replica: Replica) -> None:
     # Given pages that were read at revisions whose messages have not come yet
     replica.subscribed()
     answer(replica, page(1, members=("a",)))
@@ -426,7 +434,7 @@ def test_a_sync_waits_for_the_messages_that_its_pages_are_ahead_of(replica: Repl
     assert not replica.awaited
 
 
-def test_pages_of_another_history_than_the_messages_are_a_doubt(replica: Replica) -> None:
+def test_pages_of_another_history_than_the_messages_cause_a_resync(replica: Replica) -> None:
     # The message is there before the page
     replica.subscribed()
     answer(replica, page(1, members=("a",)))
@@ -448,24 +456,24 @@ def test_pages_of_another_history_than_the_messages_are_a_doubt(replica: Replica
 
 
 def test_a_page_that_is_too_old_to_compare_is_read_again(replica: Replica) -> None:
-    # Given a page that more messages have overtaken than ids are kept
+    # Given a page that is older than the ids which the chain keeps
     replica.subscribed()
     answer(replica, page(1, members=("a", "b")))
     request = due(replica)
     for rev in range(2, KNOWN_REVISIONS + 3):
         replica.message(set_message("a", rev))
 
-    # When it comes
+    # When it arrives
     replica.answered(request, page(1, state("b", 1)))
 
-    # Then the index is looked through again, and what messages brought is not read again
+    # Then the index is read again, but not the sessions that messages have brought
     assert replica.resyncs == 0
     answer(replica, page(KNOWN_REVISIONS + 2, members=("a", "b")))
-    assert due(replica).call.args[2:] == ("b",)
+    assert due(replica).args[2:] == ("b",)
 
 
 def test_a_failed_call_is_due_again_from_the_start_of_the_index(replica: Replica) -> None:
-    # Given a sync that has come half way through the index
+    # Given a sync that is half way through the index
     replica.subscribed()
     answer(replica, page(1, members=("a",), cursor="5"))
     answer(replica, page(1, state("a", 1), members=("b",), cursor="6"))
@@ -473,26 +481,26 @@ def test_a_failed_call_is_due_again_from_the_start_of_the_index(replica: Replica
     # When a call fails
     replica.failed(due(replica))
 
-    # Then the cursor begins anew, and what was read is not read again
-    assert due(replica).call == calls.snapshot(KEYS, "0")
+    # Then the index is read again, but not the sessions that were read
+    assert due(replica) == calls.snapshot(KEYS, "0")
     replica.answered(due_in_flight(replica), page(1, members=("a", "b")))
-    assert due(replica).call.args[2:] == ("b",)
+    assert due(replica).args[2:] == ("b",)
     replica.answered(due_in_flight(replica), page(1, state("b", 1)))
     assert labels(replica) == {"a": "r1", "b": "r1"}
 
 
-def test_a_resync_that_finds_the_same_keeps_the_same_objects(replica: Replica, told: Recorder) -> None:
+def test_a_resync_keeps_the_objects_of_unchanged_sessions(replica: Replica, told: Recorder) -> None:
     # Given three sessions
     make_live(replica, 3, state("a", 1), state("b", 2), state("c", 3))
     held = dict(replica.sessions)
     told.take()
 
-    # When a resync finds one as it was, one that was only seen, and one that was extended
+    # When a resync finds one unchanged, one only seen again, and one with a later expiry
     replica.resync("no reason")
     answer(replica, page(4, members=("a", "b", "c")))
     answer(replica, page(4, state("a", 1), state("b", 2, last_seen_at=NOW + 1), state("c", 3, expires_at=LATER + 1)))
 
-    # Then the first is the same object, and only the extension is a change
+    # Then the first is the same object, and only the later expiry is reported
     assert replica.sessions["a"] is held["a"]
     assert replica.sessions["b"].last_seen_at == NOW + 1
     assert told.take() == [("c", replica.sessions["c"])]
@@ -511,8 +519,8 @@ def test_a_resync_that_finds_the_same_keeps_the_same_objects(replica: Replica, t
         {"expires_at": LATER + 1},
     ],
 )
-def test_a_resync_tells_of_whatever_differs(replica: Replica, told: Recorder, changed: dict[str, Any]) -> None:
-    # As after a restart with another history, where the revision alone does not tell
+def test_a_resync_reports_every_difference(replica: Replica, told: Recorder, changed: dict[str, Any]) -> None:
+    # As after a restart with another history, when the revisions are equal
     before = state("a", 1)
     make_live(replica, 1, before)
     told.take()
@@ -524,7 +532,7 @@ def test_a_resync_tells_of_whatever_differs(replica: Replica, told: Recorder, ch
     assert told.take() == [("a", replica.sessions["a"])]
 
 
-def test_what_was_noted_before_an_expiry_moved_is_noted_anew(replica: Replica) -> None:
+def test_after_an_expiry_moved_a_look_up_is_recorded_again(replica: Replica) -> None:
     # Given a resync that has taken over a session which was looked up
     make_live(replica, 1, state("a", 1), state("b", 1))
     held = replica.sessions["a"]
@@ -538,7 +546,7 @@ def test_what_was_noted_before_an_expiry_moved_is_noted_anew(replica: Replica) -
     held.set_touch_pending(False)
     answer(replica, page(2, state("b", 1)))
 
-    # Then a look-up is noted again
+    # Then a look-up is recorded again
     assert (where(replica), replica.sessions["a"].expires_at) == (State.LIVE, LATER + 1)
     assert not replica.sessions["a"].touch_pending
 
@@ -548,17 +556,17 @@ def test_what_was_noted_before_an_expiry_moved_is_noted_anew(replica: Replica) -
 
 @pytest.fixture
 def with_catalog() -> Replica:
-    replica = Replica("checkout", "staging", KEYS, calls.read_catalog(KEYS))
+    replica = Replica(KEYS)
     replica.subscribed()
-    answer(replica, page(2))
+    answer_one(replica, page(2))
     return replica
 
 
 def test_the_catalog_is_read_after_the_first_page(with_catalog: Replica) -> None:
     assert where(with_catalog) is State.SYNCING
-    request = answer(with_catalog, catalog_reply(2, CATALOG))
+    request = answer_one(with_catalog, catalog_reply(2, CATALOG))
 
-    assert request.call == calls.read_catalog(KEYS)
+    assert request == calls.read_catalog(KEYS)
     assert where(with_catalog) is State.LIVE
     assert with_catalog.catalog == CATALOG
 
@@ -566,16 +574,16 @@ def test_the_catalog_is_read_after_the_first_page(with_catalog: Replica) -> None
 def test_a_catalog_that_a_message_brought_is_newer_than_one_that_was_read(with_catalog: Replica) -> None:
     for reply in (catalog_reply(2, CATALOG), catalog_reply(3, OTHER_CATALOG)):
         with_catalog.message(catalog_message(OTHER_CATALOG, 3))
-        answer(with_catalog, reply)
+        answer_one(with_catalog, reply)
 
         assert with_catalog.catalog == OTHER_CATALOG
         assert where(with_catalog) is State.LIVE
         with_catalog.resync("the next round")
-        answer(with_catalog, page(2))
+        answer_one(with_catalog, page(2))
 
 
 def test_a_catalog_ahead_of_the_messages_waits_for_its_own(with_catalog: Replica) -> None:
-    answer(with_catalog, catalog_reply(4, CATALOG))
+    answer_one(with_catalog, catalog_reply(4, CATALOG))
     assert (where(with_catalog), with_catalog.awaited) == (State.SYNCING, 4)
     with_catalog.message(set_message("a", 3))
     assert where(with_catalog) is State.SYNCING
@@ -583,14 +591,14 @@ def test_a_catalog_ahead_of_the_messages_waits_for_its_own(with_catalog: Replica
     assert where(with_catalog) is State.LIVE
 
     with_catalog.resync("the next round")
-    answer(with_catalog, page(4))
-    answer(with_catalog, catalog_reply(5, OTHER_CATALOG))
+    answer_one(with_catalog, page(4))
+    answer_one(with_catalog, catalog_reply(5, OTHER_CATALOG))
     with_catalog.message(set_message("a", 5))
     assert with_catalog.resync_reason == "no message brought the catalog of revision 5"
 
 
-def test_a_catalog_changes_and_goes(with_catalog: Replica) -> None:
-    answer(with_catalog, catalog_reply(2, CATALOG))
+def test_a_catalog_is_changed_and_removed(with_catalog: Replica) -> None:
+    answer_one(with_catalog, catalog_reply(2, CATALOG))
 
     catalogs = []
     for rev, catalog in ((3, OTHER_CATALOG), (4, None)):
@@ -604,7 +612,7 @@ def test_a_catalog_changes_and_goes(with_catalog: Replica) -> None:
 # Live
 
 
-def test_changes_are_applied_in_turn_and_told(replica: Replica, told: Recorder) -> None:
+def test_changes_are_applied_in_order_and_reported(replica: Replica, told: Recorder) -> None:
     make_live(replica, 1, state("a", 1))
     told.take()
 
@@ -625,7 +633,7 @@ def test_changes_are_applied_in_turn_and_told(replica: Replica, told: Recorder) 
     assert labels(replica) == {"a": "r1"}
     assert told.take() == [("b", None)]
 
-    # One is deleted that had expired here already
+    # A session is deleted that has expired here already
     replica.expire(LATER)
     told.take()
     assert replica.message(delete_message("a", 5)) is not None
@@ -653,14 +661,18 @@ def test_a_change_can_be_read_before_its_position(replica: Replica) -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        pytest.param(set_message("b", 4), "revision 4 was published, after revision 2", id="a gap"),
-        pytest.param(set_message("b", 2), "revision 2 was published, after revision 2", id="a step back"),
+        pytest.param(set_message("b", 4), "Redis published revision 4 after revision 2", id="a gap"),
+        pytest.param(set_message("b", 2), "Redis published revision 2 after revision 2", id="a step back"),
         pytest.param(
             set_message("b", 3, prev="another"),
-            "revision 3 does not follow on the one before: Redis has lost part of its history",
+            "Redis published revision 3 of another history: it has lost part of its history",
             id="another history",
         ),
-        pytest.param(expiry_message("b", 3, LATER), "a session that is not held lives longer", id="unknown session"),
+        pytest.param(
+            expiry_message("b", 3, LATER),
+            "a message moved the expiry of a session that is not held",
+            id="unknown session",
+        ),
         pytest.param(b"", "a message did not decode", id="empty"),
         pytest.param(set_message("b", 3)[:-1], "a message did not decode", id="cut"),
         pytest.param("\ud800", "a message did not decode", id="not text"),
@@ -668,7 +680,7 @@ def test_a_change_can_be_read_before_its_position(replica: Replica) -> None:
         pytest.param(b'{"type":"other","rev":3,"id":"id3","prev":"id2","at":1}', "a message did not decode", id="type"),
     ],
 )
-def test_a_message_that_does_not_fit_is_a_doubt(replica: Replica, message: bytes | str, reason: str) -> None:
+def test_a_message_that_does_not_fit_causes_a_resync(replica: Replica, message: bytes | str, reason: str) -> None:
     make_live(replica, 2, state("a", 1))
 
     assert replica.message(message) is None
@@ -691,21 +703,23 @@ def test_an_expiry_of_an_unknown_session_leaves_the_known_ones(replica: Replica)
 def test_a_head_is_reached_when_it_is_applied(replica: Replica) -> None:
     make_live(replica, 2)
 
-    assert not replica.reached(3, "id3")
+    assert not reached(replica, 3, "id3")
     replica.message(set_message("a", 3))
-    assert replica.reached(3, "id3")
-    # messages have overtaken the answer
+    assert reached(replica, 3, "id3")
+    # messages may arrive before the answer
     replica.message(set_message("a", 4))
-    assert replica.reached(3, "id3", since=3)
+    assert reached(replica, 3, "id3", since=3)
     assert where(replica) is State.LIVE
 
 
 @pytest.mark.parametrize(("rev", "head_id", "since"), [(3, "another", 0), (2, "another", 0), (2, "id2", 3)])
-def test_a_head_that_contradicts_the_chain_is_a_doubt(replica: Replica, rev: int, head_id: str, since: int) -> None:
+def test_a_contradictory_head_causes_a_resync(
+    replica: Replica, rev: int, head_id: str, since: int
+) -> None:
     make_live(replica, 2)
     replica.message(set_message("a", 3))
 
-    assert not replica.reached(rev, head_id, since=since)
+    assert not reached(replica, rev, head_id, since=since)
 
     assert where(replica) is State.SYNCING
     assert "it has lost part of its history" in str(replica.resync_reason)
@@ -716,8 +730,8 @@ def test_a_head_that_is_too_old_to_compare_proves_nothing(replica: Replica) -> N
     for rev in range(1, KNOWN_REVISIONS + 1):
         replica.message(set_message("a", rev))
 
-    assert replica.reached(1, "id1")
-    assert not replica.reached(0, "")
+    assert reached(replica, 1, "id1")
+    assert not reached(replica, 0, "")
     assert where(replica) is State.LIVE
 
 
@@ -730,7 +744,7 @@ def test_sessions_leave_when_they_expire(replica: Replica, told: Recorder) -> No
     replica.message(expiry_message("a", 4, 250))
     told.take()
 
-    # Then each is dropped in its time, in Redis time, the end not included
+    # Then each is dropped at its expiry, in Redis time
     assert replica.next_expiry_ms == 200
     replica.expire(199)
     assert set(replica.sessions) == {"a", "b", "c"}
@@ -743,7 +757,7 @@ def test_sessions_leave_when_they_expire(replica: Replica, told: Recorder) -> No
     assert not replica.next_expiry_ms
 
 
-def test_sessions_expire_while_there_is_no_link(replica: Replica) -> None:
+def test_sessions_expire_without_a_connection(replica: Replica) -> None:
     make_live(replica, 1, state("a", 1, expires_at=100))
     replica.lost("the connection broke")
     replica.expire(100)
@@ -765,7 +779,7 @@ def test_equal_values_are_held_once(replica: Replica) -> None:
     assert key is c.session_key
 
 
-def test_the_helping_tables_do_not_grow_with_the_number_of_changes(replica: Replica) -> None:
+def test_the_helper_tables_do_not_grow_with_the_number_of_changes(replica: Replica) -> None:
     make_live(replica)
     for rev in range(1, 10_001):
         session = msgspec.structs.replace(state("a", rev, expires_at=LATER + rev), scenario=f"scn_{rev}")
@@ -782,7 +796,7 @@ def test_the_helping_tables_do_not_grow_with_the_number_of_changes(replica: Repl
 # Held sessions
 
 
-def test_a_held_session_equals_a_session_whatever_is_noted(replica: Replica) -> None:
+def test_touch_pending_does_not_count_when_sessions_are_compared(replica: Replica) -> None:
     make_live(replica, 1, state("a", 1))
     held = replica.sessions["a"]
     session = Session(
@@ -815,13 +829,13 @@ def store(shared_redis: RedisServer, prefix: str) -> Iterator[SessionStore]:
 
 
 def test_it_follows_a_real_redis(store: SessionStore, shared_redis: RedisServer, prefix: str) -> None:
-    # Given more sessions than one step returns, some gone
+    # Given more sessions than one step returns, one deleted
     staging = store.environment("checkout", "staging")
     for number in range(300):
         staging.put(f"ci-{number}", label=f"run {number}", overrides=["ovr_a"], wait=False)
     staging.delete("ci-7", wait=False)
     keys = EnvironmentKeyspace(prefix, "checkout", "staging")
-    replica = Replica("checkout", "staging", keys, calls.read_catalog(keys))
+    replica = Replica(keys)
 
     with shared_redis.client() as client, client.pubsub() as pubsub:
         pubsub.subscribe(keys.changes)
@@ -830,15 +844,14 @@ def test_it_follows_a_real_redis(store: SessionStore, shared_redis: RedisServer,
 
         # When others write between the steps of its sync, and after it
         steps = 0
-        while (request := replica.poll()) is not None:
-            call = request.call
+        while (call := replica.poll()) is not None:
             reply: Any = client.eval(call.script.text, len(call.keys), *call.keys, *call.args)
-            replica.answered(request, call.decode(reply))
+            replica.answered(call, call.decode(reply))
             staging.put(f"new-{steps}", wait=False)
             staging.delete(f"ci-{100 + steps}", wait=False)
             steps += 1
         staging.activate("ci-1", "ovr_b", wait=False)
-        while not replica.reached(600, ""):
+        while not reached(replica, 600, ""):
             message = pubsub.get_message(timeout=0.1)
             if message is None:
                 break

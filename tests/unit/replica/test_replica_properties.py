@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from sessionstore.protocol.calls import Call
 from sessionstore.protocol.messages import Change, SessionDeleted, SessionState
 from sessionstore.protocol.replies import CatalogReply
 from sessionstore.replica.chain import Chain
 from sessionstore.replica.held_session import HeldSession
-from sessionstore.replica.replica import Replica, Request, State
+from sessionstore.replica.replica import Replica, State
 from sessionstore.replica.snapshot import Snapshot
 
 from ...support.replica_world import ACTIONS, World, random_steps
@@ -123,7 +124,7 @@ def does_not_compare_the_pages_ids(patch: pytest.MonkeyPatch) -> None:
 
     def without_ids(method: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
-            Chain.passed = lambda chain, rev, write_id: rev <= chain.rev  # type: ignore[method-assign,assignment]
+            Chain.passed = lambda chain, rev, write_id, since=0: rev <= chain.rev  # type: ignore[method-assign,assignment]
             try:
                 return method(*args)
             finally:
@@ -138,7 +139,7 @@ def does_not_compare_the_pages_ids(patch: pytest.MonkeyPatch) -> None:
 @plant
 def takes_a_catalog_of_any_revision(patch: pytest.MonkeyPatch) -> None:
     def take_catalog(self: Snapshot, reply: CatalogReply) -> None:
-        self._catalog_call = None
+        self._catalog_read = True
         self.catalog = reply.catalog
 
     patch.setattr(Snapshot, "_take_catalog", take_catalog)
@@ -146,8 +147,8 @@ def takes_a_catalog_of_any_revision(patch: pytest.MonkeyPatch) -> None:
 
 @plant
 def takes_answers_of_an_earlier_sync(patch: pytest.MonkeyPatch) -> None:
-    def answered(self: Replica, request: Request, reply: Any) -> None:
-        original(self, self._in_flight or request, reply)
+    def answered(self: Replica, call: Call[Any], reply: Any) -> None:
+        original(self, self._in_flight or call, reply)
 
     original = Replica.answered
     patch.setattr(Replica, "answered", answered)
@@ -191,17 +192,13 @@ def tells_nobody_what_a_resync_found(patch: pytest.MonkeyPatch) -> None:
 
 @plant
 def trusts_a_head_that_went_back(patch: pytest.MonkeyPatch) -> None:
-    original = Replica.reached
-    patch.setattr(Replica, "reached", lambda self, rev, head_id, since=0: original(self, rev, head_id))
+    original = Chain.passed
+    patch.setattr(Chain, "passed", lambda self, rev, head_id, since=0: original(self, rev, head_id))
 
 
 @plant
 def trusts_a_head_of_another_history(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        Replica,
-        "reached",
-        lambda self, rev, head_id, since=0: self.state is State.LIVE and since <= rev <= self.rev,
-    )
+    patch.setattr(Chain, "passed", lambda self, rev, head_id, since=0: since <= rev <= self.rev)
 
 
 @pytest.mark.parametrize("bug", PLANTS)

@@ -49,7 +49,7 @@ class RacingWorld(SubscriptionsWorld):
         self.subscriptions.follow = follow_racing  # type: ignore[method-assign, assignment]
         self.server = self.servers[KEYS.changes]
         self.server.put("ci-42", published=False)
-        self.view = BaseView(self.contexts[KEYS.changes], "raise", False, 10.0, 60.0)
+        self.view = BaseView(None, self.contexts[KEYS.changes], "raise", False, 10.0, 60.0)
         self.view._begin(self.subscriptions, lambda: self.now, "{}")
         self.subscriptions.connected(self.now)
         self.confirm()
@@ -78,7 +78,7 @@ def world() -> RacingWorld:
 
 
 @pytest.mark.parametrize("name", ["get", "peek"])
-def test_a_state_from_before_touch_was_regained_is_not_returned(world: RacingWorld, name: str) -> None:
+def test_a_strict_view_returns_no_state_from_before_its_lease(world: RacingWorld, name: str) -> None:
     before = world.sessions["ci-42"]
     world.miss_a_change()
     # Given a look-up of a view that is not fresh, which becomes fresh right after the old state was read
@@ -95,7 +95,7 @@ def test_a_state_from_before_touch_was_regained_is_not_returned(world: RacingWor
 
 
 @pytest.mark.parametrize("touch_pending", [False, True])
-def test_a_session_that_ends_while_it_is_looked_up_is_not_returned(world: RacingWorld, touch_pending: bool) -> None:
+def test_a_session_that_expires_during_its_look_up_is_not_returned(world: RacingWorld, touch_pending: bool) -> None:
     # Given a session that was read, and then time in which it ends
     if touch_pending:
         assert world.view.get("ci-42") is not None
