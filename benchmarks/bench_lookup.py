@@ -270,7 +270,7 @@ async def _look_up_under_changes(view: BaseView, kind: str, keys: list[str], sec
 
 def make_changes(pipe: Connection, url: str, sessions: int) -> None:
     """Change sessions at `CHANGES_PER_S` until something is received: what the process of a `Peer` does."""
-    context = WriteContext(environment_keys(), ttl_ms=24 * 60 * 60 * 1000, lease_ms=2000)
+    context = WriteContext(environment_keys(), ttl_ms=24 * 60 * 60 * 1000, lease_ms=2000, clock=time.monotonic)
     with redis.Redis.from_url(url) as client:
         client.script_load(load_script("put").text)
         pipe.send("ready")

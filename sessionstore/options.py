@@ -75,6 +75,8 @@ class StoreConfig:
     observe: Observer | None = None
     #: number of the Redis database, which is part of a channel's name
     database: int = field(default=0, init=False)
+    #: seconds, monotonic; the driver sets it before the first `context`
+    clock: Callable[[], float] = field(init=False, repr=False)
     #: the identity of the server that the store writes to
     server: ServerIdentity = field(init=False, repr=False)
     _contexts: dict[tuple[str, str], WriteContext] = field(default_factory=dict, repr=False)
@@ -97,7 +99,8 @@ class StoreConfig:
         keyspace = EnvironmentKeyspace(self.prefix, project, environment, self.database)
         if len(self._contexts) >= _MAX_CONTEXTS:
             self._contexts.clear()
-        context = WriteContext(keyspace, round(self.ttl_s * 1000), round(self.lease_s * 1000), server=self.server)
+        ttl_ms, lease_ms = round(self.ttl_s * 1000), round(self.lease_s * 1000)
+        context = WriteContext(keyspace, ttl_ms, lease_ms, self.clock, server=self.server)
         return self._contexts.setdefault((project, environment), context)
 
 

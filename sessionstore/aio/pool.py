@@ -17,16 +17,16 @@ from ..transport.connect import client_options
 def pool_settings(config: StoreConfig) -> dict[str, Any]:
     """Options of the pool and its connections.
 
-    No socket time-out: each call's deadline does its work, and redis-py would make a task for each command.
+    No socket time-out: redis-py would make a task for each command, and the call's deadline suffices.
     """
     return {**client_options(config.deadline_s), "socket_timeout": None}
 
 
 class Pool(redis.asyncio.ConnectionPool):
-    """Lends each connection to one call at a time; a call that finds none waits until its deadline.
+    """Lends each connection to one call at a time. If none is free, a call waits until its deadline.
 
-    redis-py's `BlockingConnectionPool` does this too, at a cost of a third of a round trip: a condition, a time-out and
-    several events for each call. Here the one time-out is the caller's.
+    redis-py's `BlockingConnectionPool` does this too, but its condition, time-out and events for each call cost a third
+    of a round trip. This pool needs no time-out besides the caller's.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -48,7 +48,7 @@ class Pool(redis.asyncio.ConnectionPool):
             self._free.release()
             raise
         try:
-            # A connection that Redis has closed meanwhile, or that holds an answer to no command, connects again.
+            # Connect again if Redis has closed the connection, or if it holds an answer to no command.
             if connection.is_connected and (connection.should_reconnect() or await self._is_stale(connection)):
                 await connection.disconnect(nowait=True)
             if not connection.is_connected:
@@ -61,7 +61,7 @@ class Pool(redis.asyncio.ConnectionPool):
         return connection
 
     async def release(self, connection: Any) -> None:
-        """Take a connection back, before the first await: a cancellation can't lose it."""
+        """Take a connection back, before the first await, so that a cancellation can't lose it."""
         self.lent.discard(connection)
         self.idle.append(connection)
         self._free.release()
@@ -69,13 +69,13 @@ class Pool(redis.asyncio.ConnectionPool):
             await connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
-        """Close for good: lent connections break, and `release` closes what their calls have connected again."""
+        """Close for good: lent connections break. If a call connects one again, `release` closes it."""
         self._is_closed = True
         lent = tuple(self.lent)
         self.lent.clear()
         for connection in lent:
-            # Without `nowait`, redis-py keeps the writer until the socket is closed. A call that writes in between gets
-            # TypeError from Python 3.12 on.
+            # Without `nowait`, redis-py keeps the writer until the socket is closed. From Python 3.12 on, a call that
+            # writes in between raises TypeError.
             await connection.disconnect(nowait=True)
         await super().aclose()
 

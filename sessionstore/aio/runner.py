@@ -1,8 +1,9 @@
-"""Takes the steps of a store's operations, on its connections and its subscriptions."""
+"""Runs the steps of a store's operations on its connections and subscriptions."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, TypeVar
 
 from ..errors import SessionStoreError, StoreClosedError
@@ -21,20 +22,21 @@ class Runner:
 
     def __init__(self, pool: Any, config: StoreConfig) -> None:
         config.database = database_of(pool)
+        config.clock = time.monotonic
         self.config = config
         self.connections = Connections(pool, config)
         self.driver = SubscriptionsDriver(self.connections, config)
         self._closed = False
 
     async def run(self, operation: Operation[T]) -> T:
-        """Take an operation's steps; return its result."""
+        """Run an operation's steps; returns its result."""
         self.driver.check_loop()
         try:
             step = next(operation)
             while True:
                 try:
                     if self._closed:
-                        # In mid-operation too: a closed pool would connect again.
+                        # Check between the steps too: a closed pool would connect again.
                         raise StoreClosedError(CLOSED)
                     if isinstance(step, AwaitApplied):
                         result: Any = await self.driver.await_applied(step)
@@ -52,6 +54,6 @@ class Runner:
             return value
 
     async def aclose(self) -> None:
-        """Drain the views and close all connections; closing twice is fine."""
+        """Drain the views and close all connections. Closing twice is fine."""
         self._closed = True
         await self.driver.aclose()

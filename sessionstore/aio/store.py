@@ -27,8 +27,8 @@ class AsyncSessionStore:
     Parameters
     ----------
     client : redis.asyncio.Redis
-        A client of one primary. The store makes connections of its own with the client's address and
-        credentials, and none of its time-outs and retries: a write whose answer is lost is never sent again.
+        A client of one primary. The store makes its own connections with the client's address and credentials. It uses
+        none of the client's time-outs and retries: a write without an answer must not be sent again.
     **options
         See `StoreConfig`.
     """
@@ -45,14 +45,14 @@ class AsyncSessionStore:
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
         """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database.
 
-        It connects when it is used.
+        It connects at the first call.
         """
         config = StoreConfig(**options)
         return cls.__new__(cls)._open(pool_from_url(Pool, url, max_connections, pool_settings(config)), config)
 
     @classmethod
     def embedded(cls, server: EmbeddedServer | None = None, **options: Unpack[StoreOptions]) -> Self:
-        """Make a store in this process's memory, without Redis: for a try and for tests.
+        """Make a store in this process's memory, without Redis, for tests and demos.
 
         Stores on one `server` share it.
         """
@@ -70,7 +70,7 @@ class AsyncSessionStore:
 
     @property
     def connection_pool(self) -> redis.asyncio.ConnectionPool:
-        """The store's own connections, for code that shares its Redis; each has to be given back."""
+        """The store's own connections, for code that shares its Redis. Release each after use."""
         pool: redis.asyncio.ConnectionPool = self._runner.connections.pool
         return pool
 
@@ -102,7 +102,7 @@ class AsyncSessionStore:
         await self._runner.run(operations.ping())
 
     async def aclose(self) -> None:
-        """Close the connections that the store made itself; closing twice is fine."""
+        """Close the store's own connections. Closing twice is fine."""
         await self._runner.aclose()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The asyncio driver of a store's subscriptions: one task keeps the pub/sub connection, one runs the calls."""
+"""The asyncio driver of a store's subscriptions: one task keeps the pub/sub connection, another runs the calls."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .connections import Connections
 
 
 class SubscriptionsDriver:
-    """Runs from the first view or waiting writer on; belongs to the event loop that it was first used on."""
+    """Runs from the first view or waiting writer on. It belongs to the event loop that it was first used on."""
 
     def __init__(self, connections: Connections, config: StoreConfig) -> None:
         self.subscriptions = Subscriptions()
-        #: nothing to lock on one event loop; the driver for threads has a lock here
+        #: the driver for threads has a lock here; one event loop needs none
         self.lock = contextlib.nullcontext()
         self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
         self._pool = connections.pool
         self._connections = connections.with_deadline(self._deadline_s)
         self._wake_work = asyncio.Event()
         self._wake_pubsub = asyncio.Event()
-        #: set whenever something arrived
+        #: set when anything arrives
         self._progress = asyncio.Event()
-        #: until when the task that runs the calls sleeps, and how many others wait for something to arrive
+        #: until when the task that runs the calls sleeps, and how many tasks wait for `_progress`
         self._asleep_until = -math.inf
         self._waiting = 0
         self._pubsub: Any = None
@@ -45,7 +45,7 @@ class SubscriptionsDriver:
         self._close_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, if that has not happened yet.
+        """Start the tasks, once.
 
         Raises
         ------
@@ -63,7 +63,7 @@ class SubscriptionsDriver:
             ]
 
     def check_loop(self) -> None:
-        """Keep to the event loop that the store was first used on.
+        """Check that this is the event loop that the store was first used on.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class SubscriptionsDriver:
             self._loop = loop
 
     def wake(self) -> None:
-        """Wake what may have something new to do."""
+        """Wake the tasks: there may be something to do."""
         self._wake_work.set()
         self._wake_pubsub.set()
 
@@ -84,10 +84,10 @@ class SubscriptionsDriver:
         """Drain the views, once, and close the pool."""
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
-            return  # a loop that has ended takes its tasks and connections with it
+            return  # the tasks and connections ended with their event loop
         if self._close_task is None:
             self._close_task = loop.create_task(self._close(), name="sessionstore-close")
-        # A cancelled caller leaves nothing half closed.
+        # If the caller is cancelled, closing goes on.
         await asyncio.shield(self._close_task)
 
     async def _close(self) -> None:
@@ -105,14 +105,14 @@ class SubscriptionsDriver:
         connection.cancel()
         self.wake()
         try:
-            # The calls that are under way, and the last ones.
+            # Calls in flight, and the last ones.
             await asyncio.wait([work], timeout=3 * self._deadline_s)
         finally:
             work.cancel()
             await asyncio.gather(connection, work, return_exceptions=True)
 
     async def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until something that arrives makes the condition true; False if that takes too long."""
+        """Wait until the condition is true; False if it is not in time. It is checked when anything arrives."""
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout_s):
@@ -126,7 +126,7 @@ class SubscriptionsDriver:
         return True
 
     async def await_drained(self, follower: Follower) -> None:
-        """Wait until the last calls of a view have run, if it was the last one of its environment."""
+        """Wait until the last calls of an environment have run, if its last view was closed."""
         if self._loop is asyncio.get_running_loop():
             self.wake()
             await self.wait_for(
@@ -134,7 +134,7 @@ class SubscriptionsDriver:
             )
 
     async def await_applied(self, step: AwaitApplied) -> Applied | None:
-        """Wait for a message that a revision has been applied everywhere, or for the step's time to run out."""
+        """Wait for a message that every view has applied a revision; None if none arrives in time."""
         self.start()
         future: asyncio.Future[Applied | None] = asyncio.get_running_loop().create_future()
 
@@ -171,7 +171,7 @@ class SubscriptionsDriver:
             except (ConnectionBroken, *FOREIGN_ERRORS) as exc:
                 self._lose_connection(describe_loss(exc))
             except Exception:
-                log.exception("The subscription failed unexpectedly; it is made anew.")
+                log.exception("The subscription failed unexpectedly; subscribing again.")
                 self._lose_connection("an unexpected error, see the log")
             finally:
                 with contextlib.suppress(*FOREIGN_ERRORS):
@@ -179,7 +179,7 @@ class SubscriptionsDriver:
             await asyncio.sleep(backoff.failed())
 
     async def _use(self, connection: Any, backoff: Backoff) -> None:
-        """Read and write until either fails."""
+        """Read and write until one of them fails."""
         self._pubsub = connection
         tasks = [
             asyncio.create_task(self._read(connection, backoff), name="sessionstore-pubsub-reader"),
@@ -190,7 +190,7 @@ class SubscriptionsDriver:
             for task in done:
                 task.result()
         finally:
-            # This ends the reader even if it loses a cancellation, as Python 3.11's asyncio.wait_for can.
+            # This ends the reader even if a cancellation is lost, as asyncio.wait_for of Python 3.11 may do.
             self._pubsub = None
             for task in tasks:
                 task.cancel()
@@ -204,7 +204,7 @@ class SubscriptionsDriver:
             backoff.succeeded()
             if self.subscriptions.commands_due_at() <= now:
                 self._wake_pubsub.set()
-            # To wake a task for nothing costs more than to apply a change.
+            # Waking a task without need would cost more than applying a change.
             if self._waiting or self.subscriptions.wake_at(now) < self._asleep_until:
                 self._wake_work.set()
 
@@ -222,7 +222,7 @@ class SubscriptionsDriver:
         self._progress.set()
 
     async def _work(self) -> None:
-        """Run the calls that are due, all together, again and again; and those that are left in the end."""
+        """Run the calls that are due, all together, until the store is closed; then those that are left."""
         backoff = Backoff()
         try:
             while not self._closing or self.subscriptions.draining:
@@ -230,7 +230,7 @@ class SubscriptionsDriver:
                     await self._run_due()
                     backoff.succeeded()
                 except Exception:
-                    log.exception("A view's calls failed unexpectedly; all views of this store read everything anew.")
+                    log.exception("A view's calls failed unexpectedly; all views of this store resync.")
                     self.subscriptions.crashed(lease_clock())
                     await asyncio.sleep(backoff.failed())
         except asyncio.CancelledError:
@@ -256,7 +256,7 @@ class SubscriptionsDriver:
         self._progress.set()
 
     async def _end_with_loop(self) -> None:
-        """Leave, since the event loop is about to end: ``asyncio.run`` cancels the tasks that are left over."""
+        """Leave before the event loop ends: ``asyncio.run`` cancels the remaining tasks."""
         self._closing = True
         self._tasks = []
         self.subscriptions.close(lease_clock())

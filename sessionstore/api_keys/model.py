@@ -1,12 +1,12 @@
-"""API keys: what they look like, how they are stored, and how a gateway checks them without asking Redis.
+"""API keys: their form and their records. A gateway checks them without asking Redis.
 
-A key is ``fmk_`` and 32 random bytes in base64url. Redis holds its SHA-256 and a record, never the key itself: with
-that many random bits a fast hash can't be reversed, and a slow one would only slow the gateway. The first twelve
-digits of the hash are the key's public id, which is what lists, logs and `revoke` name it by.
+A key is ``fmk_`` and 32 random bytes in base64url. Redis holds its SHA-256 and a record, never the key itself. A fast
+hash of that many random bits can't be reversed, and a slow one would only slow the gateway. The first twelve digits of
+the hash are the key's public id, for lists, logs and `revoke`.
 
 A gateway keeps all records in a `KeyRing` and loads them again every `REFRESH_INTERVAL_S`. So a wrong key costs no
-round trip, and a revoked one is refused on every gateway within `REVOCATION_BOUND_S`: a ring whose records are older
-than that rejects every key, and the gateway answers 503 until Redis is back.
+round trip, and every gateway refuses a revoked key within `REVOCATION_BOUND_S`. A ring with older records rejects every
+key, and the gateway answers 503 until Redis is back.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ID = re.compile(rf"[0-9a-f]{{{_ID_LENGTH}}}\Z")
 
 
 class ApiKey(Struct, frozen=True, rename="camel", kw_only=True):
-    """What is known of a key; times are ms since 1970, in Redis time.
+    """The record of a key. Times are ms since 1970, in Redis time.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class ApiKey(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class NewApiKey(Struct, frozen=True):
-    """A new key. `secret` is the key itself: it can't be shown again, and the repr leaves it out."""
+    """A new key. `secret` is the key itself: it is stored nowhere, and the repr omits it."""
 
     key: ApiKey
     secret: str

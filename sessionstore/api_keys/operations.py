@@ -1,4 +1,4 @@
-"""What a store does with API keys, as generators like those of protocol/operations.py."""
+"""The operations on API keys, as generators like those of protocol/operations.py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .model import (
     is_id,
 )
 
-#: Attempts to make a key whose id is free; a second attempt is already very unlikely.
+#: Attempts to make a key with a free id; even a second attempt is very unlikely.
 _ATTEMPTS = 5
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def create(
         except _IdTakenError:
             continue
         return NewApiKey(reply.key, secret)
-    raise CorruptDataError("Every new key had the id of another one; is the system's random number source broken?")
+    raise CorruptDataError("Every new key had the id of another key; is the system's random number source broken?")
 
 
 def snapshot(keyspace: StoreKeyspace) -> KeyOperation[KeySnapshot]:
@@ -135,7 +135,7 @@ def _decode_key(payload: Payload) -> _KeyReply:
         case "taken":
             raise _IdTakenError
         case "too_many_keys":
-            raise TooManyApiKeysError(f"There are {reply.detail} active API keys, the most there can be; revoke one.")
+            raise TooManyApiKeysError(f"There are {reply.detail} active API keys, the most allowed; revoke one.")
         case "expires_in_past":
             raise InvalidFieldError("expires_at is in the past, by Redis's clock; give a later time.")
         case "key_not_found":

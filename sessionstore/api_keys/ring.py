@@ -17,32 +17,32 @@ REVOCATION_BOUND_S = 1.0
 
 
 class Refusal(enum.Enum):
-    """Why a `KeyRing` rejects a key. For logs and metrics; outside, all but `UNAVAILABLE` must look the same."""
+    """Why a `KeyRing` rejects a key. Only for logs and metrics: for a client, all but `UNAVAILABLE` look the same."""
 
     MISSING = "missing"
     MALFORMED = "malformed"
     UNKNOWN = "unknown"
     REVOKED = "revoked"
     EXPIRED = "expired"
-    #: The records are older than the bound, so whether the key was revoked is not known: 503, not 401.
+    #: The records are older than the bound, so the key may have been revoked since: 503, not 401.
     UNAVAILABLE = "unavailable"
 
 
 class KeyRing:
     """A gateway's copy of all records: it authenticates keys without I/O.
 
-    Load it with the answer of `snapshot` every `REFRESH_INTERVAL_S`. Nothing here reads a clock: `now` and `sent_at`
-    are seconds of one that never goes back and, so that a host which slept does not trust what it knew before, goes on
-    while the host sleeps (Linux: CLOCK_BOOTTIME).
+    Load it with the answer of `snapshot` every `REFRESH_INTERVAL_S`. Nothing here reads a clock. `now` and `sent_at`
+    are seconds of a clock that never goes back and that runs on while the host sleeps (Linux: CLOCK_BOOTTIME), so that
+    old records are not trusted after a sleep.
 
-    A key that was created a moment ago is unknown until the next load. A gateway that wants such a key to work at once
-    lets a request with an unknown key wait for the next load, which costs Redis nothing and slows guessing down.
+    A new key is unknown until the next load. A gateway may let a request with an unknown key wait for that load. This
+    costs Redis nothing and slows guessing down.
 
     Parameters
     ----------
     bootstrap : iterable of str
-        Keys for every project that the gateway was started with. They are not in Redis and can't be revoked, so they
-        are admitted whether or not the records are current.
+        Keys for every project, given when the gateway starts. They are not in Redis and can't be revoked, so they work
+        even if the records are old.
 
     Raises
     ------
@@ -63,7 +63,7 @@ class KeyRing:
         self._used: dict[str, int] = {}
 
     def load(self, snapshot: KeySnapshot, sent_at: float) -> None:
-        """Take new records. `sent_at` is when they were asked for: they show every revocation before then."""
+        """Take new records. They show every revocation before `sent_at`, when the request was sent."""
         if self._loaded_at is not None and sent_at < self._loaded_at:
             return
         self._by_id = {key.id: (digest, key) for digest, key in snapshot.keys.items()}
@@ -76,18 +76,18 @@ class KeyRing:
         }
 
     def age_s(self, now: float) -> float:
-        """Seconds since the records were asked for; infinite before the first load."""
+        """The age of the records in seconds; infinite before the first load."""
         return float("inf") if self._loaded_at is None else now - self._loaded_at
 
     def is_current(self, now: float) -> bool:
-        """Whether keys can be told apart: the records are no older than `REVOCATION_BOUND_S`."""
+        """Whether the records are at most `REVOCATION_BOUND_S` old, so that keys can be checked."""
         return self.age_s(now) <= REVOCATION_BOUND_S
 
     def authenticate(self, secret: str | None, now: float) -> ApiKey | Refusal:
         """Return the key's record, or why the key is rejected; None: the request had no key.
 
-        Timing reveals nothing about a nearly correct key: the record is found by hash, which a guesser can't steer, and
-        compared in constant time.
+        Timing reveals nothing about a nearly correct key: a guesser can't control the hash that finds the record, and
+        the comparison takes constant time.
         """
         if secret is None:
             return Refusal.MISSING
@@ -103,7 +103,7 @@ class KeyRing:
         key = _find(self._by_id, digest)
         if key is None:
             return Refusal.UNKNOWN
-        # At most this much has passed on Redis's clock: Redis read its time after the request was sent.
+        # An upper bound: Redis read its time after the request was sent.
         redis_ms = self._redis_ms + round(self.age_s(now) * 1000)
         match key.status(redis_ms):
             case "revoked":
@@ -119,9 +119,9 @@ class KeyRing:
         return bool(self._bootstrap) or any(key.status(redis_ms) == "active" for _, key in self._by_id.values())
 
     def due_uses(self) -> dict[str, int]:
-        """Uses that `mark_used` should be told of: id → ms; none of a key within `USED_INTERVAL_MS` of its last.
+        """Uses for `mark_used`: key id → ms. A key has one each `USED_INTERVAL_MS` at most.
 
-        They stay due until a load shows that they were noted, so one that fails is sent again.
+        A use stays due until a load shows that it was recorded, so a failed call is repeated.
         """
         return {
             key_id: used_at

@@ -1,1 +1,1 @@
-"""What an environment offers: its mocks and scenarios, and the document that declares them."""
+"""The catalog of an environment: its mocks and scenarios, and the document that declares them."""

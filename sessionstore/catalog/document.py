@@ -1,9 +1,8 @@
-"""The declarative document that says what a project's environments offer, and the checks it must pass.
+"""The document that declares the catalogs of a project's environments, and its checks.
 
-One document per project, JSON or TOML with the same structure. It is decoded strictly: an unknown field is an
-error, so that a typo does not pass unnoticed. Every error names the place, as in
-``environments.staging.scenarios[2].mocks[0]``. An entry with ``published`` false is a draft: it is checked like any
-other and then left out. What the fields mean is in docs/catalog.md.
+Each project has one document, in JSON or TOML of the same structure. Decoding is strict: an unknown field is an error,
+since it may be a typo. Every error names the place, as in ``environments.staging.scenarios[2].mocks[0]``. An entry with
+``published`` false is a draft: it is checked like the others and then left out. docs/catalog.md explains the fields.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from .model import Catalog, Mock, Scenario, canonical
 
 #: Bytes of a document.
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
-#: Bytes of one environment's catalog as JSON: every change of it is sent whole to every view.
+#: Bytes of one environment's catalog as JSON: each change sends the whole catalog to every view.
 MAX_CATALOG_BYTES = 1024 * 1024
 #: Environments of one document.
 MAX_ENVIRONMENTS = 100
@@ -41,7 +40,7 @@ T = TypeVar("T", bound=Struct)
 
 
 class CatalogDocument(Struct, frozen=True, rename="camel"):
-    """A project's environments and what each of them offers, checked, without drafts."""
+    """A project's environments and their catalogs, checked, without drafts."""
 
     project: str
     environments: dict[str, Catalog]
@@ -112,7 +111,7 @@ def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def catalog_document(value: Any) -> CatalogDocument:
-    """Check a document that is plain data already: what `json.load` or `tomllib.load` returns.
+    """Check a document that is plain data: the result of `json.load` or `tomllib.load`.
 
     Raises
     ------
@@ -143,9 +142,7 @@ def check_project(document: CatalogDocument | dict[str, Any], project: str) -> C
     if not isinstance(document, CatalogDocument):
         document = catalog_document(document)
     if document.project != project:
-        raise InvalidCatalogError(
-            f"project: the document is about {document.project!r}, and was to be applied to {project!r}."
-        )
+        raise InvalidCatalogError(f"project: the document belongs to {document.project!r}, not to {project!r}.")
     return document
 
 
@@ -185,7 +182,7 @@ def _check_environment(environment: _Environment, place: str) -> Catalog:
 def _check_mocks(
     scenario: _Scenario, place: str, published: set[str], drafts: set[str], owners: Mapping[str, str]
 ) -> None:
-    """A scenario's mocks exist, are published or its own, and are named once; its own are all named."""
+    """Check that a scenario names each mock once, that each is published or local to it, and all its local ones."""
     _check_count(len(scenario.mocks), MAX_SCENARIO_MOCKS, f"{place}.mocks")
     named = set()
     for i, id_ in enumerate(scenario.mocks):
@@ -209,13 +206,13 @@ def _check_mocks(
     for i, local in enumerate(scenario.local_mocks):
         if local.id not in named:
             raise InvalidCatalogError(
-                f"{place}.localMocks[{i}]: the mock {local.id!r} is not among the scenario's mocks, whose order says "
-                "which one wins; add it there."
+                f"{place}.localMocks[{i}]: add the mock {local.id!r} to the scenario's mocks, too: their order decides "
+                "which mock wins."
             )
 
 
 class _Seen:
-    """Ids and urlIds that must be unique in an environment, with the place that had them first."""
+    """The ids and urlIds of an environment, which must be unique, each with its first place."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, str], str] = {}
@@ -260,7 +257,7 @@ def _convert(value: Any, kind: type[T], place: str) -> T:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Name the place in an error of the checks that other calls share."""
+    """Prepend the place to an error of the shared checks."""
     try:
         yield
     except InvalidInputError as exc:

@@ -1,7 +1,7 @@
-"""What an environment offers: its published mocks and its scenarios.
+"""The catalog of an environment: its published mocks and its scenarios.
 
-A *published* mock may be activated by itself. A *scenario* is a bundle of mocks, some of which may be *scenario-local*:
-they belong to that scenario alone and can't be activated by themselves. Drafts do not appear here.
+A *published* mock can be activated by itself. A *scenario* is a bundle of mocks. A *scenario-local* mock belongs to one
+scenario and can't be activated by itself. Drafts do not appear here.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from ..errors import InvalidQueryError
 from ..paging import decode_cursor, encode_cursor, validate_limit
 from ..session import Session
 
-#: Code points of what a list is searched for.
+#: Code points of a search text.
 MAX_SEARCH_LENGTH = 200
 
 
 class Mock(Struct, rename="camel", frozen=True):
-    """A mock by its id, ``ovr_…``, and its name."""
+    """A mock: its id, ``ovr_…``, and its name."""
 
     id: str
     name: str
 
 
 class Scenario(Struct, rename="camel", frozen=True):
-    """A scenario: the ids of its mocks, published or local, in the order they apply; `local_mocks` are its own."""
+    """A scenario: `mocks` are the ids of its mocks, published or local, in the order they apply."""
 
     id: str
     name: str
@@ -56,11 +56,11 @@ class Catalog(Struct, rename="camel", frozen=True, dict=True):
         return {scenario.id: scenario for scenario in self.scenarios}
 
     def active_mocks(self, session: Session) -> tuple[Mock, ...]:
-        """The mocks that are on for a session, in order of precedence: where two answer the same route, the first wins.
+        """The active mocks of a session, by precedence: if two answer the same route, the first wins.
 
-        The session's own overrides stack on top of its scenario's mocks, and within each the later one is on top: the
-        last override comes first, and the scenario's first mock last. A mock that is in both counts once, as the
-        session's own. Ids that the catalog does not have are left out.
+        Overrides take precedence over the scenario's mocks, and later ones over earlier ones. So the last override
+        comes first, and the scenario's first mock last. A mock that is in both counts once, as an override. Ids that
+        the catalog lacks are left out.
         """
         scenario = self.scenarios_by_id.get(session.scenario) if session.scenario is not None else None
         stack = session.overrides if scenario is None else (*scenario.mocks, *session.overrides)
@@ -69,10 +69,10 @@ class Catalog(Struct, rename="camel", frozen=True, dict=True):
 
 
 class CatalogDiff(Struct, frozen=True, rename="camel"):
-    """What differs between two catalogs, by id, sorted; true where anything does.
+    """The differences between two catalogs, as sorted ids; true if there are any.
 
-    `mocks_…` are the published mocks: one that becomes scenario-local is removed from them. A scenario's change may be
-    its name, its `url_id` or its mocks, local ones included.
+    `mocks_…` are published mocks: one that becomes scenario-local counts as removed. A scenario has changed if its
+    name, its `url_id` or its mocks have, including local ones.
     """
 
     mocks_added: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ T = TypeVar("T", Mock, Scenario)
 
 
 def canonical(catalog: Catalog) -> Catalog:
-    """The same catalog in the one order that is stored: mocks and scenarios by id, a scenario's mocks as they were."""
+    """The catalog in its stored order: mocks and scenarios by id; a scenario's mocks keep their order."""
     return Catalog(
         tuple(sorted(catalog.mocks, key=lambda mock: mock.id)),
         tuple(
@@ -123,9 +123,9 @@ def page_scenarios(
     limit : int
         1 to 100.
     search : str, optional
-        Only scenarios whose name holds this, without regard to case; at most 200 characters.
+        Only scenarios whose name contains this text, without regard to case; at most 200 characters.
     before : str, optional
-        `ScenarioPage.next_before` of the page before.
+        `ScenarioPage.next_before` of the previous page.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def page_scenarios(
 
 
 def _place(scenario: Scenario) -> tuple[str, str]:
-    """Where a scenario stands in a list."""
+    """The sort key of a scenario in a list."""
     return scenario.name.casefold(), scenario.id
 
 

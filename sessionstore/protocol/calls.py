@@ -6,7 +6,6 @@ All functions are pure. They validate their input first, so every `Call` may be 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,12 +58,12 @@ class WriteContext:
     ttl_ms: int
     #: how long a view's lease lasts
     lease_ms: int
+    #: seconds, monotonic
+    clock: Callable[[], float]
     #: the highest revision seen of this environment: a lower one proves that Redis lost data
     known_rev: int = 0
     #: what the store knows of the server
     server: ServerIdentity = field(default_factory=ServerIdentity)
-    #: seconds, monotonic
-    clock: Callable[[], float] = time.monotonic
 
     def learn(self, rev: int, *, recounting: bool) -> None:
         """Remember the revision of an answer; while leases are being recounted, even if it is lower."""

@@ -1,8 +1,8 @@
-"""What is published on the two channels of an environment.
+"""The messages on the two channels of an environment.
 
-``changes`` carries one message for each revision, in commit order, with the full new state. ``rev`` and ``prev`` make
-a chain: a receiver has missed nothing where the next message has ``rev`` one above its own and ``prev`` equal to the
-id it has. ``applied`` carries the revision that every live view has applied.
+``changes`` carries one message for each revision, in commit order, with the full new state. ``rev`` and ``prev`` make a
+chain: the receiver has missed nothing if ``rev`` is one above its own and ``prev`` equals its id. ``applied`` carries
+the revision that every live view has applied.
 
 All are JSON, UTF-8; times are ms since 1970 in Redis time. Ignore unknown fields, but not an unknown ``type``.
 """
@@ -17,7 +17,7 @@ from ..errors import CorruptDataError
 
 
 class SessionState(Struct, rename="camel", frozen=True, gc=False):
-    """A session's state as scripts write it into replies and messages."""
+    """A session's state in replies and messages."""
 
     session_key: str
     rev: int
@@ -37,32 +37,32 @@ class _Change(Struct, rename="camel", tag_field="type", frozen=True, kw_only=Tru
     prev: str
     #: when it was committed
     at: int
-    #: a writer waits until every view has applied it, so an acknowledgement is wanted at once
+    #: whether a writer waits until every view has applied it
     wait: bool = False
-    #: in which it was published; empty before the first lease
+    #: the epoch in which it was published; empty before the first lease
     epoch: str = ""
 
 
 class SessionSet(_Change, tag="set", frozen=True, kw_only=True):
-    """A session has this state now."""
+    """A session was created or changed."""
 
     session: SessionState
 
 
 class SessionDeleted(_Change, tag="delete", frozen=True, kw_only=True):
-    """A session is gone."""
+    """A session was deleted."""
 
     session_key: str
 
 
 class ExpiryMoved(_Change, tag="expiry", frozen=True, kw_only=True):
-    """Sessions live longer: session key, expiresAt, lastSeenAt."""
+    """Sessions expire later: session key, expiresAt, lastSeenAt."""
 
     sessions: tuple[tuple[str, int, int], ...]
 
 
 class CatalogChanged(_Change, tag="catalog", frozen=True, kw_only=True):
-    """The environment has this catalog now; None: it has none."""
+    """The environment's catalog was changed, or removed (None)."""
 
     catalog: Catalog | None
 
@@ -71,9 +71,9 @@ Change = SessionSet | SessionDeleted | ExpiryMoved | CatalogChanged
 
 
 class Applied(Struct, frozen=True, gc=False):
-    """Every live view has applied `rev`; `live` is how many there are, `expired` how many leases ever ran out.
+    """Every live view has applied `rev`.
 
-    `epoch` is that in which they took their leases.
+    `live` counts these views, `expired` the leases that ever expired. `epoch` is that of the leases.
     """
 
     rev: int

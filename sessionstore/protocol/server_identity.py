@@ -1,30 +1,28 @@
-"""Whether the Redis behind a connection is the one that a writer knows.
+"""Whether a new connection has reached the same Redis as before.
 
-A restart or a failover may lose leases, while their views still call themselves fresh. So a writer that finds another
-server, or one that has just started, waits for one whole lease before it trusts the count. Redis identifies itself in
-INFO: `run_id` changes with a restart, `master_replid` with a promotion.
+A restart or a failover may lose leases whose views are still fresh. So if a writer finds another server, or one that
+has just started, it waits for a whole lease before it relies on the number of leases. INFO identifies Redis: `run_id`
+changes with a restart, `master_replid` with a promotion.
 """
 
 from __future__ import annotations
 
 import re
 
-#: The command whose answer `ServerIdentity.observed` takes; each new connection sends it ahead of its first write.
+#: Each new connection sends this command before its first write. `ServerIdentity.observed` takes the answer.
 IDENTIFY = ("INFO", "server", "replication")
 
 _FIELD = re.compile(r"^(run_id|master_replid|uptime_in_seconds):(\S*)\r?$", re.MULTILINE)
 
 
 class ServerIdentity:
-    """What one store knows of the server it writes to.
+    """The server that a store writes to, as far as the store knows.
 
     Attributes
     ----------
     countable_at : float
         Local monotonic time, in seconds. Before it, no write may rely on its count of the leases.
     """
-
-    __slots__ = ("_identity", "_lease_s", "countable_at")
 
     def __init__(self, lease_s: float = 2.0) -> None:
         self.countable_at = 0.0
@@ -34,8 +32,8 @@ class ServerIdentity:
     def observed(self, info: bytes | str | None, now: float) -> None:
         """Take the INFO of the server that a new connection reached.
 
-        None: the server denies INFO to this user, so each connection may reach another server. Empty: fakeredis, which
-        has no INFO and is always the same server.
+        None: the user may not run INFO, so each connection may reach another server. Empty: fakeredis, which has no
+        INFO and is always the same server.
         """
         text = info.decode("utf-8", "replace") if isinstance(info, bytes) else info or ""
         fields = dict(_FIELD.findall(text))

@@ -14,17 +14,15 @@ from .runner import Runner
 class ApiKeys:
     """The API keys of a store. Made by `SessionStore.api_keys`.
 
-    Every method may raise `StoreUnavailableError`, and `OutcomeUnknownError` where a write was sent and no answer came.
+    Every method may raise `StoreUnavailableError`. If a write gets no answer, it raises `OutcomeUnknownError`.
     """
-
-    __slots__ = ("_keyspace", "_runner")
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._keyspace = StoreKeyspace(runner.config.prefix)
 
     def create(self, name: str, *, project: str | None = None, expires_at: int | None = None) -> NewApiKey:
-        """Make a key. The secret that this returns is nowhere else: it can't be shown again.
+        """Make a key. Only this call returns the secret: it is stored nowhere.
 
         Parameters
         ----------
@@ -38,17 +36,17 @@ class ApiKeys:
         Raises
         ------
         TooManyApiKeysError
-            25 keys are active; revoked and expired ones do not count.
+            25 keys are active. Revoked and expired keys do not count.
         InvalidFieldError, InvalidSlugError
         """
         return self._runner.run(operations.create(self._keyspace, name, project=project, expires_at=expires_at))
 
     def list(self) -> tuple[ApiKey, ...]:
-        """Read what is known of every key, oldest first; those that have ended lately are among them."""
+        """Read every key's record, oldest first, including the latest revoked and expired ones."""
         return self._runner.run(operations.list_keys(self._keyspace))
 
     def revoke(self, key_id: str) -> ApiKey:
-        """Revoke a key for good; every gateway refuses it within a second. Revoking it again changes nothing.
+        """Revoke a key for good. Every gateway refuses it within a second. Revoking it again changes nothing.
 
         Raises
         ------
@@ -61,11 +59,11 @@ class ApiKeys:
         return self._runner.run(operations.snapshot(self._keyspace))
 
     def mark_used(self, used: Mapping[str, int]) -> int:
-        """Record when keys were last used, each at most once a minute; returns how many records that changed.
+        """Record when keys were last used, each at most once a minute; returns the number of changed records.
 
         Parameters
         ----------
         used : mapping
-            Key id → ms since 1970, in Redis time: what `KeyRing.due_uses` returns.
+            Key id → ms since 1970, in Redis time, as `KeyRing.due_uses` returns it.
         """
         return self._runner.run(operations.mark_used(self._keyspace, used))

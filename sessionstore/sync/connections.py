@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
-    """Calls that are on their way, and the connection that their answers come on."""
+    """Calls that were sent, and the connection for their answers."""
 
     calls: Sequence[Call[Any]]
     connection: Any
@@ -88,7 +88,7 @@ class Connections(BaseConnections):
         return Sent(calls, connection, time.monotonic())
 
     def finish(self, sent: Sent, within_s: float | None = None) -> list[Any] | None:
-        """Wait for the answers, and return them as `execute_all` does; None if the first is not there `within_s`."""
+        """Wait for the answers, and return them as `execute_all` does; None if the first does not arrive `within_s`."""
         connection = sent.connection
         done = True
         payloads: list[Any]
@@ -117,7 +117,7 @@ class Connections(BaseConnections):
                 if call.writes and connection not in self._identified:
                     self._identify(connection, deadline)
                 if time.monotonic() >= deadline:
-                    # Better not to send it than to send it without the time to read the answer.
+                    # There is no time left to read the answer, so don't send the call.
                     raise TimeoutError
                 sent = True
                 return _evaluate(connection, call, deadline)
@@ -170,5 +170,5 @@ def _evaluate(connection: Any, call: Call[Any], deadline: float) -> Any:
 
 
 def _left(deadline: float) -> float:
-    """Seconds left, and never quite none: an answer that is already there is still read."""
+    """Seconds left, and at least a millisecond: an answer that has arrived is still read."""
     return max(0.001, deadline - time.monotonic())

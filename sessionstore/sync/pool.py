@@ -20,10 +20,10 @@ def pool_settings(config: StoreConfig) -> dict[str, Any]:
 
 
 class Pool(redis.ConnectionPool):
-    """Lends each connection to one call at a time; a call that finds none waits, at most `timeout` seconds.
+    """Lends each connection to one call at a time. If none is free, a call waits for at most `timeout` seconds.
 
-    When a KeyboardInterrupt ends a handshake, redis-py's pools take the connection back as it is. The next command
-    would take the handshake's answer for its own.
+    redis-py's pools take a connection back even if a KeyboardInterrupt ended its handshake. The next command would then
+    read the answer to the handshake.
     """
 
     check_process = redis_internals.check_process
@@ -34,7 +34,7 @@ class Pool(redis.ConnectionPool):
         super().__init__(**options)
 
     def reset(self) -> None:
-        """Begin anew, without connections: at first, and in a process that was forked off."""
+        """Begin without connections: at first, and in a forked process."""
         # One token for each connection that may be lent. A KeyboardInterrupt inside a semaphore, which is Python code,
         # could leave its lock locked for good.
         self._free: SimpleQueue[None] = SimpleQueue()
@@ -66,7 +66,7 @@ class Pool(redis.ConnectionPool):
                 self.lent.add(connection)
                 if self._is_closed:
                     raise StoreClosedError(CLOSED)
-            # A connection that Redis has closed meanwhile, or that holds an answer to no command, connects again.
+            # Connect again if Redis has closed the connection, or if it holds an answer to no command.
             if connection.is_connected and (connection.should_reconnect() or _is_stale(connection)):
                 connection.disconnect()
             connection.connect()

@@ -1,5 +1,5 @@
 # Generated from aio/runner.py by .ci/unasync.py: change that file instead.
-"""Takes the steps of a store's operations, on its connections and its subscriptions."""
+"""Runs the steps of a store's operations on its connections and subscriptions."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ class Runner:
 
     def __init__(self, pool: Any, config: StoreConfig) -> None:
         config.database = database_of(pool)
+        config.clock = time.monotonic
         self.config = config
         self.connections = Connections(pool, config)
         self.driver = SubscriptionsDriver(self.connections, config)
         self._closed = False
 
     def run(self, operation: Operation[T]) -> T:
-        """Take an operation's steps; return its result."""
+        """Run an operation's steps; returns its result."""
         try:
             step = next(operation)
             while True:
                 try:
                     if self._closed:
-                        # In mid-operation too: a closed pool would connect again.
+                        # Check between the steps too: a closed pool would connect again.
                         raise StoreClosedError(CLOSED)
                     if isinstance(step, AwaitApplied):
                         result: Any = self.driver.await_applied(step)
@@ -52,6 +53,6 @@ class Runner:
             return value
 
     def close(self) -> None:
-        """Drain the views and close all connections; closing twice is fine."""
+        """Drain the views and close all connections. Closing twice is fine."""
         self._closed = True
         self.driver.close()

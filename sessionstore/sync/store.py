@@ -28,8 +28,8 @@ class SessionStore:
     Parameters
     ----------
     client : redis.Redis
-        A client of one primary. The store makes connections of its own with the client's address and
-        credentials, and none of its time-outs and retries: a write whose answer is lost is never sent again.
+        A client of one primary. The store makes its own connections with the client's address and credentials. It uses
+        none of the client's time-outs and retries: a write without an answer must not be sent again.
     **options
         See `StoreConfig`.
     """
@@ -46,14 +46,14 @@ class SessionStore:
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
         """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database.
 
-        It connects when it is used.
+        It connects at the first call.
         """
         config = StoreConfig(**options)
         return cls.__new__(cls)._open(pool_from_url(Pool, url, max_connections, pool_settings(config)), config)
 
     @classmethod
     def embedded(cls, server: EmbeddedServer | None = None, **options: Unpack[StoreOptions]) -> Self:
-        """Make a store in this process's memory, without Redis: for a try and for tests.
+        """Make a store in this process's memory, without Redis, for tests and demos.
 
         Stores on one `server` share it.
         """
@@ -71,7 +71,7 @@ class SessionStore:
 
     @property
     def connection_pool(self) -> redis.ConnectionPool:
-        """The store's own connections, for code that shares its Redis; each has to be given back."""
+        """The store's own connections, for code that shares its Redis. Release each after use."""
         pool: redis.ConnectionPool = self._runner.connections.pool
         return pool
 
@@ -103,7 +103,7 @@ class SessionStore:
         self._runner.run(operations.ping())
 
     def close(self) -> None:
-        """Close the connections that the store made itself; closing twice is fine."""
+        """Close the store's own connections. Closing twice is fine."""
         self._runner.close()
 
     def __enter__(self) -> Self:

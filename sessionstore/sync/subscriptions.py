@@ -1,11 +1,11 @@
-"""The driver of a store's subscriptions for threads: one thread keeps the pub/sub connection, one runs the calls.
+"""The driver of a store's subscriptions for threads: one thread keeps the pub/sub connection, another runs the calls.
 
-One lock guards the subscriptions; it is never held across I/O. Look-ups take no lock at all.
+One lock guards the subscriptions. No thread holds it during I/O. Look-ups take no lock at all.
 
-Each waiting thread has a queue of its own. Conditions and events of the standard library are Python code: a
-KeyboardInterrupt inside one can leave its lock locked, and block every thread of the driver.
+Each waiting thread has its own queue. The standard library's conditions and events are Python code: a KeyboardInterrupt
+inside one can leave its lock locked, which would block every thread of the driver.
 
-The thread that reads a change also acknowledges it, and takes the answer if that comes at once: a handover to the other
+The thread that reads a change also acknowledges it, and reads the answer if it arrives at once: a handover to the other
 thread would cost more than the round trip. The other thread waits for slower answers, so that reading can go on.
 """
 
@@ -50,20 +50,20 @@ class SubscriptionsDriver:
         _drivers.add(self)
 
     def begin_anew(self) -> None:
-        """Be as at first: for a forked process, where there are no threads, and locks may be locked for good."""
+        """Reset all state: a forked process has no threads, and its locks may be locked for good."""
         self.subscriptions = Subscriptions()
         #: guards the subscriptions
         self.lock = threading.RLock()
-        #: each holds an item when something arrived or is new to do: for the thread that runs the calls, for the one
-        #: that keeps the pub/sub connection, and for each waiting thread
+        #: each holds an item if there is news: for the thread that runs the calls, for the one that keeps the pub/sub
+        #: connection, and for each waiting thread
         self._work_news: SimpleQueue[None] = SimpleQueue()
         self._pubsub_news: SimpleQueue[None] = SimpleQueue()
         self._waiters: set[SimpleQueue[None]] = set()
         #: until when the thread that runs the calls sleeps
         self._asleep_until = -math.inf
-        #: acknowledgements that were not answered at once; or not sent, since no connection was at hand
+        #: acknowledgements without an answer yet, or not sent because no connection was idle
         self._unfinished: deque[tuple[list[FollowerRequest], Sent | None]] = deque()
-        #: set when it closes, to end all waiting for another try
+        #: set by closing, to end the pauses before a retry
         self._ended: SimpleQueue[None] = SimpleQueue()
         self._pubsub: Any = None
         self._send_lock = threading.Lock()
@@ -76,7 +76,7 @@ class SubscriptionsDriver:
         self._pool.close_inherited()
 
     def start(self) -> None:
-        """Begin, if that has not happened yet.
+        """Start the threads, once.
 
         Raises
         ------
@@ -95,13 +95,12 @@ class SubscriptionsDriver:
                 _close_at_exit(self)
 
     def wake(self) -> None:
-        """Wake what may have something new to do."""
+        """Wake the threads: there may be something to do."""
         self._tell_all()
         connection = self._pubsub
         if connection is not None:
-            with contextlib.suppress(
-                ConnectionBroken, *FOREIGN_ERRORS
-            ):  # the thread that keeps the connection notices, too
+            # The thread that keeps the connection sees a failure too.
+            with contextlib.suppress(ConnectionBroken, *FOREIGN_ERRORS):
                 self._write(connection)
 
     def close(self) -> None:
@@ -110,7 +109,7 @@ class SubscriptionsDriver:
         self._pool.close()
 
     def drain(self) -> None:
-        """Run what is left to do, once, and stop. Code that runs later at exit may still use the pool."""
+        """Run the last calls, once, and stop. The pool stays open for code that runs later at exit."""
         with self.lock:
             self._closing = True
             self.subscriptions.close(lease_clock())
@@ -123,7 +122,7 @@ class SubscriptionsDriver:
                 thread.join(3 * self._deadline_s)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until something that arrives makes the condition true; False if that takes too long."""
+        """Wait until the condition is true; False if it is not in time. It is checked when anything arrives."""
         news: SimpleQueue[None] = SimpleQueue()
         until = lease_clock() + timeout_s
         try:
@@ -140,12 +139,12 @@ class SubscriptionsDriver:
             self._waiters.discard(news)
 
     def await_drained(self, follower: Follower) -> None:
-        """Wait until the last calls of a view have run, if it was the last one of its environment."""
+        """Wait until the last calls of an environment have run, if its last view was closed."""
         self.wake()
         self.wait_for(lambda: follower.drained or not follower.closed or not self._threads, 3 * self._deadline_s)
 
     def await_applied(self, step: AwaitApplied) -> Applied | None:
-        """Wait for a message that a revision has been applied everywhere, or for the step's time to run out."""
+        """Wait for a message that every view has applied a revision; None if none arrives in time."""
         self.start()
         arrived: SimpleQueue[Applied | None] = SimpleQueue()
         with self.lock:
@@ -179,19 +178,19 @@ class SubscriptionsDriver:
             except (ConnectionBroken, *FOREIGN_ERRORS) as exc:
                 self._lose_connection(describe_loss(exc))
             except Exception:
-                log.exception("The subscription failed unexpectedly; it is made anew.")
+                log.exception("The subscription failed unexpectedly; subscribing again.")
                 with self.lock:
-                    self.subscriptions.crashed(lease_clock())  # acknowledgements that were asked for here, too
+                    self.subscriptions.crashed(lease_clock())  # this thread's acknowledgements fail too
                 self._lose_connection("an unexpected error, see the log")
             finally:
                 with self._send_lock:
-                    # redis-py would connect again to send, so no command may follow.
+                    # Send no command from here on: redis-py would connect again.
                     self._pubsub = None
                     connection.disconnect()
             self._pause(backoff.failed())
 
     def _read(self, connection: Any, backoff: Backoff) -> None:
-        """Read until the connection breaks; send subscriptions and heartbeats in between."""
+        """Read until the connection breaks, and send subscriptions and heartbeats."""
         self._write(connection)
         while not self._closing:
             wait_s = self.subscriptions.commands_due_at() - lease_clock()
@@ -212,7 +211,7 @@ class SubscriptionsDriver:
             backoff.succeeded()
 
     def _acknowledge(self, acks: list[FollowerRequest]) -> None:
-        """Send acknowledgements, and take their answers if they come at once."""
+        """Send acknowledgements, and read their answers if they arrive at once."""
         sent = self._connections.begin([ack.call for ack in acks])
         results = None if sent is None else self._connections.finish(sent, _AT_ONCE_S)
         with self.lock:
@@ -225,7 +224,7 @@ class SubscriptionsDriver:
                 self._notify(now)
 
     def _notify(self, now: float) -> None:
-        """Wake the threads with something to do. To wake one for nothing costs more than to apply a change."""
+        """Wake the threads that have something to do. Waking others would cost more than applying a change."""
         if self.subscriptions.wake_at(now) < self._asleep_until:
             _tell(self._work_news)
         self._tell_waiters()
@@ -241,7 +240,7 @@ class SubscriptionsDriver:
                 _tell(news)
 
     def _pause(self, seconds: float) -> None:
-        """Wait before another try, unless it closes."""
+        """Wait before a retry, or until the store is closed."""
         if _await(self._ended, seconds):
             self._ended.put(None)  # for the other thread
 
@@ -267,14 +266,14 @@ class SubscriptionsDriver:
                     self._pubsub.send_command("PING", check_health=False)
 
     def _work(self) -> None:
-        """Run the calls that are due, all together, again and again; and those that are left in the end."""
+        """Run the calls that are due, all together, until the store is closed; then those that are left."""
         backoff = Backoff()
         while not self._closing or self.subscriptions.draining or self._unfinished:
             try:
                 self._run_due()
                 backoff.succeeded()
             except Exception:
-                log.exception("A view's calls failed unexpectedly; all views of this store read everything anew.")
+                log.exception("A view's calls failed unexpectedly; all views of this store resync.")
                 with self.lock:
                     self.subscriptions.crashed(lease_clock())
                 self._pause(backoff.failed())
@@ -304,13 +303,13 @@ class SubscriptionsDriver:
 
 
 def _tell(news: SimpleQueue[None]) -> None:
-    # A reader that has not taken the last item yet sees this news with it.
+    # One item is enough: the reader looks at everything.
     if news.empty():
         news.put(None)
 
 
 def _await(news: SimpleQueue[None], seconds: float) -> bool:
-    """Wait for news, and take all that there are; False where none came in time."""
+    """Wait for news and take all of it; False if there is none in time."""
     try:
         news.get(timeout=None if seconds == math.inf else max(0.0, seconds))
     except Empty:
@@ -322,7 +321,7 @@ def _await(news: SimpleQueue[None], seconds: float) -> bool:
 
 
 def _close_at_exit(driver: SubscriptionsDriver) -> None:
-    """Leave at the interpreter's exit, so that no writer has to wait for a lease to run out."""
+    """Leave when the interpreter exits, so that no writer waits for a lease to expire."""
     reference = weakref.ref(driver)
 
     def close() -> None:
@@ -331,7 +330,7 @@ def _close_at_exit(driver: SubscriptionsDriver) -> None:
             alive.drain()
 
     atexit.register(close)
-    # Not at exit: this one might come first.
+    # Not at exit: the finalizer might run first.
     weakref.finalize(driver, atexit.unregister, close).atexit = False
 
 

@@ -30,7 +30,7 @@ _ENCODING = {"encoding": "utf-8", "encoding_errors": "strict"}
 def client_options(deadline_s: float) -> dict[str, Any]:
     """Options for a client of our own: short time-outs, and no retries.
 
-    A script whose answer is lost may have run.
+    If the answer is lost, the script may have run.
     """
     return {
         "socket_connect_timeout": deadline_s / 2,
@@ -41,7 +41,7 @@ def client_options(deadline_s: float) -> dict[str, Any]:
 
 
 def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str, Any]) -> Any:
-    """Make a pool of class `kind` for a URL, checked whole; a message never quotes the URL, which may hold a password.
+    """Make a pool of class `kind` for a URL. Messages never quote the URL: it may contain a password.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str,
         if re.fullmatch(path, parts.path):
             pool = kind.from_url(url, max_connections=max_connections, **settings)
             pool.connection_kwargs.update(_ENCODING)
-            # Make an unconnected connection once: an unknown option fails here, not in the first call.
+            # Make one connection without connecting, so that an unknown option fails here and not in the first call.
             pool.connection_class(**pool.connection_kwargs)
             return pool
     except (ValueError, TypeError, AttributeError):
@@ -80,7 +80,7 @@ def check_url(url: str) -> str:
 def pool_like(kind: Any, client: Any, settings: dict[str, Any]) -> Any:
     """Make a pool of class `kind` with the address and credentials of a client that the caller owns.
 
-    Its own pool is not used: on the way to a connection redis-py would sleep and retry for longer than a call may take.
+    Its own pool is not used: redis-py might sleep and retry longer than a call may take.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What both drivers decide in the same way; neither waits here."""
+"""Code that both drivers share. Nothing here waits."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .resp import decode_all
 
 
 class BaseConnections:
-    """The pool of one store, what its connections know of their server, and its observer."""
+    """The pool of one store, the identity of its server, and its observer."""
 
     def __init__(self, pool: Any, config: StoreConfig) -> None:
         self.pool = pool
         self._deadline_s = config.deadline_s
         self._observe = config.observe
         self._server = config.server
-        #: connections that have asked their server who it is since they last connected
+        #: connections that have identified their server since they last connected
         self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def with_deadline(self, deadline_s: float) -> Self:
-        """Run calls on the same pool within another deadline; no connection asks twice who its server is."""
+        """Run calls on the same pool within another deadline; no connection identifies its server twice."""
         other = copy.copy(self)
         other._deadline_s = deadline_s
         return other
 
     def identified(self, connection: Any, info: Any) -> None:
-        """Take what the server of a connection says of itself; the connection asks again once it has reconnected."""
+        """Take the identity of a connection's server. After reconnecting, the connection identifies it again."""
         self._server.observed(info, time.monotonic())
         self._identified.add(connection)
         connection.register_connect_callback(self._reconnected)
@@ -46,7 +46,7 @@ class BaseConnections:
 
     @contextmanager
     def observing(self, call: Call[Any]) -> Iterator[None]:
-        """Tell the observer how one call went."""
+        """Report the outcome of one call to the observer."""
         started = time.monotonic()
         try:
             yield
@@ -56,7 +56,7 @@ class BaseConnections:
         self._report((call,), (None,), started)
 
     def results(self, calls: Sequence[Call[Any]], payloads: Sequence[Any], started: float) -> list[Any]:
-        """Decode the answers of calls that ran together, and tell the observer."""
+        """Decode the answers of calls that ran together, and report them to the observer."""
         results = decode_all(calls, payloads)
         self._report(calls, results, started)
         return results
@@ -72,7 +72,7 @@ class BaseConnections:
 
 
 def info_without_answer(error: ResponseError) -> str | None:
-    """What `ServerIdentity.observed` takes when INFO fails.
+    """The argument for `ServerIdentity.observed` when INFO fails.
 
     None: the server denies INFO to this user. Empty: it has no INFO, as fakeredis. A refusal of Redis is raised.
     """
@@ -84,7 +84,7 @@ def info_without_answer(error: ResponseError) -> str | None:
 
 
 def deliver(subscriptions: Any, requests: Sequence[Any], results: Sequence[Any], now: float) -> None:
-    """Bring each request its answer or its error."""
+    """Give each request its answer or its error."""
     for request, result in zip(requests, results, strict=True):
         if isinstance(result, SessionStoreError):
             subscriptions.failed(request, result, now)

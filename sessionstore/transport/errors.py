@@ -19,7 +19,7 @@ from ..options import CLOSED
 from ..protocol.calls import Call
 from ..protocol.keyspace import LAYOUT
 
-#: What redis-py, the socket and a deadline raise. redis-py's parser raises ValueError for a malformed number and
+#: The errors of redis-py, the socket and a deadline. redis-py's parser raises ValueError for a malformed number and
 #: for text that is not UTF-8.
 FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError, ValueError)
 
@@ -29,7 +29,7 @@ _NO_DATABASE = "DB index is out of range"
 
 class _Refusal(NamedTuple):
     text: str
-    #: the class that redis-py raises for it; redis-py cuts the first word off the message
+    #: the class that redis-py raises for it, without the first word of the message
     kind: type[Exception] | None = None
     #: waiting does not help
     lasting: bool = False
@@ -100,7 +100,7 @@ def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreE
 
 
 def closed_error(error: SessionStoreError) -> SessionStoreError:
-    """The error to raise after the store was closed: then a broken connection is not a fault of Redis."""
+    """The error to raise after the store was closed: it broke its connections itself."""
     if type(error) is not StoreUnavailableError:
         return error
     closed = StoreClosedError(CLOSED)
@@ -127,7 +127,7 @@ def _refusal(error: Exception) -> _Refusal | None:
 def _unexpected(message: str, call: Call[Any]) -> str:
     if "SSCORRUPT" in message or "WRONGTYPE" in message:
         return (
-            "A key of this session or environment in Redis holds something that this library did not write; look at "
-            "the keys with redis-cli and delete the wrong one."
+            "A key of this session or environment in Redis holds data that this library did not write; look at the "
+            "keys with redis-cli and delete the wrong one."
         )
     return f"Redis could not run the script {call.script.name!r}; is it 7.0 or newer, with Lua scripts allowed?"

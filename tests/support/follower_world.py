@@ -104,7 +104,7 @@ class FollowerWorld:
         self.messages: list[bytes] = []
         self.server.publish = self.messages.append
         self.keys: EnvironmentKeyspace = KEYS
-        self.context = WriteContext(KEYS, ttl_ms, LEASE_MS)
+        self.context = WriteContext(KEYS, ttl_ms, LEASE_MS, lambda: self.now)
         self.follower = Follower(self.context, "{}", touch_interval_s, random.Random(0))
 
     def advance(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""The Lua scripts, one for each operation; each says at its head what it takes, returns and publishes.
+"""The Lua scripts, one for each operation. The head of each lists what it takes, returns and publishes.
 
 Redis scripts can't import each other, so a line ``--@include lib/clock`` is replaced with that file. Fragments in
-``lib/`` hold local functions only: a Lua global that is set once would break later scripts.
+``lib/`` define local functions only: a Lua global would remain for later scripts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INCLUDE = re.compile(r"^--@include (lib/[a-z_]+)$", re.MULTILINE)
 
 
 class Script(Struct, frozen=True):
-    """A script as Redis takes it: its name, its text, and the SHA-1 of the text that EVALSHA names."""
+    """A script: its name, its text, and the SHA-1 of the text for EVALSHA."""
 
     name: str
     text: str

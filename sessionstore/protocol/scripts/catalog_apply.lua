@@ -15,8 +15,8 @@
 --     [11..] pairs: published mock, name; then local mock, scenario; then scenario, its JSON; then the session keys of
 --     KEYS[12..]
 --
--- Returns   lib/reply.lua, written, with no session, and "previous": the catalog before, or null where nothing changed
---           or there was none, "sessions": how many were changed; `existed` says that there was a catalog. Or
+-- Returns   lib/reply.lua, written, with no session, and "previous": the catalog before, or null if nothing changed
+--           or there was none, "sessions": how many were changed; `existed`: whether there was a catalog. Or
 --           {"status": "need_sessions", "missing": [session key, …], "more": whether that is not all}
 -- Publishes 'set' for each session that was changed, then 'catalog'
 

@@ -1,6 +1,5 @@
--- How many sessions live in each of some environments of one project, for metrics: cheap, and exact where all writers
--- use one TTL. A session that was written with a shorter one counts until the longest has passed since it was last
--- seen.
+-- Count the live sessions of environments of one project, for metrics. It is cheap, and exact if all writers use one
+-- TTL. A session with a shorter TTL counts until the longest TTL has passed since it was last seen.
 --
 -- KEYS[1] index  [2] head, and so on in pairs, one for each environment
 --

@@ -34,7 +34,7 @@ local target_rev = session and head.rev + 1 or head.rev
 local gone = gone_members(KEYS[2], head, now, ttl)
 local live, pending = count_pending(target_rev)
 
--- First of all: it works on a Redis that is out of memory, and makes room for the rest.
+-- This comes first: it works on a Redis that is out of memory, and makes room for the rest.
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], session_key)
 if session then

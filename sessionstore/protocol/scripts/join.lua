@@ -2,7 +2,7 @@
 -- returns.
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)  [6] applied (channel)
--- ARGV[1] the lease's id, never used before  [2] lease, ms  [3] what the view says of itself, JSON
+-- ARGV[1] the lease's id, never used before  [2] lease, ms  [3] the view's description of itself, JSON
 --     [4] the revision that it has applied, and [5] its id
 --
 -- Returns   {"status": "ok", "now": ms, "rev": head, "id": its id, "epoch": text, "leaseMs": ms that the lease lasts}.

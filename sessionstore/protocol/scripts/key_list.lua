@@ -1,4 +1,4 @@
--- Every API key's record, those that have ended too.
+-- Every API key's record, including revoked and expired ones.
 --
 -- KEYS[1] api keys
 --

@@ -1,4 +1,4 @@
--- Which leases have not applied a revision yet, for a writer that waits.
+-- The leases that have not applied a revision yet, for a writer that waits.
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)
 -- ARGV[1] the revision that the writer waits for  [2] lease, ms

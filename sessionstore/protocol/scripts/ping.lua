@@ -1,4 +1,4 @@
--- Whether scripts run, and what time it is.
+-- Whether scripts run, and Redis's time.
 --
 -- Returns {"now": ms}
 

@@ -1,5 +1,5 @@
--- One page of the index for a snapshot. Every member that is there from the first page to the last is returned at least
--- once.
+-- One page of the index for a snapshot. Every member that is in the index from the first page to the last is
+-- returned at least once.
 --
 -- KEYS[1] index
 -- ARGV[1] cursor, '0' to begin  [2] about how many

@@ -7,7 +7,7 @@
 --         KEYS
 --
 -- Returns {"now": ms, "rev": 0 if nothing was ever written, "id": '', "cursor": text, '0' at the end,
---          "members": [session key, …], "sessions": those that exist of the ones to read}
+--          "members": [session key, …], "sessions": those of the sessions to read that exist}
 
 --@include lib/clock
 --@include lib/layout

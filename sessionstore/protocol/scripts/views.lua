@@ -2,7 +2,7 @@
 --
 -- KEYS[1] head  [2] leases  [3] views
 --
--- Returns {"now": ms, "rev": head, "views": [{"lease": id, "info": what the view says of itself, JSON as text,
+-- Returns {"now": ms, "rev": head, "views": [{"lease": id, "info": the view's description of itself, JSON as text,
 --         "applied": the last revision that it said it has applied, "leaseLeftMs": ms until its lease runs out}, …]},
 --         ordered by expiry, soonest first
 

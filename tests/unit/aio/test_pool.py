@@ -14,18 +14,18 @@ from ...support.redis_server import RedisServer
 
 
 def idle(store: AsyncSessionStore) -> list[Any]:
-    """The connections that nobody uses at the moment."""
+    """The pool's idle connections."""
     connections: list[Any] = store._runner.connections.pool._available_connections
     return connections
 
 
 def clients(server: RedisServer, name: str) -> int:
-    """How many connections Redis has of the clients of this name."""
+    """The number of Redis's clients with this name."""
     with server.client() as behind:
         return sum(client["name"] == name for client in behind.client_list())
 
 
-async def test_call_that_finds_none_free_waits_for_one(shared_redis: RedisServer, prefix: str) -> None:
+async def test_call_waits_for_a_free_connection(shared_redis: RedisServer, prefix: str) -> None:
     url = f"{shared_redis.url}?client_name={prefix}"
     async with AsyncSessionStore.from_url(url, prefix=prefix, max_connections=2, deadline_s=20) as store:
         staging = store.environment("checkout", "staging")
@@ -35,7 +35,7 @@ async def test_call_that_finds_none_free_waits_for_one(shared_redis: RedisServer
         assert clients(shared_redis, prefix) == 2
 
 
-async def test_connection_that_redis_has_closed_is_made_anew(shared_redis: RedisServer, prefix: str) -> None:
+async def test_connection_that_redis_has_closed_connects_again(shared_redis: RedisServer, prefix: str) -> None:
     # Given idle connections that Redis closes
     url = f"{shared_redis.url}?client_name={prefix}"
     async with AsyncSessionStore.from_url(url, prefix=prefix, max_connections=4, deadline_s=20) as store:
@@ -54,7 +54,7 @@ async def test_connection_that_redis_has_closed_is_made_anew(shared_redis: Redis
         assert await asyncio.gather(*(staging.get("ci-42") for _ in range(16))) == [None] * 16
 
 
-async def test_connection_with_an_answer_nobody_asked_for_is_made_anew(shared_redis: RedisServer, prefix: str) -> None:
+async def test_connection_with_an_unexpected_answer_connects_again(shared_redis: RedisServer, prefix: str) -> None:
     async with AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, max_connections=1, deadline_s=20) as store:
         await store.ping()
         [connection] = idle(store)
@@ -66,7 +66,7 @@ async def test_connection_with_an_answer_nobody_asked_for_is_made_anew(shared_re
         assert await store.environment("checkout", "staging").get("ci-42") is None
 
 
-async def test_calls_that_are_cancelled_lose_no_connection(shared_redis: RedisServer, prefix: str) -> None:
+async def test_cancelled_calls_lose_no_connection(shared_redis: RedisServer, prefix: str) -> None:
     async with AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, max_connections=2, deadline_s=20) as store:
         staging = store.environment("checkout", "staging")
         await staging.put("ci-42", label="x")
@@ -85,7 +85,7 @@ async def test_calls_that_are_cancelled_lose_no_connection(shared_redis: RedisSe
         assert [session.label for session in sessions if session is not None] == ["x"] * 10
 
 
-async def test_call_that_waits_longer_than_its_deadline_gives_up(own_redis: RedisServer) -> None:
+async def test_call_without_a_connection_fails_at_its_deadline(own_redis: RedisServer) -> None:
     async with AsyncSessionStore.from_url(own_redis.url, max_connections=1, deadline_s=0.2) as store:
         await store.ping()
         own_redis.pause()
@@ -102,7 +102,7 @@ async def test_call_that_waits_longer_than_its_deadline_gives_up(own_redis: Redi
                     await asyncio.sleep(0)
 
 
-async def test_failure_to_connect_gives_the_place_back() -> None:
+async def test_failure_to_connect_releases_the_connection() -> None:
     async with AsyncSessionStore.from_url("redis://127.0.0.1:1/0", max_connections=1, deadline_s=20) as store:
         for _ in range(3):
             with pytest.raises(StoreUnavailableError):

@@ -53,7 +53,7 @@ class TestSecrets:
             "fmk_" + "ä" * 43,
         ],
     )
-    def test_what_is_no_key(self, text: str) -> None:
+    def test_rejects_text_of_another_form(self, text: str) -> None:
         assert not is_secret(text)
 
     def test_the_secret_is_not_in_the_repr(self) -> None:
@@ -109,17 +109,17 @@ class TestKeyRing:
         assert isinstance(loaded.authenticate(SECRET, 100.499), ApiKey)
         assert loaded.authenticate(SECRET, 100.5) is Refusal.EXPIRED
 
-    def test_admits_nobody_before_the_first_load(self) -> None:
+    def test_rejects_every_key_before_the_first_load(self) -> None:
         assert KeyRing().authenticate(SECRET, 0.0) is Refusal.UNAVAILABLE
         assert KeyRing().age_s(0.0) == float("inf")
 
-    def test_admits_nobody_by_records_older_than_the_bound(self) -> None:
+    def test_rejects_every_key_if_the_records_are_older_than_the_bound(self) -> None:
         # Given records that were asked for at 100, when Redis is away
         loaded = ring()
         assert isinstance(loaded.authenticate(SECRET, 100.0 + REVOCATION_BOUND_S), ApiKey)
         late = 100.0 + REVOCATION_BOUND_S + 0.001
         assert not loaded.is_current(late)
-        # Then nothing is told of any key, so that malformed and unknown ones look like good ones
+        # Then every key gets the same answer, so malformed and unknown keys look like valid ones
         for secret in (SECRET, generate_secret(), "fmk_x"):
             assert loaded.authenticate(secret, late) is Refusal.UNAVAILABLE
         assert loaded.authenticate(None, late) is Refusal.MISSING
@@ -143,7 +143,7 @@ class TestKeyRing:
         assert loaded.authenticate(generate_secret(), 5.0) is Refusal.UNAVAILABLE
         assert loaded.due_uses() == {}
 
-    def test_a_bootstrap_key_that_is_none_is_not_quoted(self) -> None:
+    def test_the_error_for_a_malformed_bootstrap_key_does_not_quote_it(self) -> None:
         with pytest.raises(InvalidFieldError) as caught:
             KeyRing(["hunter2"])
         assert "hunter2" not in str(caught.value)
@@ -155,10 +155,10 @@ class TestKeyRing:
         loaded.authenticate(SECRET, 100.2)
         key_id = record(SECRET).id
         assert loaded.due_uses() == {key_id: NOW_MS + 200}
-        # When it is not noted, then it stays due, also after another load
+        # When it is not recorded, then it stays due, also after another load
         loaded.load(snapshot((SECRET, record(SECRET)), now=NOW_MS + 250), 100.25)
         assert loaded.due_uses() == {key_id: NOW_MS + 200}
-        # When a load shows that it was noted, then the next is due a minute later
+        # When a load shows that it was recorded, then the next is due a minute later
         used_at = NOW_MS + 200
         loaded.load(snapshot((SECRET, record(SECRET, last_used_at=used_at)), now=NOW_MS + 500), 100.5)
         assert loaded.due_uses() == {}
@@ -167,7 +167,7 @@ class TestKeyRing:
             loaded.authenticate(SECRET, sent_at)
             assert loaded.due_uses() == ({key_id: at_ms} if at_ms - used_at >= USED_INTERVAL_MS else {})
 
-    def test_the_use_of_a_key_that_is_gone_is_forgotten(self) -> None:
+    def test_the_use_of_a_removed_key_is_dropped(self) -> None:
         loaded = ring()
         loaded.authenticate(SECRET, 100.0)
         loaded.load(snapshot(), 100.1)

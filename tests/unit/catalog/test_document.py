@@ -161,7 +161,7 @@ def test_json_and_toml_are_the_same(text: str | bytes, syntax: Any) -> None:
             "environments/staging/scenarios/1/mocks",
             [],
             "environments.staging.scenarios[1].localMocks[0]",
-            "add it there",
+            "add the mock 'ovr_own'",
         ),
         (
             "environments/staging/scenarios/1/localMocks/+",
@@ -203,7 +203,7 @@ def test_an_error_names_the_place(path: str, value: Any, place: str, reason: str
         (" " * (MAX_DOCUMENT_BYTES + 1), "json", "larger than"),
     ],
 )
-def test_what_is_no_document(text: str | bytes, syntax: Any, reason: str) -> None:
+def test_rejects_data_that_is_no_document(text: str | bytes, syntax: Any, reason: str) -> None:
     with pytest.raises(InvalidCatalogError) as caught:
         parse_catalog_document(text, syntax)
     assert reason in str(caught.value)
@@ -252,5 +252,5 @@ def test_bounds_hold_at_the_bound_and_one_past_it() -> None:
 
 def test_a_document_is_applied_to_its_own_project_only() -> None:
     assert check_project(DOCUMENT, "checkout") == catalog_document(DOCUMENT)
-    with pytest.raises(InvalidCatalogError, match=r"^project: the document is about 'checkout'"):
+    with pytest.raises(InvalidCatalogError, match=r"^project: the document belongs to 'checkout'"):
         check_project(catalog_document(DOCUMENT), "other")

@@ -45,7 +45,7 @@ def test_active_mocks_come_in_order_of_precedence(
     assert all(mock.name for mock in mocks)
 
 
-def test_a_diff_tells_what_was_added_removed_and_changed() -> None:
+def test_a_diff_lists_added_removed_and_changed_ids() -> None:
     new = Catalog(
         mocks=(Mock("ovr_d", "D"), Mock("ovr_b", "B renamed"), Mock("ovr_a", "A")),
         scenarios=(
@@ -112,13 +112,13 @@ def test_search_goes_by_name_without_regard_to_case(search: str, names: list[str
     assert [scenario.name for scenario in page_scenarios(MANY, 100, search).scenarios] == names
 
 
-def test_a_page_continues_where_the_scenario_that_it_names_is_gone() -> None:
+def test_a_page_continues_even_if_its_scenario_was_removed() -> None:
     before = page_scenarios(MANY, 3).next_before
     rest = Catalog(scenarios=tuple(scenario for scenario in MANY.scenarios if scenario.name != "beta"))
     assert [s.name for s in page_scenarios(rest, 2, None, before).scenarios] == ["gamma", "Straße"]
 
 
-def test_a_catalog_that_is_not_there_has_an_empty_page() -> None:
+def test_without_a_catalog_the_page_is_empty() -> None:
     assert page_scenarios(None) == page_scenarios(Catalog())
     assert page_scenarios(None).next_before is None
 

@@ -24,7 +24,7 @@ class Write:
 
     def __init__(self, **reply: Any) -> None:
         self.now = 100.0
-        context = WriteContext(EnvironmentKeyspace("ss", "checkout", "staging"), 1000, 2000, clock=lambda: self.now)
+        context = WriteContext(EnvironmentKeyspace("ss", "checkout", "staging"), 1000, 2000, lambda: self.now)
         call = calls.put(context, "w7", "ci-42", SessionPatch(label="x"))
         self.operation: Generator[Any, Any, Session] = operations.write(context, call, wait=True)
         self.session: Session | None = None

@@ -713,9 +713,7 @@ def test_a_head_is_reached_when_it_is_applied(replica: Replica) -> None:
 
 
 @pytest.mark.parametrize(("rev", "head_id", "since"), [(3, "another", 0), (2, "another", 0), (2, "id2", 3)])
-def test_a_contradictory_head_causes_a_resync(
-    replica: Replica, rev: int, head_id: str, since: int
-) -> None:
+def test_a_contradictory_head_causes_a_resync(replica: Replica, rev: int, head_id: str, since: int) -> None:
     make_live(replica, 2)
     replica.message(set_message("a", 3))
 

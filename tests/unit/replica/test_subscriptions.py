@@ -31,7 +31,9 @@ class SubscriptionsWorld:
     def __init__(self) -> None:
         self.now = 100.0
         self.subscriptions = Subscriptions(random.Random(0))
-        self.contexts = {keys.changes: WriteContext(keys, 86_400_000, LEASE_MS) for keys in (KEYS, OTHER_KEYS)}
+        self.contexts = {
+            keys.changes: WriteContext(keys, 86_400_000, LEASE_MS, lambda: self.now) for keys in (KEYS, OTHER_KEYS)
+        }
         self.servers: dict[str, Server] = {}
         for channel in self.contexts:
             server = self.servers[channel] = Server()

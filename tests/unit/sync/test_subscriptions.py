@@ -1,4 +1,4 @@
-"""The driver for threads: who sends an acknowledgement, and who waits for its answer."""
+"""The driver for threads: which thread sends an acknowledgement, and which one waits for its answer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PUBSUB, CALLS = "sessionstore-pubsub", "sessionstore-calls"
 
 
 class Spy:
-    """What a view's driver does with its connections, and in which thread; each answer may be held back."""
+    """Records the calls of a view's driver and their threads. It may delay an answer or deny a connection."""
 
     def __init__(self, store: SessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.driver: Any = store._runner.driver
         self.begun: list[tuple[str, str]] = []
         self.finished: list[tuple[str, bool]] = []
         self.executed: list[tuple[str, str]] = []
-        #: what goes wrong with the next acknowledgement
+        #: the fault of the next acknowledgement
         self.is_late = False
         self.has_no_connection = False
         connections = self.driver._connections
@@ -50,10 +50,10 @@ class Spy:
 
 @pytest.fixture
 def staging(shared_redis: RedisServer, prefix: str) -> Iterator[Environment]:
-    """An environment that has been written to, in a store without a view."""
+    """An environment with one session, in a store without a view."""
     with SessionStore.from_url(shared_redis.url, prefix=prefix) as store:
         environment = store.environment("checkout", "staging")
-        environment.put("ci-42")  # on a server that has only just begun, the first write waits for a lease
+        environment.put("ci-42")  # on a new server, the first write waits for a lease
         yield environment
 
 
@@ -67,7 +67,7 @@ def proxy(staging: Environment, shared_redis: RedisServer, prefix: str) -> Itera
         yield store
 
 
-def test_who_reads_a_change_acknowledges_it(
+def test_the_thread_that_reads_a_change_acknowledges_it(
     proxy: SessionStore, staging: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(proxy, monkeypatch)
@@ -80,7 +80,7 @@ def test_who_reads_a_change_acknowledges_it(
     assert (PUBSUB, True) in spy.finished
 
 
-def test_an_answer_that_takes_longer_is_left_to_the_other_thread(
+def test_the_other_thread_waits_for_a_slow_answer(
     proxy: SessionStore, staging: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(proxy, monkeypatch)
@@ -89,7 +89,7 @@ def test_an_answer_that_takes_longer_is_left_to_the_other_thread(
     # When answers don't come at once, again and again
     effects = [staging.put("ci-42", label=str(number)).effect for number in range(20)]
 
-    # Then each write is effective all the same, and no connection is lost on the way
+    # Then each write is still effective, and no connection is lost
     assert all(effect is not None and effect.confirmed == 1 for effect in effects)
     assert (PUBSUB, False) in spy.finished
     assert (CALLS, True) in spy.finished
@@ -99,7 +99,7 @@ def test_an_answer_that_takes_longer_is_left_to_the_other_thread(
     assert len(pool._in_use_connections) + len(pool._available_connections) <= 3
 
 
-def test_without_a_connection_at_hand_the_other_thread_acknowledges(
+def test_without_an_idle_connection_the_other_thread_acknowledges(
     proxy: SessionStore, staging: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(proxy, monkeypatch)

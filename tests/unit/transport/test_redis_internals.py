@@ -68,7 +68,7 @@ def test_replaced_locks_are_free() -> None:
     assert pool._fork_lock not in locks
 
 
-def test_check_of_the_process_resets_a_pool_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_of_the_process_resets_an_inherited_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     pool: Any = redis.ConnectionPool()
     monkeypatch.setattr(pool, "pid", os.getpid() + 1)
     idle = redis_internals.idle_connections(pool)
@@ -79,7 +79,7 @@ def test_check_of_the_process_resets_a_pool_of_another_one(monkeypatch: pytest.M
     assert redis_internals.idle_connections(pool) is not idle
 
 
-def test_connection_that_is_shut_down_reads_no_more(shared_redis: RedisServer) -> None:
+def test_shut_down_connection_reads_nothing(shared_redis: RedisServer) -> None:
     pool: Any = redis.ConnectionPool.from_url(shared_redis.url)
     connection: Any = pool.get_connection()
     assert isinstance(connection._sock, socket.socket)

@@ -31,7 +31,7 @@ local function find_key(keys, id)
   end
 end
 
--- When a key stopped working, or nil where it works.
+-- When a key stopped working, or nil if it works.
 local function ended_at(key, now)
   local ended = key.revokedAt
   if key.expiresAt and key.expiresAt <= now then

@@ -3,7 +3,7 @@
 -- catalog (hash) exists if the environment has a catalog; mocks (hash): the published mocks by id; local_mocks (hash): the
 -- ids of scenario-local mocks, with their scenario; scenarios (hash): the scenarios by id.
 
--- nil where the override may be activated by itself, else the status that says why not.
+-- nil if the override may be activated by itself, else the status that says why not.
 local function override_fault(mocks, local_mocks, id)
   if redis.call('HEXISTS', mocks, id) == 1 then
     return nil

@@ -6,7 +6,7 @@ local function int(n)
   return string.format('%d', n)
 end
 
--- The whole number that a field holds, or nil where it holds something else: 'inf' and 'nan' are numbers to Lua.
+-- The whole number in a field, or nil if the field holds something else: 'inf' and 'nan' are numbers to Lua.
 local function whole(text)
   local n = tonumber(text or nil)
   return n and n >= 0 and n <= 9007199254740992 and n == math.floor(n) and n or nil

@@ -3,7 +3,7 @@ local function environment_is_known(environments, slug)
   return redis.call('SISMEMBER', environments, slug) == 1 or redis.call('EXISTS', environments) == 0
 end
 
--- The same, and whether the environment has a catalog; in one call where its project has neither.
+-- The same, and whether the environment has a catalog; in one call if its project has neither.
 local function environment_and_catalog(environments, slug, catalog)
   local there = redis.call('EXISTS', environments, catalog)
   if there == 0 then

@@ -1,7 +1,7 @@
 -- The leases of an environment's views.
 --
 -- leases (sorted set): lease ids by expiry, in Redis ms. acks (sorted set): lease ids by the last revision applied.
--- views (hash): <id>, what the view says of itself; <id>:head, the revision its last join or renewal returned;
+-- views (hash): <id>, the view's description of itself; <id>:head, the revision its last join or renewal returned;
 -- <id>:applied, the last revision that its view said it has applied; <id>:epoch, the epoch in which it was taken.
 --
 -- A lease's score in acks is the revision up to which no writer has to wait for it. It begins at the head that the join

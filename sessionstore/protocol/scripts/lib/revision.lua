@@ -26,7 +26,7 @@ local function server_run()
 end
 
 -- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`,
--- where given, how many subscriptions the caller has itself.
+-- if given, is the number of the caller's own subscriptions.
 -- If leases may have been lost, writes wait for a whole lease. There are three signs:
 --   - the head is lower than the revision that the caller has seen;
 --   - the head is missing although the channel has subscribers;

@@ -43,17 +43,17 @@ local function keep_loss()
   end
 end
 
--- Write `session` where `changed`, else only touch it, and publish the change to the views.
+-- Write `session` if `changed`, else only touch it, and publish the change to the views.
 local function commit_session(session, changed, existed)
   compare_with_head(session)
   local moved = see_session(session, now, ttl)
   local target_rev = (changed or moved) and head.rev + 1 or math.max(session.rev, session.expiryRev)
-  -- The index grows only by sessions that are new.
+  -- Only new sessions make the index grow.
   local gone = existed and {} or gone_members(KEYS[2], head, now, ttl)
   local live, pending = count_pending(target_rev)
   local prev, kind, body, state
   drop_members(KEYS[2], gone)
-  -- First of all: it fails where the index is of another type.
+  -- This comes first: it fails if the index is of another type.
   redis.call('ZADD', KEYS[2], int(session.lastSeenAt), session_key)
   if changed then
     session.expiresAt = math.max(session.expiresAt, now + ttl)
