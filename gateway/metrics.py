@@ -95,6 +95,12 @@ class Metrics:
             ("project", "environment"),
             registry=registry,
         )
+        self._live_views = prometheus.Gauge(
+            "sessionstore_live_views",
+            "Live views of the same environments.",
+            ("project", "environment"),
+            registry=registry,
+        )
         self._projects: dict[str, AsyncSessionStore] = {}
         self._counted_at = float("-inf")
         self._counting = asyncio.Lock()
@@ -145,30 +151,31 @@ class Metrics:
     @Operation(answer="text/plain")
     async def read_metrics(self, request: Request) -> Response:
         """Metrics for Prometheus, in its text format."""
-        await self._count_sessions()
+        await self._count_live()
         return Response(prometheus.generate_latest(self._registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    async def _count_sessions(self) -> None:
+    async def _count_live(self) -> None:
         async with self._counting:
             if time.monotonic() - self._counted_at < _COUNT_AGAIN_S:
                 return
             self._counted_at = time.monotonic()
-            counts: dict[tuple[str, str], int] = {}
+            self._live_sessions.clear()
+            self._live_views.clear()
             try:
                 async with asyncio.timeout(_COUNT_DEADLINE_S):
                     for project, store in tuple(self._projects.items()):
-                        found = await store.project(project).live_sessions()
-                        if not found:
-                            # It has registered no environment: perhaps a client mistyped its name.
-                            self._projects.pop(project, None)
-                        for environment, count in found.items():
-                            counts[project, environment] = count
+                        await self._count_project(project, store)
             except (SessionStoreError, TimeoutError) as exc:
-                log.info("The live sessions can't be counted: %s", str(exc) or type(exc).__name__)
-                counts = {}
-            self._live_sessions.clear()
-            for labels, count in counts.items():
-                self._live_sessions.labels(*labels).set(count)
+                log.info("The live sessions and views can't be counted: %s", str(exc) or type(exc).__name__)
+
+    async def _count_project(self, project: str, store: AsyncSessionStore) -> None:
+        found = await store.project(project).live_counts()
+        if not found:
+            # It has registered no environment: perhaps a client mistyped its name.
+            self._projects.pop(project, None)
+        for environment, counts in found.items():
+            self._live_sessions.labels(project, environment).set(counts.sessions)
+            self._live_views.labels(project, environment).set(counts.views)
 
     def _took_effect(self, effect: Effect) -> None:
         self._effective_seconds.observe(effect.effective_s)

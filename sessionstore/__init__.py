@@ -62,6 +62,7 @@ from .replica.view import (
 from .session import (
     Deletion as Deletion,
     Effect as Effect,
+    LiveCounts as LiveCounts,
     LiveView as LiveView,
     Session as Session,
     SessionPage as SessionPage,

@@ -302,6 +302,13 @@ class LiveView(Struct, frozen=True, gc=False, rename="camel"):
     lease_left_ms: int
 
 
+class LiveCounts(Struct, frozen=True, gc=False):
+    """The number of live sessions and of live views of an environment."""
+
+    sessions: int
+    views: int
+
+
 class SessionPage(Struct, frozen=True):
     """One page of an environment's sessions, newest seen first; `next_cursor` is None on the last.
 

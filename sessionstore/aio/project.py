@@ -9,6 +9,7 @@ from ..protocol import catalog_operations, operations
 from ..protocol.calls import WriteContext
 from ..protocol.catalog_operations import CatalogReport
 from ..protocol.keyspace import ProjectKeyspace
+from ..session import LiveCounts
 from .runner import Runner
 
 
@@ -32,12 +33,12 @@ class AsyncProject:
         """Read the registered environments, in alphabetical order."""
         return await self._runner.run(operations.environments(self._keyspace))
 
-    async def live_sessions(self) -> dict[str, int]:
-        """Count the live sessions of each registered environment. It is cheap enough for a metric.
+    async def live_counts(self) -> dict[str, LiveCounts]:
+        """Count the live sessions and views of each registered environment. It is cheap enough for a metric.
 
         A session counts until the longest TTL that any writer used has passed since it was last seen.
         """
-        return await self._runner.run(operations.live_sessions(self._keyspace, self._context))
+        return await self._runner.run(operations.live_counts(self._keyspace, self._context))
 
     async def catalog(self) -> CatalogDocument:
         """Read the catalog of every registered environment."""

@@ -24,6 +24,8 @@ class AsyncView(BaseView):
 
         Raises
         ------
+        EnvironmentNotFoundError
+            The project has registered environments, but not this one. With ``wait=False``, this is logged instead.
         StoreUnavailableError
             The view was not fresh in time.
         """
@@ -35,7 +37,7 @@ class AsyncView(BaseView):
             try:
                 if not await self._driver.wait_for(self._is_settled, self._timeout_s):
                     raise self._late()
-                self._check_open()
+                self._check_settled()
             except BaseException:
                 await self.aclose()
                 raise

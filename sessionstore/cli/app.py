@@ -19,7 +19,7 @@ from ..errors import (
     SessionStoreError,
     StoreUnavailableError,
 )
-from . import catalog, keys, sessions, watch
+from . import catalog, keys, sessions, views, watch
 from .output import say
 
 #: The first class that matches an error gives its exit code; docs/cli.md has the same table.
@@ -77,7 +77,7 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(catalog.app, name="catalog")
-for command in (sessions.get, sessions.put, sessions.reset, sessions.delete, sessions.views, watch.watch):
+for command in (sessions.get, sessions.put, sessions.reset, sessions.delete, views.views, watch.watch):
     app.command()(command)
 app.command("list")(sessions.list_sessions)
 

@@ -7,13 +7,15 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Concatenate, TypeVar
 
+import redis
 import typer
 
 from ..errors import InvalidQueryError
-from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S, check_seconds
+from ..options import DEFAULT_DEADLINE_S, DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S, check_seconds
 from ..protocol.keyspace import DEFAULT_PREFIX
 from ..sync.environment import Environment
 from ..sync.store import SessionStore
+from ..transport.connect import client_options, pool_like
 
 Made = TypeVar("Made")
 Result = TypeVar("Result")
@@ -114,6 +116,12 @@ def _open_store(
     check_seconds("--lease", lease, *LEASE_RANGE_S)
     store = SessionStore.from_url(redis_url, max_connections=4, prefix=prefix, lease_s=lease, ttl_s=ttl)
     return context.with_resource(store)
+
+
+def redis_client(store: SessionStore, **options: Any) -> redis.Redis:
+    """A plain client of the store's Redis, for commands that the library does not have. It never retries."""
+    settings = {**client_options(DEFAULT_DEADLINE_S), **options}
+    return redis.Redis.from_pool(pool_like(redis.ConnectionPool, store, settings))
 
 
 #: Pass the open store as first argument, and add the options that name it.

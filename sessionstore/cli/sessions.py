@@ -1,4 +1,4 @@
-"""``sessionstore get | put | reset | delete | list | views``."""
+"""``sessionstore get | put | reset | delete | list``."""
 
 from __future__ import annotations
 
@@ -120,14 +120,6 @@ def list_sessions(
     )
     if page.next_cursor and not as_json:
         say(f"There are more: --cursor {page.next_cursor}, or --all.")
-
-
-@on_environment
-def views(environment: Environment, as_json: JsonOption = False) -> None:
-    """List the live views of an environment: the proxies that a write waits for."""
-    found = environment.views()
-    header = ("VIEW", "HOST", "PID", "VERSION", "REVISION", "LAG", "LEASE LEFT MS")
-    print_result(as_json, {"views": found}, header, map(msgspec.structs.astuple, found))
 
 
 def _chosen(value: Any, option: str = "", cleared: bool = False, clear_option: str = "", empty: Any = UNSET) -> Any:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import redis
 import typer
 
 from ..catalog.model import Catalog
@@ -24,9 +23,8 @@ from ..replica.chain import Chain, Inconsistent
 from ..session import format_time
 from ..sync.connections import Connections
 from ..sync.store import SessionStore
-from ..transport.connect import client_options, pool_like
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
-from .options import EnvironmentOption, JsonOption, ProjectOption, chosen_environment, on_store
+from .options import EnvironmentOption, JsonOption, ProjectOption, chosen_environment, on_store, redis_client
 from .output import delay_of, print_json, say, shown
 
 #: Seconds without a message before redis-py sends a PING each second, and the most PINGs without an answer.
@@ -157,9 +155,7 @@ def _follow(
     store: SessionStore, keyspace: EnvironmentKeyspace, history: History
 ) -> Iterator[tuple[Change | None, str, bool]]:
     """Yield each change, its text, and whether no change is missing before it. The first is None, after subscribing."""
-    settings = {**client_options(DEFAULT_DEADLINE_S), "health_check_interval": _HEARTBEAT_S}
-    pool = pool_like(redis.ConnectionPool, store, settings)
-    client: Any = redis.Redis.from_pool(pool)
+    client: Any = redis_client(store, health_check_interval=_HEARTBEAT_S)
     with client, client.pubsub() as pubsub:
         pubsub.subscribe(keyspace.changes)
         if pubsub.get_message(timeout=DEFAULT_DEADLINE_S) is None:

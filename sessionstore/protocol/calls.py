@@ -25,7 +25,7 @@ from .server_identity import ServerIdentity
 
 #: Sessions that one script reads: some 10 µs each, during which Redis serves no other client.
 READ_BATCH = 100
-#: Environments that one script counts the sessions of.
+#: Environments whose sessions and views one script counts.
 COUNT_BATCH = 100
 #: Sessions that one script touches.
 TOUCH_BATCH = 200
@@ -238,7 +238,7 @@ def read_catalog(keyspace: EnvironmentKeyspace) -> Call[replies.CatalogReply]:
     return Call(
         load_script("catalog_read"),
         (keyspace.catalog, keyspace.head, keyspace.environments),
-        (keyspace.environment,),
+        (),
         decoder(replies.CatalogReply),
     )
 
@@ -289,9 +289,9 @@ def environments(keyspace: ProjectKeyspace) -> Call[replies.EnvironmentsReply]:
 
 
 def count(environments: Sequence[EnvironmentKeyspace]) -> Call[replies.CountsReply]:
-    """Count the live sessions of environments of one project."""
-    keyspace = tuple(key for environment in environments for key in (environment.index, environment.head))
-    return Call(load_script("count"), keyspace, (), decoder(replies.CountsReply))
+    """Count the live sessions and views of environments of one project."""
+    keys = tuple(key for names in environments for key in (names.index, names.head, names.leases))
+    return Call(load_script("count"), keys, (), decoder(replies.CountsReply))
 
 
 def lease_status(context: WriteContext, rev: int) -> Call[replies.LeaseStatusReply]:

@@ -92,8 +92,8 @@ def apply(
 def read(keyspace: EnvironmentKeyspace) -> Operation[Catalog | None]:
     """Read one environment's catalog, or None."""
     reply = yield calls.read_catalog(keyspace)
-    if not reply.known:
-        raise unknown_environment(keyspace)
+    if reply.environments and keyspace.environment not in reply.environments:
+        raise unknown_environment(keyspace, reply.environments)
     catalog: Catalog | None = reply.catalog
     return catalog
 

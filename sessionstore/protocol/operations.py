@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError
 from ..paging import decode_cursor, encode_cursor, validate_limit
-from ..session import Deletion, Effect, LiveView, Session, SessionPage
+from ..session import Deletion, Effect, LiveCounts, LiveView, Session, SessionPage
 from . import calls
 from .calls import Call, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
@@ -88,14 +88,14 @@ def environments(keyspace: ProjectKeyspace) -> Operation[tuple[str, ...]]:
     return tuple(sorted(reply.environments))
 
 
-def live_sessions(keyspace: ProjectKeyspace, contexts: Callable[[str], WriteContext]) -> Operation[dict[str, int]]:
-    """Count the live sessions of each of the project's registered environments."""
+def live_counts(keyspace: ProjectKeyspace, contexts: Callable[[str], WriteContext]) -> Operation[dict[str, LiveCounts]]:
+    """Count the live sessions and views of each of the project's registered environments."""
     names = yield from environments(keyspace)
-    counts: dict[str, int] = {}
+    counts: dict[str, LiveCounts] = {}
     for start in range(0, len(names), calls.COUNT_BATCH):
         batch = names[start : start + calls.COUNT_BATCH]
         reply = yield calls.count([contexts(name).keyspace for name in batch])
-        counts.update(zip(batch, reply.counts, strict=True))
+        counts.update(zip(batch, map(LiveCounts, reply.sessions, reply.views), strict=True))
     return counts
 
 

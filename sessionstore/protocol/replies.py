@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, TypeVar
 
@@ -134,18 +134,19 @@ class CatalogReply(Struct, frozen=True):
     """Answer of catalog_read."""
 
     now: int
-    #: whether the environment may be used: it is registered, or its project has registered none
-    known: bool
+    #: the project's registered environments, in no order
+    environments: tuple[str, ...]
     #: the revision that last changed or removed the catalog; 0 if the environment never had one
     rev: int
     catalog: Catalog | None
 
 
 class CountsReply(Struct, frozen=True):
-    """Answer of count: live sessions of each environment, in the order of the call."""
+    """Answer of count: the live sessions and views of each environment, in the order of the call."""
 
     now: int
-    counts: tuple[int, ...]
+    sessions: tuple[int, ...]
+    views: tuple[int, ...]
 
 
 class EnvironmentsReply(Struct, frozen=True):
@@ -228,12 +229,12 @@ def _decoder(reply: type[Any]) -> Callable[[Payload], Any]:
     return decode_reply
 
 
-def unknown_environment(keyspace: EnvironmentKeyspace) -> EnvironmentNotFoundError:
+def unknown_environment(keyspace: EnvironmentKeyspace, registered: Iterable[str] = ()) -> EnvironmentNotFoundError:
     """The error for an unregistered environment of a project that has registered others."""
     project, environment = keyspace.project, keyspace.environment
-    return EnvironmentNotFoundError(
-        f"Project {project!r} has no environment {environment!r}; name one that its catalog registers."
-    )
+    names = ", ".join(sorted(registered))
+    advice = f"it has registered {names}" if names else "name one that its catalog registers"
+    return EnvironmentNotFoundError(f"Project {project!r} has no environment {environment!r}; {advice}.")
 
 
 def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, declarative: bool) -> SessionStoreError:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from ..errors import SessionStoreError, StoreUnavailableError
+from ..errors import EnvironmentNotFoundError, SessionStoreError, StoreUnavailableError
 from ..protocol import calls
 from ..protocol.calls import Call, WriteContext
 from ..protocol.operations import new_id
-from ..protocol.replies import TouchReply
+from ..protocol.replies import TouchReply, unknown_environment
 from ..session import Session
 from .held_session import HeldSession
 from .lease import Lease, LeaseRequest
@@ -166,6 +166,15 @@ class Follower:
             # The flush clears these in the reverse order: `touch_pending` without a touch would never be cleared.
             session.set_touch_pending(True)
             self.touches[session_key] = now
+
+    @property
+    def unregistered(self) -> EnvironmentNotFoundError | None:
+        """The error for an unregistered environment of a project that has registered others."""
+        # The script that applies a catalog registers the environment, and the one that removes it ends both.
+        others = set(self.replica.environments) - {self.keyspace.environment}
+        if self.replica.catalog is not None or not others:
+            return None
+        return unknown_environment(self.keyspace, others)
 
     # Events of the pub/sub connection
 

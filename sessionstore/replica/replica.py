@@ -87,6 +87,8 @@ class Replica:
         Session key → session.
     catalog : Catalog or None
         The environment's catalog.
+    environments : tuple of str
+        The environments that the project had registered at the last sync.
     state : State
     chain : Chain or None
         The position that was applied and the history before it, while LIVE.
@@ -105,6 +107,7 @@ class Replica:
     def __init__(self, keyspace: EnvironmentKeyspace) -> None:
         self.sessions: dict[str, HeldSession] = {}
         self.catalog: Catalog | None = None
+        self.environments: tuple[str, ...] = ()
         self.state = State.EMPTY
         self.chain: Chain | None = None
         self.rev = 0
@@ -288,6 +291,7 @@ class Replica:
                 self._report(key, session)
         self._rebuild_expiries()
         self.catalog = snapshot.catalog
+        self.environments = snapshot.environments
         self._snapshot = None
         self.chain = chain
         self._advance(chain)

@@ -52,6 +52,8 @@ class Snapshot:
         self.chain: Chain | None = None
         self.sessions: dict[str, HeldSession] = {}
         self.catalog: Catalog | None = None
+        #: the environments that the project has registered
+        self.environments: tuple[str, ...] = ()
         self._early: deque[Change] = deque(maxlen=EARLY_MESSAGES)
         #: sessions that messages deleted, and (expiresAt, lastSeenAt) of those that no page has shown yet
         self._deleted: set[str] = set()
@@ -176,6 +178,7 @@ class Snapshot:
     def _take_catalog(self, reply: CatalogReply) -> None:
         assert self.chain is not None, "the catalog is read after the first page"
         self._catalog_read = True
+        self.environments = reply.environments
         if reply.rev > self.chain.start:
             # A message brings it, or has brought it or a later one. Otherwise it belongs to another history.
             self._catalog_due = reply.rev

@@ -80,6 +80,8 @@ class Subscriptions:
         #: what the log has said: whether a follower is fresh, and whose touches fail
         self._told_fresh: dict[Follower, bool] = {}
         self._told_untouched: set[Follower] = set()
+        #: projects without a registered environment
+        self._told_unchecked: set[str] = set()
 
     # Followers and writers
 
@@ -368,8 +370,11 @@ class Subscriptions:
             fresh = follower.fresh_until > now
             told = self._told_fresh.get(follower)
             if fresh and not told:
-                log.info("The view of %s is in touch, at revision %d.", follower.name, follower.replica.rev)
+                # After a loss it is a warning like the loss, so that a log of warnings shows both.
+                level = logging.INFO if told is None else logging.WARNING
+                log.log(level, "The view of %s is in touch, at revision %d.", follower.name, follower.replica.rev)
                 self._told_fresh[follower] = True
+                self._tell_registration(follower)
             elif not fresh and (told or (told is None and follower.trouble is not None)):
                 reason = follower.trouble or "its lease ran out before it could be renewed"
                 serves = "has never been in touch, and serves nothing"
@@ -388,6 +393,20 @@ class Subscriptions:
                     follower.touch_error,
                 )
                 self._told_untouched.add(follower)
+
+    def _tell_registration(self, follower: Follower) -> None:
+        """Say in the log, once, that writes of the environment are refused, or that its name can't be checked."""
+        error = follower.unregistered
+        if error is not None:
+            log.warning("The view of %s serves nothing: %s", follower.name, error)
+        elif follower.replica.catalog is None and follower.keyspace.project not in self._told_unchecked:
+            self._told_unchecked.add(follower.keyspace.project)
+            log.warning(
+                "Project %r has registered no environment, so the name %r is not checked; apply a catalog to "
+                "register it.",
+                follower.keyspace.project,
+                follower.keyspace.environment,
+            )
 
 
 def _renews(request: FollowerRequest) -> bool:

@@ -235,6 +235,13 @@ class BaseView:
         self._follower.watchers.remove(self._notify)
         _open_views.discard(self)
 
+    def _check_settled(self) -> None:
+        """Check, when opening is over, that the view can serve what writes set."""
+        self._check_open()
+        error = self._follower.unregistered
+        if error is not None:
+            raise error
+
     def _is_settled(self) -> bool:
         """Whether opening has finished, successfully or not."""
         return self.fresh or self._follower.closed

@@ -10,6 +10,7 @@ from ..protocol import catalog_operations, operations
 from ..protocol.calls import WriteContext
 from ..protocol.catalog_operations import CatalogReport
 from ..protocol.keyspace import ProjectKeyspace
+from ..session import LiveCounts
 from .runner import Runner
 
 
@@ -33,12 +34,12 @@ class Project:
         """Read the registered environments, in alphabetical order."""
         return self._runner.run(operations.environments(self._keyspace))
 
-    def live_sessions(self) -> dict[str, int]:
-        """Count the live sessions of each registered environment. It is cheap enough for a metric.
+    def live_counts(self) -> dict[str, LiveCounts]:
+        """Count the live sessions and views of each registered environment. It is cheap enough for a metric.
 
         A session counts until the longest TTL that any writer used has passed since it was last seen.
         """
-        return self._runner.run(operations.live_sessions(self._keyspace, self._context))
+        return self._runner.run(operations.live_counts(self._keyspace, self._context))
 
     def catalog(self) -> CatalogDocument:
         """Read the catalog of every registered environment."""

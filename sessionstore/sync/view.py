@@ -25,6 +25,8 @@ class View(BaseView):
 
         Raises
         ------
+        EnvironmentNotFoundError
+            The project has registered environments, but not this one. With ``wait=False``, this is logged instead.
         StoreUnavailableError
             The view was not fresh in time.
         """
@@ -36,7 +38,7 @@ class View(BaseView):
             try:
                 if not self._driver.wait_for(self._is_settled, self._timeout_s):
                     raise self._late()
-                self._check_open()
+                self._check_settled()
             except BaseException:
                 self.close()
                 raise

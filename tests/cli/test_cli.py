@@ -188,22 +188,38 @@ class TestSessions:
         for command in (("get", "ci-42"), ("list",)):
             assert "a\\x1b[31mb\\nc\\x9b" in cli(*command, *STAGING).stdout
 
-    def test_views_lists_the_live_views(self, cli: Cli, shared_redis: RedisServer, prefix: str) -> None:
+    def test_views_lists_the_live_views(self, cli: Cli, store: SessionStore) -> None:
         # Given one live view, which has applied a write
-        with (
-            SessionStore.from_url(shared_redis.url, prefix=prefix) as store,
-            store.environment("checkout", "staging").view(),
-        ):
+        with store.environment("checkout", "staging").view():
             cli("put", "ci-42", *STAGING)
 
             # When views are listed, then its process and its revision are shown
-            (view,) = cli.json("views", *STAGING)["views"]
+            (place,) = cli.json("views", *STAGING)["environments"]
+            (view,) = place["views"]
             assert (view["pid"], view["appliedRevision"], view["lag"]) == (os.getpid(), 1, 0)
             assert 0 < view["leaseLeftMs"] <= 2000
-            assert re.search(rf"^{view['id']} .* {os.getpid()} ", cli("views", *STAGING).stdout, re.MULTILINE)
+            table = cli("views", *STAGING).stdout
+            assert re.search(rf"^checkout +staging +{view['id']} .* {os.getpid()} ", table, re.MULTILINE)
 
         # When it is closed, then it is not listed
-        assert cli.json("views", *STAGING) == {"views": []}
+        assert cli.json("views", *STAGING)["environments"][0]["views"] == []
+        assert re.search("^checkout +staging +-", cli("views", *STAGING).stdout, re.MULTILINE)
+
+    def test_views_lists_all_environments_of_all_projects(self, cli: Cli, store: SessionStore) -> None:
+        # Given registered environments, a view of a misspelt project, and a session key that looks like a lease
+        store.project("checkout").apply_catalog({"project": "checkout", "environments": {"staging": {}, "qa": {}}})
+        store.environment("checkout", "staging").put("x:leases")
+        cli.environment["SESSIONSTORE_PROJECT"] = "checkout"
+        with store.environment("checkouts", "staging").view():
+            # When all views are listed, then the misspelt one is among them
+            listed = {
+                (place["project"], place["environment"]): len(place["views"])
+                for place in cli.json("views")["environments"]
+            }
+            assert listed == {("checkout", "qa"): 0, ("checkout", "staging"): 0, ("checkouts", "staging"): 1}
+
+    def test_views_of_an_environment_need_its_project(self, cli: Cli) -> None:
+        assert "with --project" in cli.error("views", "-e", "staging", code=2)
 
 
 class TestKeys:

@@ -18,6 +18,7 @@ from sessionstore import (
     InvalidOverrideError,
     InvalidQueryError,
     InvalidScenarioError,
+    LiveCounts,
     Mock,
     OverrideNotFoundError,
     Scenario,
@@ -94,18 +95,20 @@ async def test_reads_the_catalog_that_was_applied(store: AsyncSessionStore, stag
         await store.environment("checkout", "prod").catalog()
 
 
-async def test_live_sessions_are_counted_by_registered_environment(store: AsyncSessionStore) -> None:
+async def test_counts_live_sessions_and_views_of_registered_environments(store: AsyncSessionStore) -> None:
     # Given sessions on an environment that is registered later
     project = store.project("checkout")
+    staging = store.environment("checkout", "staging")
     for key in ("ci-1", "ci-2"):
-        await store.environment("checkout", "staging").put(key)
-    assert await project.live_sessions() == {}
+        await staging.put(key)
+    assert await project.live_counts() == {}
     await project.apply_catalog(document(staging=STAGING, qa={}))
-    assert await project.live_sessions() == {"qa": 0, "staging": 2}
+    assert await project.live_counts() == {"qa": LiveCounts(0, 0), "staging": LiveCounts(2, 0)}
 
-    # When a session is deleted, then it no longer counts
-    await store.environment("checkout", "staging").delete("ci-1")
-    assert await project.live_sessions() == {"qa": 0, "staging": 1}
+    # When a session is deleted and a view opens, then the counts follow
+    await staging.delete("ci-1")
+    async with staging.view():
+        assert await project.live_counts() == {"qa": LiveCounts(0, 0), "staging": LiveCounts(1, 1)}
 
 
 async def test_applying_again_changes_nothing(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:

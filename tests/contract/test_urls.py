@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from redis.exceptions import NoPermissionError
 
-from sessionstore import AsyncSessionStore, InvalidInputError, SessionStore, SessionStoreError, StoreUnavailableError
+from sessionstore import (
+    AsyncSessionStore,
+    InvalidInputError,
+    LiveCounts,
+    SessionStore,
+    SessionStoreError,
+    StoreUnavailableError,
+)
 
 from ..conftest import require_redis_server
 from ..support.adapter import as_async
@@ -78,7 +85,7 @@ async def test_the_documented_redis_user_can_run_the_library_and_nothing_harmful
             await staging.reset("ci-42")
             assert len((await staging.list()).sessions) == len(await staging.views()) == 1
             await staging.touch({"ci-42": 1})
-            assert await store.project("checkout").live_sessions() == {"staging": 1}
+            assert await store.project("checkout").live_counts() == {"staging": LiveCounts(1, 1)}
             await staging.delete("ci-42")
         key = (await store.api_keys.create("ci")).key
         await store.api_keys.mark_used({key.id: (await store.api_keys.snapshot()).now})

@@ -384,6 +384,8 @@ def test_a_process_exits_at_once_and_silently_and_gives_up_its_lease(
 ) -> None:
     with SessionStore.from_url(shared_redis.url, prefix=prefix) as store:
         staging = store.environment("checkout", "staging")
+        # An unregistered environment causes a warning.
+        store.project("checkout").apply_catalog({"project": "checkout", "environments": {"staging": {}}})
         staging.put("ci-42", wait=False)
 
         result = run_script(ENDINGS[ending], shared_redis.url, prefix)
@@ -438,6 +440,7 @@ def run_script(script: str, url: str, prefix: str) -> subprocess.CompletedProces
 def test_a_view_refuses_look_ups_after_a_fork(shared_redis: RedisServer, prefix: str) -> None:
     script = """
         store = SessionStore.from_url(url, prefix=prefix)
+        store.project("checkout").apply_catalog({"project": "checkout", "environments": {"staging": {}}})
         staging = store.environment("checkout", "staging")
         staging.put("ci-42")
         with staging.view() as view:

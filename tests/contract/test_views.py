@@ -14,6 +14,7 @@ import pytest
 from sessionstore import (
     AsyncEnvironment,
     AsyncSessionStore,
+    EnvironmentNotFoundError,
     InvalidInputError,
     Session,
     StaleView,
@@ -106,6 +107,50 @@ async def test_opened_without_waiting_it_serves_nothing_until_it_is_fresh(stagin
         assert view.get("ci-42") is not None
     finally:
         await view.aclose()
+
+
+async def test_refuses_an_environment_that_its_project_lacks(store: AsyncSessionStore) -> None:
+    # Given a project with two registered environments
+    await store.project("checkout").apply_catalog({"project": "checkout", "environments": {"staging": {}, "qa": {}}})
+    misspelt = store.environment("checkout", "stagin")
+
+    # When a view opens on a third, then the error has their names, and no lease is left
+    with pytest.raises(EnvironmentNotFoundError, match=r"no environment 'stagin'; it has registered qa, staging\.$"):
+        await misspelt.view().open()
+    assert await misspelt.views() == ()
+
+    # And the registered one opens
+    async with store.environment("checkout", "staging").view() as view:
+        assert view.fresh
+
+
+async def test_opened_without_waiting_it_waits_for_its_environment_to_be_registered(
+    store: AsyncSessionStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a project that has registered another environment
+    await store.project("checkout").apply_catalog({"project": "checkout", "environments": {"qa": {}}})
+    staging = store.environment("checkout", "staging")
+
+    # When a view opens without waiting, then the log names the registered one
+    async with staging.view(wait=False) as view:
+        await eventually(lambda: view.fresh)
+        assert "no environment 'staging'; it has registered qa." in caplog.text
+
+        # When its environment is registered, then it serves writes
+        await store.project("checkout").apply_catalog({"project": "checkout", "environments": {"staging": {}}})
+        await staging.put("ci-42")
+        assert view.get("ci-42") is not None
+        async with staging.view():
+            pass
+
+
+async def test_warns_once_that_a_project_has_registered_no_environment(
+    store: AsyncSessionStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for environment in ("staging", "qa", "staging"):
+        async with store.environment("checkout", environment).view():
+            pass
+    assert caplog.text.count("has registered no environment") == 1
 
 
 @pytest.fixture(params=["sync", "asyncio"])
@@ -602,6 +647,7 @@ async def test_without_redis_a_view_serves_its_sessions_or_raises(
     said = [record.message for record in caplog.records if record.name == "sessionstore"]
     assert [text.split(":")[0].split(",")[0] for text in said] == [
         "The view of checkout/staging is in touch",
+        "Project 'checkout' has registered no environment",
         "The view of checkout/staging is out of touch and serves what it has",
         "The view of checkout/staging is in touch",
     ]

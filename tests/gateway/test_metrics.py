@@ -218,6 +218,19 @@ class TestLiveSessions:
         assert self.found(parse(response.text)) == {("checkout", "staging"): 2, ("checkout", "qa"): 0}
         assert "made-up" not in response.text
 
+    async def test_live_views_are_counted_too(self, measured: Measured) -> None:
+        await self.register(measured, "checkout", "staging", "qa")
+        await measured.client.put(f"{SESSIONS}/a", json={})
+        async with measured.store.environment("checkout", "staging").view():
+            samples = await measured.scrape()
+
+        found = {
+            dict(labels)["environment"]: value
+            for (name, labels), value in samples.items()
+            if name == "sessionstore_live_views"
+        }
+        assert found == {"staging": 1, "qa": 0}
+
     async def test_are_not_counted_for_projects_without_a_request_to_this_gateway(self, measured: Measured) -> None:
         await self.register(measured, "search", "staging")
 

@@ -9,13 +9,13 @@ import pytest
 from ..support.scripts import Scripts
 
 
-def read(scripts: Scripts, environment: str = "staging") -> dict[str, Any]:
-    return scripts.run("catalog_read", [scripts.catalog, scripts.head, scripts.environments], [environment])
+def read(scripts: Scripts) -> dict[str, Any]:
+    return scripts.run("catalog_read", [scripts.catalog, scripts.head, scripts.environments], [])
 
 
 def test_an_environment_without_a_catalog(scripts: Scripts) -> None:
     reply = read(scripts)
-    assert reply == {"now": reply["now"], "known": True, "rev": 0, "catalog": None}
+    assert reply == {"now": reply["now"], "environments": [], "rev": 0, "catalog": None}
 
 
 def test_the_catalog_as_it_is_published(scripts: Scripts) -> None:
@@ -26,7 +26,7 @@ def test_the_catalog_as_it_is_published(scripts: Scripts) -> None:
 
     reply = read(scripts)
     assert reply["catalog"] == {"mocks": [{"id": "ovr_a", "name": "Ä"}], "scenarios": []}
-    assert (reply["rev"], reply["known"]) == (7, True)
+    assert (reply["rev"], reply["environments"]) == (7, ["staging"])
 
 
 def test_a_catalog_that_was_taken_away_still_has_the_revision(scripts: Scripts) -> None:
@@ -35,9 +35,9 @@ def test_a_catalog_that_was_taken_away_still_has_the_revision(scripts: Scripts) 
     assert (reply["rev"], reply["catalog"]) == (8, None)
 
 
-def test_an_environment_that_is_not_registered(scripts: Scripts) -> None:
-    scripts.redis.sadd(scripts.environments, "qa")
-    assert read(scripts)["known"] is False
+def test_names_the_registered_environments(scripts: Scripts) -> None:
+    scripts.redis.sadd(scripts.environments, "qa", "dev")
+    assert sorted(read(scripts)["environments"]) == ["dev", "qa"]
 
 
 def test_a_hash_that_the_library_did_not_write(scripts: Scripts) -> None:

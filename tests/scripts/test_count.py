@@ -1,4 +1,4 @@
-"""count.lua: how many sessions live, for metrics."""
+"""count.lua: the number of live sessions and views, for metrics."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import redis
 from ..support.scripts import Scripts
 
 
-def count(scripts: Scripts, *bases: str) -> list[int]:
-    keys = [f"{base}:{part}" for base in bases for part in ("index", "head")]
+def count(scripts: Scripts, *bases: str, what: str = "sessions") -> list[int]:
+    keys = [f"{base}:{part}" for base in bases for part in ("index", "head", "leases")]
     reply = scripts.run("count", keys, [])
     assert reply["now"] > 0
-    counts: list[int] = reply["counts"]
+    counts: list[int] = reply[what]
     return counts
 
 
@@ -34,6 +34,14 @@ def test_leaves_out_those_not_seen_for_the_longest_ttl(scripts: Scripts) -> None
     scripts.redis.zadd(scripts.index, {"gone": now - 60_000, "old": now - 30_000})
 
     assert count(scripts, scripts.base) == [2]
+
+
+def test_counts_the_leases_that_have_not_expired(scripts: Scripts) -> None:
+    # Given three leases, one of which expires in this millisecond
+    now = scripts.now()
+    scripts.redis.zadd(scripts.leases, {"expired": now, "first": now + 60_000, "second": now + 60_000})
+
+    assert count(scripts, scripts.base, f"{scripts.prefix}:{{checkout}}:qa", what="views") == [2, 0]
 
 
 def test_changes_nothing(scripts: Scripts) -> None:

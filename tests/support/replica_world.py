@@ -151,7 +151,7 @@ class Redis:
         return call.decode(encode(reply))
 
     def _catalog(self, call: Call[object]) -> CatalogReply:
-        return CatalogReply(self.now, True, self.contents.catalog_rev, self.contents.catalog)
+        return CatalogReply(self.now, (), self.contents.catalog_rev, self.contents.catalog)
 
     def _snapshot(self, call: Call[object]) -> SnapshotReply:
         cursor, count, *keys = map(str, call.args)

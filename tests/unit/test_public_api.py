@@ -99,6 +99,7 @@ PROMISED = {
     "InvalidSlugError",
     "KeyRing",
     "KeySnapshot",
+    "LiveCounts",
     "LiveView",
     "Mock",
     "NewApiKey",

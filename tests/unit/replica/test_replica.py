@@ -75,7 +75,7 @@ def page(
 
 
 def catalog_reply(rev: int = 0, catalog: Catalog | None = None) -> CatalogReply:
-    return CatalogReply(NOW, True, rev, catalog)
+    return CatalogReply(NOW, (), rev, catalog)
 
 
 class Recorder(list[tuple[str, Session | None]]):

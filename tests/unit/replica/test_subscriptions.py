@@ -529,6 +529,11 @@ def test_after_a_crash_every_call_is_sent_again(world: SubscriptionsWorld) -> No
 
 # The log
 
+UNCHECKED = (
+    "Project 'checkout' has registered no environment, so the name 'staging' is not checked; apply a catalog to "
+    "register it."
+)
+
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
@@ -540,7 +545,7 @@ def test_it_logs_once_that_a_view_is_out_of_touch_and_in_touch_again(
     world: SubscriptionsWorld, log: pytest.LogCaptureFixture
 ) -> None:
     follower = world.go_live()
-    assert messages(log) == ["The view of checkout/staging is in touch, at revision 0."]
+    assert messages(log) == ["The view of checkout/staging is in touch, at revision 0.", UNCHECKED]
 
     for _ in range(5):
         world.subscriptions.disconnected("the connection to Redis broke", world.now)
@@ -556,6 +561,8 @@ def test_it_logs_once_that_a_view_is_out_of_touch_and_in_touch_again(
     world.advance(1.0)
     world.run()
     assert follower.fresh_until > world.now
+    # A log of warnings shows both.
+    assert log.records[-1].levelno == logging.WARNING
     assert messages(log) == ["The view of checkout/staging is in touch, at revision 0."]
 
 
