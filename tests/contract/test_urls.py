@@ -24,7 +24,7 @@ from ..support.adapter import as_async
 from ..support.redis_server import RedisServer
 
 PASSWORD = "s3cret-pa55"
-OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+USERS = Path(__file__).resolve().parents[2] / "deploy" / "users.acl"
 
 
 @pytest.fixture(params=["sync", "asyncio"])
@@ -66,13 +66,11 @@ async def test_connects_by_each_form_of_url(kind: Any, guarded: RedisServer, url
         assert await store.environment("checkout", "staging").get("grüße") == session
 
 
-async def test_the_documented_redis_user_can_run_the_library_and_nothing_harmful(
-    kind: Any, guarded: RedisServer
-) -> None:
-    [rule] = re.findall(r"^ACL SETUSER sessions (.*)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
+async def test_the_gateways_redis_user_can_run_the_library_and_nothing_harmful(kind: Any, guarded: RedisServer) -> None:
+    [rule] = re.findall(r"^user gateway (.*)$", USERS.read_text(encoding="utf-8"), re.MULTILINE)
     with guarded.client(password=PASSWORD) as client:
-        client.execute_command("ACL", "SETUSER", "sessions", *rule.split())
-    url = f"redis://sessions:password@127.0.0.1:{guarded.port}"
+        client.execute_command("ACL", "SETUSER", "gateway", *rule.split())
+    url = f"redis://gateway:gateway-password@127.0.0.1:{guarded.port}"
     async with open_store(kind, url) as store:
         staging = store.environment("checkout", "staging")
         async with staging.view(touch_interval_s=0.01) as view:
@@ -90,7 +88,7 @@ async def test_the_documented_redis_user_can_run_the_library_and_nothing_harmful
         key = (await store.api_keys.create("ci")).key
         await store.api_keys.mark_used({key.id: (await store.api_keys.snapshot()).now})
         await store.api_keys.revoke(key.id)
-    with guarded.client(username="sessions", password="password") as client:
+    with guarded.client(username="gateway", password="gateway-password") as client:
         for harm in ("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "CONFIG GET *", "KEYS *", "CLIENT KILL TYPE normal", "GET x"):
             with pytest.raises(NoPermissionError):
                 client.execute_command(*harm.split())
