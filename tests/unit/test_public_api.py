@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -138,11 +140,42 @@ PROMISED = {
 
 
 def test_exports() -> None:
-    exported = {name for name, value in vars(sessionstore).items() if not isinstance(value, ModuleType)}
-    assert {name for name in exported if not name.startswith("_")} == PROMISED | {"annotations"}
+    assert set(sessionstore.__all__) == PROMISED | {"__version__"}
     for name in PROMISED:
         value = getattr(sessionstore, name)
         assert not isinstance(value, type) or value.__doc__, name
+    star: dict[str, Any] = {}
+    exec("from sessionstore import *", star)
+    assert star.keys() >= PROMISED
+
+
+def test_type_checkers_find_each_name_where_the_program_does() -> None:
+    tree = ast.parse(Path(sessionstore.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    declared = {alias.asname: "." * node.level + str(node.module) for node in imports for alias in node.names}
+    assert declared == sessionstore._MODULES
+
+
+def test_importing_the_library_imports_what_a_used_name_needs() -> None:
+    program = """if True:
+        import sys
+        import sessionstore
+        def loaded():
+            return {"asyncio", "fakeredis", "httpx", "msgspec", "redis"} & set(sys.modules)
+        assert not loaded(), loaded()
+        assert {"Session", "SessionStore"} <= set(dir(sessionstore))
+        sessionstore.Session
+        assert loaded() == {"msgspec"}, loaded()
+        sessionstore.SessionStore
+        assert "redis" in loaded()
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"module 'sessionstore' has no attribute 'SesionStore'"):
+        getattr(sessionstore, "SesionStore")  # noqa: B009  mypy knows that there is none
 
 
 def test_every_error_is_exported_and_has_the_one_root() -> None:
