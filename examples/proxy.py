@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from sessionstore import AsyncSessionStore, session_key_from_header
+from sessionstore import AsyncSessionStore
 
 REDIS = os.environ.get("SESSIONSTORE_REDIS_URL", "redis://localhost:6379/0")
 MOCKS = {"ovr_cardDeclined": ({"error": "The card is declined."}, 402)}
@@ -27,7 +27,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 async def respond(request: Request) -> JSONResponse:
     view = request.app.state.view
-    session = view.get(session_key_from_header(request.headers.get("x-flowmock-session")))
+    session = view.get_by_header(request.headers.get("x-flowmock-session"))
     if session and view.catalog:
         for mock in view.catalog.active_mocks(session):
             if mock.id in MOCKS:

@@ -5,7 +5,7 @@ import signal
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from sessionstore import SessionStore, session_key_from_header
+from sessionstore import SessionStore
 
 REDIS = os.environ.get("SESSIONSTORE_REDIS_URL", "redis://localhost:6379/0")
 MOCKS = {"ovr_cardDeclined": (b'{"error":"The card is declined."}', 402)}
@@ -14,7 +14,7 @@ STAGING = (b'{"paid":true}', 200)  # a real proxy forwards the request to stagin
 
 class Proxy(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        session = view.get(session_key_from_header(self.headers.get("x-flowmock-session")))
+        session = view.get_by_header(self.headers.get("x-flowmock-session"))
         mocks = view.catalog.active_mocks(session) if session and view.catalog else ()
         body, status = next((MOCKS[mock.id] for mock in mocks if mock.id in MOCKS), STAGING)
         self.send_response(status)

@@ -10,6 +10,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, TypedDict
@@ -52,7 +53,7 @@ _SLUG, _OVERRIDE_ID, _SCENARIO_ID = (
     re.compile(pattern[:-1] + r"\Z") for pattern in (SLUG_PATTERN, OVERRIDE_PATTERN, SCENARIO_PATTERN)
 )
 #: The line breaks that a key loses: LF, CR, and Unicode's line and paragraph separators.
-_WITHOUT_LINE_BREAKS = str.maketrans("", "", "\n\r\u2028\u2029")
+_LINE_BREAKS = "\n\r\u2028\u2029"
 
 
 # `SessionPatch` checks the bounds, with messages that say what to do. These describe them in the API's schema.
@@ -340,28 +341,35 @@ def normalize_session_key(key: str) -> str:
     Line breaks (CR, LF, U+2028, U+2029) are removed, surrounding white space is trimmed, and the rest is cut at 200
     code points. Normalising twice changes nothing. The result may be empty; `validate_session_key` rejects that.
     """
-    key = key.translate(_WITHOUT_LINE_BREAKS).strip()
-    if len(key) <= MAX_SESSION_KEY_LENGTH:
-        return key
-    # The cut may leave white space at the end, which a second pass would trim.
+    # A hostile header may have megabytes, so each step must be fast. Line breaks are white space, so the first step
+    # removes those that come before the key.
+    key = key.lstrip()
+    for line_break in _LINE_BREAKS:
+        key = key.replace(line_break, "")
     return key[:MAX_SESSION_KEY_LENGTH].rstrip()
 
 
 def session_key_from_header(value: bytes | str | None) -> str | None:
     """Take a session key from a raw header: UTF-8 if valid, else Latin-1. None if it is missing or empty.
 
-    A ``str`` is taken as a header that a framework decoded as Latin-1, as ASGI frameworks do; UTF-8 in it is recovered.
+    A ``str`` is a header that a framework has decoded: as Latin-1, like ASGI and WSGI frameworks, or as UTF-8 with
+    surrogate escapes, like mitmproxy. Its bytes are recovered.
     """
-    if value is None:
+    raw = _header_bytes(value) if isinstance(value, str) else value
+    if not isinstance(raw, bytes):
         return None
     try:
-        raw = value if isinstance(value, bytes) else value.encode("latin-1")
-        text = raw.decode("utf-8")
-    except UnicodeEncodeError:
-        text = str(value)
+        text = raw.decode()
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
     return normalize_session_key(text) or None
+
+
+def _header_bytes(text: str) -> bytes | None:
+    for encoding, errors in (("latin-1", "strict"), ("utf-8", "surrogateescape")):
+        with suppress(UnicodeEncodeError):
+            return text.encode(encoding, errors)
+    return None  # a lone surrogate that no header decodes to
 
 
 def validate_session_key(key: str) -> str:

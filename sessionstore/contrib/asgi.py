@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from ..replica.view import BaseView
-from ..session import Session, session_key_from_header
+from ..session import Session
 
 #: The request header that names a session.
 SESSION_HEADER = "x-flowmock-session"
@@ -63,7 +63,7 @@ class SessionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102
         if scope["type"] in ("http", "websocket"):
             raw = next((value for name, value in scope["headers"] if name == self._header), None)
-            session = self._view.get(session_key_from_header(raw))
+            session = self._view.get_by_header(raw)
             # Copy the state: an ASGI server may share it between requests.
             scope = {**scope, "state": {**scope.get("state", {}), STATE_KEY: session}}
             if self._delay and session is not None:

@@ -21,7 +21,6 @@ from ..aio.view import AsyncView
 from ..errors import InvalidInputError
 from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S
 from ..protocol.keyspace import DEFAULT_PREFIX
-from ..session import session_key_from_header
 from .asgi import SESSION_HEADER, STATE_KEY, apply_delay
 
 
@@ -85,7 +84,7 @@ class SessionStoreAddon:
     async def request(self, flow: http.HTTPFlow) -> None:
         """Put the session into the flow's metadata, and apply its delay if the option is on."""
         raw = next((value for name, value in flow.request.headers.fields if name.lower() == _HEADER), None)
-        session = None if self.view is None else self.view.get(session_key_from_header(raw))
+        session = None if self.view is None else self.view.get_by_header(raw)
         flow.metadata[STATE_KEY] = session
         if session is not None and ctx.options.sessionstore_delay:
             await apply_delay(session)

@@ -17,7 +17,7 @@ from ..catalog.model import Catalog
 from ..errors import InvalidInputError, StaleView, StoreClosedError, StoreUnavailableError
 from ..options import check_seconds
 from ..protocol.calls import WriteContext
-from ..session import Session, normalize_session_key
+from ..session import Session, normalize_session_key, session_key_from_header
 from .held_session import HeldSession
 from .subscriptions import Subscriptions
 
@@ -73,9 +73,13 @@ class BaseView:
         ``view.get(key)`` looks up a session and records that it was seen. The session key need not be normalised.
         Returns the `Session`, or None. It never returns a session after its expiry in Redis time. Without a lease, a
         view that was opened with ``on_stale="raise"`` raises `StaleView`.
+    get_by_header : callable
+        ``view.get_by_header(raw)`` takes the raw value of the request's header instead: bytes, or a str as a framework
+        decodes it, or None without the header. See `session_key_from_header`. Any value is safe.
     """
 
     get: Callable[[str | None], Session | None]
+    get_by_header: Callable[[bytes | str | None], Session | None]
 
     def __init__(
         self,
@@ -98,7 +102,7 @@ class BaseView:
         self._touch_interval_s = touch_interval_s
         #: why look-ups raise; None while it is open
         self._closed: str | None = "This view is not open; use it as a context manager, or call open() first."
-        self.get = self._refuse
+        self.get = self.get_by_header = self._refuse
 
     def _begin(self, subscriptions: Subscriptions, clock: Callable[[], float], info: str) -> None:
         """Follow the environment and answer look-ups from now on."""
@@ -112,6 +116,7 @@ class BaseView:
         self._callbacks: list[ChangeCallback] = []
         self._closed = None
         self.get = self._make_get()
+        self.get_by_header = self._make_get_by_header(self.get)
         follower.watchers.append(self._notify)
         _open_views.add(self)
 
@@ -142,6 +147,27 @@ class BaseView:
             return look_up(key, touch=True)
 
         return get
+
+    def _make_get_by_header(
+        self, get: Callable[[str | None], Session | None]
+    ) -> Callable[[bytes | str | None], Session | None]:
+        """Build `get_by_header`. Most headers are normal already: they are looked up as they are."""
+        sessions = cast("dict[bytes | str | None, HeldSession]", self._sessions)
+        clock = self._clock
+        fast_path = self._fast_path
+
+        def get_by_header(raw: bytes | str | None, /) -> Session | None:
+            try:
+                until = fast_path.valid_until
+                key = raw.decode() if type(raw) is bytes else raw if raw.isascii() else None  # type: ignore[union-attr]
+                session = sessions[key]
+                if until > clock() and session.touch_pending:
+                    return session
+            except Exception:  # no such key, or not a key at all
+                pass
+            return get(session_key_from_header(raw))
+
+        return get_by_header
 
     def peek(self, key: str | None) -> Session | None:
         """Look up a session as `get` does, without recording that it was seen."""
@@ -224,7 +250,7 @@ class BaseView:
         if self._follower.closed:
             raise StoreClosedError("The store of this view is closed; open another.")
 
-    def _refuse(self, key: str | None) -> Session | None:
+    def _refuse(self, key: bytes | str | None) -> Session | None:
         """Stand in for `get` before the view is opened."""
         raise StoreClosedError(self._closed)
 

@@ -18,9 +18,9 @@ from sessionstore import (
     InvalidInputError,
     Session,
     StaleView,
+    StoreClosedError,
     StoreUnavailableError,
     __version__,
-    session_key_from_header,
 )
 from sessionstore.protocol.calls import TOUCH_BATCH
 from sessionstore.replica.replica import Replica
@@ -272,9 +272,22 @@ async def test_finds_a_session_by_a_raw_header(staging: AsyncEnvironment) -> Non
     utf_8, latin_1 = "grüße".encode(), "grüße".encode("latin-1")
     async with staging.view() as view:
         for raw in (utf_8, latin_1, utf_8.decode("latin-1"), b" " + utf_8 + b" "):
-            assert view.get(session_key_from_header(raw)) is not None
-        for nothing in (None, b"", b"  "):
-            assert view.get(session_key_from_header(nothing)) is None
+            assert view.get_by_header(raw) is not None
+        others: list[Any] = [None, b"", b"  ", "ci-42", b"\xff" * 65_536, 7, [], bytearray(utf_8)]
+        for other in others:
+            assert view.get_by_header(other) is None
+    with pytest.raises(StoreClosedError):
+        view.get_by_header(utf_8)
+
+
+async def test_a_look_up_by_header_keeps_the_session_alive(backend: Backend, staging: AsyncEnvironment) -> None:
+    await staging.put("ci-42")
+    backend.raw.hset(backend.key("ci-42"), "lastSeenAt", 1_000_000_000_000)
+
+    async with staging.view(touch_interval_s=0.05) as view:
+        assert view.get_by_header(b"ci-42") is not None
+
+        await eventually(lambda: stored(backend, "lastSeenAt") > 1_000_000_000_000)
 
 
 async def test_a_hit_equals_the_session_in_redis(staging: AsyncEnvironment) -> None:

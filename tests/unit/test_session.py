@@ -28,6 +28,10 @@ def session(**fields: object) -> Session:
     return Session(project="checkout", environment="staging", session_key="ci-42", **fields)  # type: ignore[arg-type]
 
 
+def can_be_latin_1(text: str) -> bool:
+    return all(ord(char) < 256 for char in text)
+
+
 class TestSessionKey:
     @given(KEY_TEXT)
     def test_normalising(self, text: str) -> None:
@@ -93,12 +97,26 @@ class TestSessionKey:
     def test_from_a_header(self, value: bytes | str | None, key: str | None) -> None:
         assert session_key_from_header(value) == key
 
-    @given(st.binary(max_size=300))
+    @given(st.binary(max_size=300) | KEY_TEXT.map(lambda text: text.encode(errors="replace")))
     def test_from_any_bytes(self, raw: bytes) -> None:
         key = session_key_from_header(raw)
 
         assert key is None or (key and normalize_session_key(key) == key)
+        # Frameworks decode a header as Latin-1. mitmproxy decodes it as UTF-8, whose invalid bytes escape.
         assert key == session_key_from_header(raw.decode("latin-1"))
+        escaped = raw.decode(errors="surrogateescape")
+        if not can_be_latin_1(escaped):
+            assert key == session_key_from_header(escaped)
+
+    @pytest.mark.parametrize("value", ["\ud800", "a\udfff", 7, bytearray(b"a"), ["a"]])
+    def test_not_from_a_value_that_is_no_header(self, value: object) -> None:
+        assert session_key_from_header(value) is None  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("filler", [b"\xff", b"\n", b" ", b"\0", "\u2028".encode(), b"a\n", b"x"])
+    def test_from_a_header_of_a_megabyte(self, filler: bytes) -> None:
+        key = session_key_from_header(filler * (1_000_000 // len(filler)))
+
+        assert key is None or len(key) == 200
 
     @given(KEY_TEXT)
     def test_the_api_and_a_proxy_agree(self, text: str) -> None:

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+from msgspec.structs import replace
 
 from sessionstore.errors import StaleView
 from sessionstore.replica.view import BaseView
+from sessionstore.session import session_key_from_header
 
 from ...support.follower_world import LEASE_MS
 from ...support.replica_world import KEYS
@@ -77,7 +80,40 @@ def world() -> RacingWorld:
     return RacingWorld()
 
 
-@pytest.mark.parametrize("name", ["get", "peek"])
+#: Headers whose keys are in the view, and variations of them.
+HEADERS = st.one_of(
+    st.binary(max_size=30),
+    st.tuples(
+        st.sampled_from([b"", b" ", b"\r\n\t", "\u2028\u3000".encode(), b"\xa0"]),
+        st.sampled_from(["ci-42", "grüße", "ü", "日本", "x" * 200]).flatmap(
+            lambda key: st.sampled_from([key.encode(), key.encode("latin-1", "replace"), f"{key}{key}".encode()])
+        ),
+        st.sampled_from([b"", b" ", b"\n", b"\xff", "\u2029 ".encode()]),
+    ).map(b"".join),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(raw=HEADERS, kind=st.sampled_from(["bytes", "latin-1", "surrogateescape"]))
+# As text, this header is the key of another session.
+@example(raw="ü".encode(), kind="latin-1")
+def test_a_look_up_by_header_finds_what_a_look_up_by_its_key_finds(world: RacingWorld, raw: bytes, kind: str) -> None:
+    for key in ("grüße", "日本", "x" * 200, "ÿ", "Ã¼", "ü"):
+        if key not in world.sessions:
+            world.sessions[key] = replace(world.sessions["ci-42"], session_key=key, touch_pending=True)
+    header: bytes | str = raw
+    if kind != "bytes":
+        header = raw.decode("latin-1") if kind == "latin-1" else raw.decode(errors="surrogateescape")
+
+    found = world.view.get_by_header(header)
+
+    key_of_header = session_key_from_header(header)
+    assert found is (None if key_of_header is None else world.sessions.get(key_of_header))
+    # and again, after it was recorded as seen
+    assert world.view.get_by_header(header) is found
+
+
+@pytest.mark.parametrize("name", ["get", "peek", "get_by_header"])
 def test_a_strict_view_returns_no_state_from_before_its_lease(world: RacingWorld, name: str) -> None:
     before = world.sessions["ci-42"]
     world.miss_a_change()
@@ -94,8 +130,11 @@ def test_a_strict_view_returns_no_state_from_before_its_lease(world: RacingWorld
     assert found != before
 
 
+@pytest.mark.parametrize("name", ["get", "get_by_header"])
 @pytest.mark.parametrize("touch_pending", [False, True])
-def test_a_session_that_expires_during_its_look_up_is_not_returned(world: RacingWorld, touch_pending: bool) -> None:
+def test_a_session_that_expires_during_its_look_up_is_not_returned(
+    world: RacingWorld, touch_pending: bool, name: str
+) -> None:
     # Given a session that was read, and then time in which it ends
     if touch_pending:
         assert world.view.get("ci-42") is not None
@@ -107,4 +146,4 @@ def test_a_session_that_expires_during_its_look_up_is_not_returned(world: Racing
     world.sessions.race = wait_for_the_end
 
     with pytest.raises(StaleView):
-        world.view.get("ci-42")
+        getattr(world.view, name)("ci-42")
