@@ -20,7 +20,7 @@ from sessionstore import AsyncSessionStore
 from sessionstore.errors import NotEffectiveError, SessionStoreError, StoreUnavailableError
 
 from .auth import Authenticator
-from .errors import RETRY_AFTER_S, STATUS, RequestError, error_body, new_request_id
+from .errors import NOT_HTTP, RETRY_AFTER_S, STATUS, RequestError, error_body, new_request_id
 from .limits import RateLimiter
 from .logs import with_cause
 from .metrics import Metrics
@@ -33,6 +33,8 @@ access = logging.getLogger("gateway.access")
 #: A request id that a client or a proxy may choose; it appears in logs.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _STOPPING = "The gateway is stopping; a write may have been applied, whole or not at all. Send it again."
+#: What a Host may hold (RFC 9112, 3.2; RFC 3986, 3.2.2). h11 checks that there is one.
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*+)(?::[0-9]*+)?\Z")
 #: What comes before the path in the absolute form of a request target (RFC 9112, 3.2.2).
 _AUTHORITY = re.compile(r"https?://[^/]*", re.IGNORECASE)
 
@@ -106,21 +108,29 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = Headers(scope=scope).get("x-request-id", "")
+        request_headers = Headers(scope=scope)
+        request_id = request_headers.get("x-request-id", "")
         if not _REQUEST_ID.match(request_id):
             request_id = new_request_id()
         record = scope["gateway.record"] = Record(request_id, scope["method"])
         # Routes match the path as it was sent: once decoded, a slash in a session key looks like any other.
         scope["path"] = _AUTHORITY.sub("", scope["raw_path"].decode("latin-1"), count=1)
 
+        # A proxy may have gone by the length, and taken the rest of the body for another request (RFC 9112, 6.1).
+        doubtful = "transfer-encoding" in request_headers and "content-length" in request_headers
+
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.update({"x-request-id": record.request_id, **record.limit_headers})
+                if doubtful:
+                    headers["connection"] = "close"
             await send(message)
 
         try:
+            if not _HOST.match(request_headers.get("host", "")):
+                raise RequestError("bad_request", NOT_HTTP, {"connection": "close"})
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             record.status = 499

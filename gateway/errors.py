@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from email.utils import formatdate
 from http import HTTPStatus
 
 import msgspec
@@ -91,12 +92,13 @@ def error_body(code: str, sentence: str) -> bytes:
     return _encode(ErrorDocument(sentence, code))
 
 
-def refusal(code: str, sentence: str, request_id: str) -> bytes:
-    """Encode a whole HTTP/1.1 response, for a connection that has no request to answer."""
+def refusal(code: str, sentence: str, request_id: str, *, to_head: bool = False) -> bytes:
+    """Encode a whole HTTP/1.1 response, for a request that is not whole; one to HEAD has no content."""
     status = HTTPStatus(STATUS[code])
     body = error_body(code, sentence)
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",
+        f"date: {formatdate(usegmt=True)}",
         f"x-request-id: {request_id}",
         "content-type: application/json",
         f"content-length: {len(body)}",
@@ -104,7 +106,8 @@ def refusal(code: str, sentence: str, request_id: str) -> bytes:
     ]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         lines.append(f"retry-after: {RETRY_AFTER_S}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+    head = "\r\n".join([*lines, "", ""]).encode("ascii")
+    return head if to_head else head + body
 
 
 def new_request_id() -> str:

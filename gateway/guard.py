@@ -209,7 +209,10 @@ class Guard(asyncio.Protocol, asyncio.Transport):
         request_id = new_request_id()
         log.warning("A connection was refused: %s", sentence, extra={"fields": {"requestId": request_id}})
         self._neighbours.on_refusal(code)
-        self.transport.write(refusal(code, sentence, request_id))
+        # The request in progress; one whose head is not whole has no method yet.
+        cycle = self._stock.cycle
+        to_head = cycle is not None and not cycle.response_complete and cycle.scope["method"] == "HEAD"
+        self.transport.write(refusal(code, sentence, request_id, to_head=to_head))
 
     def _finish(self, *, linger: bool) -> None:
         self._since = self._loop.time()

@@ -72,8 +72,10 @@ def assert_refused(received: bytes) -> str:
     """Check the only answer, a 400 in the envelope with an id of the gateway; return its sentence."""
     assert statuses(received) == [400]
     head, _, body = received.partition(b"\r\n\r\n")
-    assert b"content-type: application/json\r\n" in head + b"\r\n"
+    head += b"\r\n"
+    assert b"content-type: application/json\r\n" in head
     assert re.search(rb"x-request-id: [0-9a-f]{16}\r", head)
+    assert re.search(rb"\r\ndate: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r", head), "RFC 9110, 6.6.1"
     document = json.loads(body)
     assert list(document) == ["error", "code"]
     assert document["code"] == "bad_request"
@@ -135,6 +137,20 @@ class TestMalformed:
     def test_head_is_400(self, gateway: GatewayProcess, head: bytes) -> None:
         assert "not valid HTTP/1.1" in assert_refused(exchange(gateway, head + b"\r\n\r\n"))
 
+    @pytest.mark.parametrize("host", [b"a b", b"a, b", b"a/b", b"a@b", b"a:b", b"[::1", b"\xe4", b"a:80:80"], ids=repr)
+    def test_invalid_host_is_400_and_ends_the_connection(self, gateway: GatewayProcess, host: bytes) -> None:
+        """RFC 9112, 3.2."""
+        received = exchange(gateway, b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n\r\n" + GET)
+
+        assert "not valid HTTP/1.1" in assert_refused(received)
+        assert b"connection: close\r\n" in received
+
+    @pytest.mark.parametrize(
+        "host", [b"", b"localhost", b"a.example:8080", b"127.0.0.1:", b"[::1]:80", b"x-_~%41!"], ids=repr
+    )
+    def test_valid_host(self, gateway: GatewayProcess, host: bytes) -> None:
+        assert statuses(exchange(gateway, LAST_GET.replace(b"localhost", host))) == [200]
+
     def test_folded_header_is_one_value(self, gateway: GatewayProcess) -> None:
         received = exchange(gateway, LAST_GET[:-2] + b"X-Request-Id: a\r\n b\r\n\r\n")
 
@@ -165,16 +181,18 @@ class TestMalformed:
             assert client.get("/sessions/chunks").status_code == 404
 
     def test_content_length_beside_chunks_is_ignored(self, gateway: GatewayProcess) -> None:
-        """RFC 9112, 6.3: Transfer-Encoding wins. The connection closes, so nothing can be smuggled behind it."""
+        """RFC 9112, 6.1: Transfer-Encoding wins. The connection closes, so nothing can be smuggled behind it."""
         victim = request("DELETE", b"/api/v1/sessions/victim" + PLACE + b"&mode=delete")
         body = b"2\r\n{}\r\n0\r\n\r\n"
         with gateway.client() as client:
             client.put("/sessions/victim", json={}).raise_for_status()
-            head = put("both", "Transfer-Encoding: chunked", f"Content-Length: {len(body + victim)}")
+            length = f"Content-Length: {len(body + victim)}"
+            head = put("both", "Transfer-Encoding: chunked", length, connection="keep-alive")
 
             received = exchange(gateway, head + body + victim)
 
             assert statuses(received) == [200]
+            assert b"connection: close\r\n" in received
             assert client.get("/sessions/victim").status_code == 200
 
     def test_requests_before_it_are_answered_first(self, gateway: GatewayProcess) -> None:
@@ -214,6 +232,22 @@ class TestMalformed:
                 if method == "POST":
                     assert statuses(exchange(gateway, head + b"2\r\n{}\r\n0\r\n\r\n")) == [200]
                     client.delete("/sessions/kept/overrides/ovr_b").raise_for_status()
+
+    def test_body_of_a_head_request_is_refused_without_content(self, gateway: GatewayProcess) -> None:
+        """RFC 9110, 9.3.2: an answer to HEAD has no content, whatever it says."""
+        head = request("HEAD", b"/api/v1/sessions/broken" + PLACE, "Transfer-Encoding: chunked")
+
+        received = exchange(gateway, head + b"not a length\r\n")
+
+        assert statuses(received) == [400]
+        assert received.endswith(b"\r\n\r\n")
+        assert b"content-length: " in received
+
+    def test_head_after_a_head_request_is_refused_with_content(self, gateway: GatewayProcess) -> None:
+        received = exchange(gateway, request("HEAD", b"/healthz", connection="keep-alive") + b"\x00\r\n\r\n")
+
+        assert statuses(received) == [200, 400]
+        assert b"bad_request" in received
 
     def test_rest_of_an_answered_body_closes_the_connection(self, gateway: GatewayProcess) -> None:
         head = request("PUT", b"/nope", "Transfer-Encoding: chunked", connection="keep-alive")
