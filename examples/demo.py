@@ -36,7 +36,8 @@ def main(processes: ExitStack) -> None:
         processes.callback(process.terminate)
         return process
 
-    gateway = start("gateway", "--port", GATEWAY_PORT, "--log-level", "warning", SESSIONSTORE_API_KEY=key)
+    options = ("--embedded-socket", "--port", GATEWAY_PORT, "--log-level", "warning")
+    gateway = start("gateway", *options, SESSIONSTORE_API_KEY=key)
     redis_url = read_redis_url(gateway)
     uvicorn = ("uvicorn", "--app-dir", str(EXAMPLES), "--log-level", "warning", "--port", PROXY_PORT)
     proxy = start(*uvicorn, "proxy:app", SESSIONSTORE_REDIS_URL=redis_url)

@@ -73,7 +73,8 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
         memory = stack.enter_context(EmbeddedServer())
         store = AsyncSessionStore.embedded(memory, **options)
         secret = secret or generate_secret()
-        _print_welcome(_url(listeners[0]), memory.listen(), secret, generated=settings.api_key is None)
+        socket_url = memory.listen() if settings.embedded_socket else None
+        _print_welcome(_url(listeners[0]), socket_url, secret, generated=settings.api_key is None)
     else:
         store = AsyncSessionStore.from_url(settings.redis_url, **options)
     authenticator = Authenticator(secret, store, on_refusal=metrics.refused)
@@ -147,7 +148,7 @@ def _listen(stack: contextlib.ExitStack, host: str, port: int, option: str) -> s
         raise StartError(f"Can't listen on {host} port {port}: {reason}. Choose with --host or {option}.") from exc
 
 
-def _print_welcome(url: str, redis_url: str, secret: str, *, generated: bool) -> None:
+def _print_welcome(url: str, socket_url: str | None, secret: str, *, generated: bool) -> None:
     """Tell a first user what they need: that state is lost, the key, and calls to paste.
 
     A chosen key is not shown: the user has it in the environment.
@@ -156,12 +157,15 @@ def _print_welcome(url: str, redis_url: str, secret: str, *, generated: bool) ->
     session = f"{url}{BASE_PATH}/sessions/ci-42?project=checkout&environment=staging"
     authorization = f'-H "Authorization: Bearer {shown}"'
     body = '{"label": "CI run 4821", "overrides": ["ovr_extraMock"]}'
+    redis = (
+        f"{socket_url}  (for proxies and commands of this user)" if socket_url else "none; --embedded-socket opens one"
+    )
     print(  # noqa: T201  for a person at a terminal; logs go to standard error
         f"""\
 No Redis was named, so sessions live in this process's memory: all state is lost when it exits.
 
   API    {url}{BASE_PATH}  (described by {BASE_PATH}/openapi.json)
-  Redis  {redis_url}  (embedded; for proxies and the command line on this machine)
+  Redis  {redis}
   Key    {shown}
 
 Try it:

@@ -35,7 +35,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 _EPILOG = f"""\
 environment variables:
   Each option can be given as SESSIONSTORE_<OPTION>, as in SESSIONSTORE_REDIS_URL;
-  SESSIONSTORE_ACCESS_LOG is on or off. An option wins over its variable.
+  of a switch, the variable is on or off. An option wins over its variable.
 
   {API_KEY_VARIABLE}
       a key that opens every project: fmk_ and 43 characters of base64url. It works
@@ -123,6 +123,10 @@ class Settings:
             "Without a URL, sessions live in this process's memory",
         ),
     ]
+    embedded_socket: Annotated[
+        bool,
+        _Option("off", _on_or_off, "without a URL: let proxies and commands of this user in, by a Unix socket"),
+    ]
     prefix: Annotated[str, _Option(DEFAULT_PREFIX, validate_prefix, "in front of every key in Redis")]
     ttl_s: Annotated[
         float,
@@ -206,6 +210,8 @@ def parse_settings(arguments: Sequence[str], environ: Mapping[str, str], program
     api_key = environ.get(API_KEY_VARIABLE) or None
     if api_key is not None and not is_secret(api_key):
         raise UsageError(f"{API_KEY_VARIABLE} is not a key: it must be fmk_ and 43 characters of base64url. {MAKE_ONE}")
+    if values["embedded_socket"] and values["redis_url"] is not None:
+        raise UsageError("--embedded-socket opens a store in memory; leave it out, or leave --redis-url out.")
     return Settings(api_key=api_key, **values)
 
 
@@ -231,13 +237,17 @@ def _parser(program: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    shown = _options()
-    access_log = shown.pop("access_log")
-    for name, option in shown.items():
+    for name, option in _options().items():
         default = f" (default {option.default})" if option.default else ""
-        metavar = "SECONDS" if name.endswith("_s") else name.upper()
-        parser.add_argument(f"--{_shown(name)}", dest=name, metavar=metavar, help=option.help + default)
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--access-log", action="store_const", const="on", help=f"{access_log.help} (default)")
-    group.add_argument("--no-access-log", dest="access_log", action="store_const", const="off", help="do not")
+        if option.convert is _on_or_off:
+            switch = parser.add_mutually_exclusive_group()
+            for flag, value, meaning in (
+                (f"--{_shown(name)}", "on", option.help),
+                (f"--no-{_shown(name)}", "off", "do not"),
+            ):
+                shown = f"{meaning} (default)" if value == option.default else meaning
+                switch.add_argument(flag, dest=name, action="store_const", const=value, help=shown)
+        else:
+            metavar = "SECONDS" if name.endswith("_s") else name.upper()
+            parser.add_argument(f"--{_shown(name)}", dest=name, metavar=metavar, help=option.help + default)
     return parser

@@ -1,26 +1,61 @@
 """A store in this process's memory, for a try and for tests: fakeredis instead of Redis.
 
 State is lost when the process ends. Everything but speed and durability is as on Redis; the scripts are the same.
+
+fakeredis is no boundary: its Lua reaches Python, and RESTORE unpickles. So other processes get in by `listen` only, and
+what they send is checked against a list. A script runs from this library's own text, whatever the client named it by.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import re
+import shutil
+import socket
+import tempfile
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from .errors import SessionStoreError
+from .protocol.scripts import load_script, script_names
 
 if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
+#: What a client may send: a command, or a command and its first argument.
+_COMMANDS = frozenset(
+    {b"CLIENT SETINFO", b"CLIENT SETNAME", b"HELLO", b"INFO", b"PING", b"SELECT", b"SUBSCRIBE", b"UNSUBSCRIBE"}
+)
+_RUNS_SCRIPT = frozenset({b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO"})
+#: The text of each script, by itself and by its SHA-1.
+_SCRIPTS = {
+    name.encode(): script.text.encode()
+    for script in map(load_script, script_names())
+    for name in (script.text, script.sha)
+}
+_REFUSAL = b"-NOPERM The embedded store takes only what sessionstore sends, and only its scripts.\r\n"
+
+#: What the replies begin with that RESP3 marks as pushed.
+_PUSHES = frozenset({b"message", b"subscribe", b"unsubscribe"})
+#: Parts of one command, and bytes of one part: more than applying the largest catalog to very many sessions takes.
+_MAX_PARTS = 1_000_000
+_MAX_PART_BYTES = 16 * 1024 * 1024
+#: How an error reply begins.
+_ERROR_CODE = re.compile(r"[A-Z]+ ")
+
 
 class EmbeddedServer:
     """What a Redis server is elsewhere: stores made on it share its state.
 
-    With `listen`, other processes can connect too, on the loopback interface only. That way in is slow (it looks for
-    input each 10 ms) and has no password.
+    Raises
+    ------
+    SessionStoreError
+        fakeredis is not installed.
     """
 
     def __init__(self) -> None:
@@ -31,8 +66,7 @@ class EmbeddedServer:
                 "The embedded store needs fakeredis; install sessionstore[embedded], or give the URL of a Redis."
             ) from exc
         self._server = FakeServer()
-        self._tcp: Any = None
-        self._thread: threading.Thread | None = None
+        self._listener: _Listener | None = None
 
     def client(self) -> redis.Redis:
         """A client for threads, in this process."""
@@ -46,25 +80,26 @@ class EmbeddedServer:
 
         return fakeredis.FakeAsyncRedis(server=self._server)
 
-    def listen(self, port: int = 0) -> str:
-        """Let other processes connect, on 127.0.0.1; returns the URL. Port 0 takes a free one."""
-        from fakeredis import TcpFakeServer
+    def listen(self) -> str:
+        """Let stores in other processes of this user connect; returns the URL. Calling it again returns the same.
 
-        self._tcp = TcpFakeServer(("127.0.0.1", port))
-        self._tcp.fake_server = self._server
-        self._tcp.daemon_threads = True
-        self._tcp.RequestHandlerClass = _patient(self._tcp.RequestHandlerClass)
-        self._thread = threading.Thread(target=self._tcp.serve_forever, name="embedded-redis", daemon=True)
-        self._thread.start()
-        return f"redis://127.0.0.1:{self._tcp.server_address[1]}/0"
+        The way in is a Unix socket of mode 0600 in a new folder of mode 0700. It takes what this library sends and
+        nothing else, so redis-cli can't look into the store.
+
+        Raises
+        ------
+        SessionStoreError
+            The folder for temporary files has too long a path for a socket, or can't be written.
+        """
+        if self._listener is None:
+            self._listener = _Listener(self._server)
+        return self._listener.url
 
     def close(self) -> None:
         """Stop listening and drop the connections."""
-        if self._thread is not None:
-            self._tcp.shutdown()
-            self._thread.join()
-            self._tcp.server_close()
-            self._thread = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,21 +110,161 @@ class EmbeddedServer:
         self.close()
 
 
-def _patient(handler: Any) -> Any:
-    """Let fakeredis's connection handler live on after an error reply, as Redis does: NOSCRIPT is one of them."""
-    from redis.exceptions import ResponseError
+class _Listener:
+    """The Unix socket, and the thread that serves it."""
 
-    class PatientHandler(handler):  # type: ignore[misc]
-        def setup(self) -> None:
-            super().setup()
-            read = self.current_client.read_response
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._clients: set[asyncio.Task[None]] = set()
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="sessionstore-"))  # mode 0700
+            path = self._folder / "redis.sock"
+            try:
+                self._socket.bind(str(path))
+                path.chmod(0o600)
+                self._socket.listen()
+            except BaseException:
+                shutil.rmtree(self._folder)
+                raise
+        except OSError as exc:
+            self._socket.close()
+            raise SessionStoreError(
+                f"The embedded store can't listen: {exc}. Set TMPDIR to a short path that can be written."
+            ) from exc
+        self.url = f"unix://{quote(str(path))}"
+        self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="embedded-redis", daemon=True)
+        self._thread.start()
 
-            def read_response(*args: Any, **kwargs: Any) -> Any:
-                try:
-                    return read(*args, **kwargs)
-                except ResponseError as exc:
-                    return exc
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._closing.set)
+        self._thread.join()
+        shutil.rmtree(self._folder)
 
-            self.current_client.read_response = read_response
+    def _run(self) -> None:
+        with contextlib.closing(self._loop):
+            self._loop.run_until_complete(self._serve())
 
-    return PatientHandler
+    async def _serve(self) -> None:
+        server = await asyncio.start_unix_server(self._serve_client, sock=self._socket)
+        await self._closing.wait()
+        server.close()
+        for task in self._clients:
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from fakeredis import FakeAsyncRedis
+
+        task = asyncio.current_task()
+        assert task is not None, "asyncio makes one for each connection"
+        self._clients.add(task)
+        pool: Any = FakeAsyncRedis(server=self._server, protocol=2).connection_pool
+        connection = pool.make_connection()
+        client = _Client(connection, reader, writer)
+        try:
+            await client.serve()
+        except (asyncio.CancelledError, asyncio.IncompleteReadError, OSError, ValueError):
+            pass  # closed, by this side or the other; or what came is not RESP
+        finally:
+            self._clients.discard(task)
+            writer.close()
+            await connection.disconnect()
+
+
+class _Client:
+    """One connection of another process, and one of fakeredis behind it."""
+
+    def __init__(self, connection: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connection = connection
+        self._reader = reader
+        self._writer = writer
+        self._protocol = 2
+        #: replies leave in order
+        self._sending = asyncio.Lock()
+
+    async def serve(self) -> None:
+        """Run commands until the connection ends, and send what is published meanwhile."""
+        await self._connection.connect()
+        pushing = asyncio.create_task(self._push())
+        try:
+            while True:
+                command = _checked(await self._read_command())
+                if command is not None:
+                    await self._connection.send_command(*command)
+                await self._send(b"" if command is not None else _REFUSAL)
+        finally:
+            pushing.cancel()
+            await asyncio.gather(pushing, return_exceptions=True)
+
+    async def _read_command(self) -> list[bytes]:
+        return [await self._read_part() for _ in range(await self._read_number(b"*", _MAX_PARTS))]
+
+    async def _read_part(self) -> bytes:
+        part = await self._reader.readexactly(await self._read_number(b"$", _MAX_PART_BYTES) + 2)
+        return part[:-2]
+
+    async def _read_number(self, kind: bytes, most: int) -> int:
+        line = await self._reader.readuntil(b"\r\n")
+        number = int(line[1:])
+        if line[:1] != kind or not 0 <= number <= most:
+            raise ValueError("not a command")
+        return number
+
+    async def _push(self) -> None:
+        """Send what is published. Replies have left by then, but for those of a command that runs now."""
+        while True:
+            await self._connection.can_read(timeout=None)
+            await self._send()
+
+    async def _send(self, last: bytes = b"") -> None:
+        async with self._sending:
+            while await self._connection.can_read(timeout=0):
+                self._writer.write(await self._next_reply())
+            self._writer.write(last)
+            await self._writer.drain()
+
+    async def _next_reply(self) -> bytes:
+        from redis.exceptions import RedisError
+
+        try:
+            reply = await self._connection.read_response()
+        except RedisError as exc:
+            return _encode_error(str(exc))
+        if isinstance(reply, dict) and reply.get(b"proto") in (2, 3):
+            self._protocol = reply[b"proto"]
+        return _encode(reply, self._protocol, first=True)
+
+
+def _checked(command: list[bytes]) -> list[bytes] | None:
+    """Return the command to run for the one that a client sent; None: it is refused."""
+    name = command[0].upper() if command else b""
+    if name in _RUNS_SCRIPT:
+        text = _SCRIPTS.get(command[1]) if len(command) > 1 else None
+        return None if text is None else [b"EVAL", text, *command[2:]]
+    if name == b"HELLO" and len(command) > 2:
+        return None  # it names a user
+    return command if name in _COMMANDS or b" ".join(command[:2]).upper() in _COMMANDS else None
+
+
+def _encode(value: Any, protocol: int, *, first: bool = False) -> bytes:
+    if value is None:
+        return b"_\r\n" if protocol == 3 else b"$-1\r\n"
+    if isinstance(value, int):
+        return b":%d\r\n" % value
+    if isinstance(value, dict):
+        parts = [part for pair in value.items() for part in pair]
+        return b"%%%d\r\n" % len(value) + b"".join(_encode(part, protocol) for part in parts)
+    if isinstance(value, list):
+        pushed = first and protocol == 3 and bool(value) and value[0] in _PUSHES
+        return (b">%d\r\n" if pushed else b"*%d\r\n") % len(value) + b"".join(_encode(part, protocol) for part in value)
+    data = value.encode() if isinstance(value, str) else bytes(value)
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def _encode_error(text: str) -> bytes:
+    """Encode an error. redis-py has cut some codes off; ERR will do, since no client looks for those."""
+    text = text if _ERROR_CODE.match(text) else f"ERR {text}"
+    return f"-{' '.join(text.split())}\r\n".encode()

@@ -28,8 +28,8 @@ from ..support.redis_server import RedisServer
 
 @pytest.fixture(scope="module")
 def embedded() -> Iterator[GatewayProcess]:
-    """On the embedded store without any setting, as `make run` starts it."""
-    with GatewayProcess(None) as gateway:
+    """On the embedded store, as `make run` starts it."""
+    with GatewayProcess(None, "--embedded-socket") as gateway:
         yield gateway
 
 
@@ -64,7 +64,7 @@ class TestFirstTry:
         assert deleted == {"ok": True, "mode": "delete"}
 
     def test_other_processes_reach_the_embedded_store(self, embedded: GatewayProcess) -> None:
-        url = re.search(r"redis://127\.0\.0\.1:\d+/0", embedded.output)
+        url = re.search(r"unix:///\S+", embedded.output)
         key = re.search(r"fmk_[A-Za-z0-9_-]+", embedded.output)
         assert url is not None
         assert key is not None
@@ -74,6 +74,12 @@ class TestFirstTry:
             response = client.get("/sessions/from-a-proxy", headers={"Authorization": f"Bearer {key[0]}"})
 
         assert response.json()["label"] == "x"
+
+    @pytest.mark.parametrize(("options", "sockets"), [((), 0), (("--embedded-socket",), 1)])
+    def test_the_store_has_no_way_in_unless_asked_for(self, options: tuple[str, ...], sockets: int) -> None:
+        with GatewayProcess(None, *options) as gateway:
+            assert gateway.listeners() == {"tcp": 1, "unix": sockets}
+            assert ("none; --embedded-socket opens one" in gateway.output) == (not options)
 
     def test_chosen_key_is_used_and_not_shown(self) -> None:
         with GatewayProcess(None, SESSIONSTORE_API_KEY=KEY) as gateway, gateway.client() as client:

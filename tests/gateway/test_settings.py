@@ -27,6 +27,7 @@ class TestOptions:
             "host",
             "port",
             "redis-url",
+            "embedded-socket",
             "prefix",
             "ttl",
             "lease",
@@ -62,6 +63,7 @@ class TestOptions:
             (["--max-connections", "0"], {}, ["--max-connections", "from 1"]),
             ([], {"SESSIONSTORE_API_KEY": "fmk_s3cret"}, ["SESSIONSTORE_API_KEY", "43"]),
             (["--prefix", "a:b"], {}, ["--prefix"]),
+            (["--embedded-socket", "--redis-url", "redis://localhost"], {}, ["--embedded-socket", "--redis-url"]),
         ],
         ids=str,
     )

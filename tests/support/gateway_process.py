@@ -94,6 +94,18 @@ class GatewayProcess:
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def listeners(self) -> dict[str, int]:
+        """Count the sockets that it listens on."""
+        assert self._process is not None
+        process = Path(f"/proc/{self._process.pid}")
+        own = {str(link.readlink()) for link in (process / "fd").iterdir()}
+        counts = {}
+        # The columns of state and inode, and the state of a socket that listens.
+        for kind, state, inode, listening in (("tcp", 3, 9, "0A"), ("unix", 3, 6, "00010000")):
+            rows = [line.split() for line in (process / "net" / kind).read_text().splitlines()[1:]]
+            counts[kind] = sum(row[state] == listening and f"socket:[{row[inode]}]" in own for row in rows)
+        return counts
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
