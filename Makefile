@@ -76,7 +76,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(RUN_STAMP): pyproject.toml | $(BIN)/python
-	$(INSTALL) '.[gateway,cli]'
+	$(INSTALL) '.[gateway,cli,embedded]'
 	touch $@
 
 $(STAMP): pyproject.toml | $(BIN)/python

@@ -1,6 +1,7 @@
 """Use the installed packages as a new user does: import them, run the commands, call the gateway.
 
-Run it outside the source tree, with the Python of an environment that holds the wheel with its extras cli and gateway.
+Run it outside the source tree, with the Python of an environment that holds the wheel: ``smoke.py redis`` where it has
+the extras cli and gateway, ``smoke.py embedded`` where it has the extra embedded, too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import subprocess
 import sys
 import sysconfig
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import gateway
@@ -21,6 +25,8 @@ from sessionstore.protocol.scripts import load_script, script_names
 
 #: Seconds that a process or a request may take.
 TIMEOUT_S = 30
+
+GATEWAY = [sys.executable, "-m", "gateway"]
 
 
 def check_files() -> None:
@@ -40,32 +46,55 @@ def check_commands() -> None:
         assert "usage" in told.stdout.lower(), told.stdout
 
 
-def check_gateway() -> None:
+def check_without_embedded() -> None:
+    """A gateway on Redis needs no fakeredis: it serves, even while Redis is away."""
+    assert find_spec("fakeredis") is None, "fakeredis came with the gateway"
+    told = subprocess.run(GATEWAY, env=_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert told.returncode == 1, told
+    assert "install sessionstore[embedded]" in told.stderr, told.stderr
+    on_redis = [*GATEWAY, "--redis-url", "redis://127.0.0.1:1/0"]
+    with _running(on_redis, "Listening on", SESSIONSTORE_API_KEY="fmk_" + "k" * 43) as said:
+        url = _find(r'Listening on ([^"]+)', said).removeprefix("Listening on ")
+        with urllib.request.urlopen(f"{url}/healthz", timeout=TIMEOUT_S) as response:
+            assert response.status == 200
+
+
+def check_embedded() -> None:
     """A gateway on an embedded store accepts a PUT with the key that it prints."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SESSIONSTORE_")}
-    environment["SESSIONSTORE_PORT"] = "0"
+    with _running(GATEWAY, "curl -X DELETE") as said:
+        request = urllib.request.Request(
+            _find(r"http://\S+/ci-42\?[^']+", said),
+            data=json.dumps({"label": "smoke"}).encode(),
+            headers={
+                "Authorization": f"Bearer {_find(r'fmk_[A-Za-z0-9_-]+', said)}",
+                "Content-Type": "application/json",
+            },
+            method="PUT",
+        )
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            assert response.status == 200
+            assert json.load(response)["label"] == "smoke"
+
+
+def _environment(**variables: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SESSIONSTORE_")}
+    return {**inherited, "SESSIONSTORE_PORT": "0", **variables}
+
+
+@contextmanager
+def _running(command: list[str], last_words: str, **variables: str) -> Iterator[str]:
+    """Run a command until the block ends; yields what it has said up to `last_words`."""
     with subprocess.Popen(
-        [sys.executable, "-m", "gateway"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=_environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None
         try:
             said = ""
-            while "curl -X DELETE" not in said:
+            while last_words not in said:
                 line = process.stdout.readline()
                 assert line, f"The gateway exited: {said}"
                 said += line
-            request = urllib.request.Request(
-                _find(r"http://\S+/ci-42\?[^']+", said),
-                data=json.dumps({"label": "smoke"}).encode(),
-                headers={
-                    "Authorization": f"Bearer {_find(r'fmk_[A-Za-z0-9_-]+', said)}",
-                    "Content-Type": "application/json",
-                },
-                method="PUT",
-            )
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                assert response.status == 200
-                assert json.load(response)["label"] == "smoke"
+            yield said
         finally:
             process.terminate()
             process.communicate(timeout=TIMEOUT_S)
@@ -81,5 +110,5 @@ def _find(pattern: str, text: str) -> str:
 if __name__ == "__main__":
     check_files()
     check_commands()
-    check_gateway()
+    {"redis": check_without_embedded, "embedded": check_embedded}[sys.argv[1]]()
     print(f"sessionstore {sessionstore.__version__} works on Python {sys.version.split()[0]}.")
