@@ -23,6 +23,10 @@ from .model import Catalog, Mock, Scenario, canonical
 
 #: Bytes of a document.
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
+#: Bytes of a document in TOML, and parts of a dotted key: tomllib takes some 500 bytes of memory for each part of each
+#: key, and time by the square of a key's depth.
+MAX_TOML_BYTES = 1024 * 1024
+MAX_TOML_DEPTH = 8
 #: Bytes of one environment's catalog as JSON: each change sends the whole catalog to every view.
 MAX_CATALOG_BYTES = 1024 * 1024
 #: Environments of one document.
@@ -81,10 +85,33 @@ def parse_catalog_document(data: bytes | str, syntax: Literal["json", "toml"]) -
         raise InvalidCatalogError(f"The document is larger than {MAX_DOCUMENT_BYTES} bytes; split the project.")
     try:
         text = data if isinstance(data, str) else data.decode()
-        value = tomllib.loads(text) if syntax == "toml" else json.loads(text, object_pairs_hook=unique_object)
+        if syntax == "toml":
+            _check_toml(text)
+            value = tomllib.loads(text)
+        else:
+            value = json.loads(text, object_pairs_hook=unique_object)
     except (ValueError, RecursionError) as exc:
         raise InvalidCatalogError(f"The document is not valid {syntax.upper()}: {exc}.") from exc
     return catalog_document(value)
+
+
+#: Strings and comments of TOML, also where their end is missing, so that each is matched once.
+_TOML_TEXT = re.compile(
+    r""""{3}(?:[^"\\]|\\.|"{1,2}+(?!"))*+(?:"{3,5}+)?+"""
+    r"""|'{3}(?:[^']|'{1,2}+(?!'))*+(?:'{3,5}+)?+"""
+    r"""|"(?:[^"\\\n]|\\.)*+"?+|'[^'\n]*+'?+|#[^\n]*+""",
+    re.DOTALL,
+)
+#: A key with more parts than are allowed, once each string is one letter.
+_TOML_TOO_DEEP = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_TOML_DEPTH}}}")
+
+
+def _check_toml(text: str) -> None:
+    """Bound what parsing costs, before it begins."""
+    if len(text) > MAX_TOML_BYTES:
+        raise InvalidCatalogError(f"A TOML document has at most {MAX_TOML_BYTES} bytes; write a larger one as JSON.")
+    if _TOML_TOO_DEEP.search(_TOML_TEXT.sub("s", text)):
+        raise InvalidCatalogError(f"The document has a key of more than {MAX_TOML_DEPTH} parts; no field is that deep.")
 
 
 class DuplicateNameError(ValueError):

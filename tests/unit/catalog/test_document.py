@@ -16,6 +16,8 @@ from sessionstore.catalog.document import (
     MAX_MOCKS,
     MAX_SCENARIO_MOCKS,
     MAX_SCENARIOS,
+    MAX_TOML_BYTES,
+    MAX_TOML_DEPTH,
     catalog_document,
     check_project,
 )
@@ -201,12 +203,71 @@ def test_an_error_names_the_place(path: str, value: Any, place: str, reason: str
         (b"\xff", "toml", "not valid TOML"),
         ("project = 2020-01-01\nenvironments = {}", "toml", "project: Expected `str`"),
         (" " * (MAX_DOCUMENT_BYTES + 1), "json", "larger than"),
+        (" " * (MAX_TOML_BYTES + 1), "toml", "write a larger one as JSON"),
     ],
 )
 def test_rejects_data_that_is_no_document(text: str | bytes, syntax: Any, reason: str) -> None:
     with pytest.raises(InvalidCatalogError) as caught:
         parse_catalog_document(text, syntax)
     assert reason in str(caught.value)
+
+
+DEEP = ".".join("a" * (MAX_TOML_DEPTH + 1)) + "=1"
+
+
+class TestDepthOfToml:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            DEEP,
+            DEEP.replace(".", " \t.\t "),
+            DEEP.replace("a", '"."'),
+            DEEP.replace("a", "'='"),
+            DEEP.replace("a", '"\\""'),
+            DEEP.replace("a", "''"),
+            f"[{DEEP[:-2]}]",
+            f"[[{DEEP[:-2]}]]",
+            f"x = {{{DEEP}}}",
+            # Strings and comments that would hide it from a reader who takes their quotes for others.
+            f"x = ''' ' \" '''\n{DEEP}",
+            f"x = {{b = ''' ' \" ''', {DEEP}, c = \"\"}}",
+            f'x = {{b = """ \' " """, {DEEP}, c = ""}}',
+            f'x = """\\""""\n{DEEP}',
+            f"x = '''a''''\n{DEEP}\ny = ''",
+            f'# "\n{DEEP}\n# "',
+            f'x = "#"\n{DEEP}',
+            "a." * 20_000 + "a=1",
+        ],
+    )
+    def test_is_bounded_before_it_is_parsed(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """tomllib takes 1.5 GiB for the last one, of 40 KB."""
+        monkeypatch.delattr("tomllib.loads")
+
+        with pytest.raises(InvalidCatalogError, match="a key of more than 8 parts"):
+            parse_catalog_document(text, "toml")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ".".join("a" * MAX_TOML_DEPTH) + "=1",
+            f'x = "{DEEP}"',
+            f"x = '''\n{DEEP}\n'''",
+            f"# {DEEP}",
+            "x = 1979-05-27T07:32:00.999",
+            "x = [1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5]",
+        ],
+    )
+    def test_of_strings_and_comments_does_not_count(self, text: str) -> None:
+        with pytest.raises(InvalidCatalogError, match=r"unknown field|required field"):
+            parse_catalog_document(text, "toml")
+
+    @pytest.mark.parametrize(
+        "unit", ["a", '"', "'", '"""', "'''", '\\"', '"\\"', '"a', "a ", "a.", ".", "#", '""\n', "a-"]
+    )
+    def test_takes_time_by_length_only(self, unit: str) -> None:
+        """By its square, each of these would take minutes, and this test its time-out."""
+        with pytest.raises(InvalidCatalogError):
+            parse_catalog_document('x = "' + unit * (MAX_TOML_BYTES // len(unit) - 10), "toml")
 
 
 def test_bounds_hold_at_the_bound_and_one_past_it() -> None:
