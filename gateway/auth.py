@@ -5,8 +5,8 @@ copy of all records (`sessionstore.api_keys.ring.KeyRing`), which a task reloads
 costs Redis nothing, and a revoked key is refused within a second. If the copy is too old, it admits no key. Logs name a
 key by its public id, the first digits of its hash.
 
-A request that is about to be refused waits for the next load first. A key made a moment ago works at once, the time of
-the answer does not tell a revoked key from an unknown one, and guessing is slow. Valid keys never wait.
+A well-formed key that is unknown waits for the next load, so that a key made a moment ago works at once. At most
+`MAX_WAITING` requests wait at a time. Every other refusal is immediate, and valid keys never wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import Struct
 
 from sessionstore import AsyncSessionStore
-from sessionstore.api_keys.model import ApiKey
 from sessionstore.api_keys.ring import REFRESH_INTERVAL_S, KeyRing, Refusal
 from sessionstore.clock import lease_clock
 from sessionstore.errors import SessionStoreError, StoreUnavailableError
@@ -33,8 +32,9 @@ log = logging.getLogger("gateway")
 #: The scheme in any case, and the form of a key. Nothing else is worth hashing.
 _AUTHORIZATION = re.compile(r"(?i:bearer|token) +(fmk_[A-Za-z0-9_-]{43})\Z")
 
-#: Seconds that a request waits for the next load before it is refused.
+#: Seconds that a request with an unknown key waits for the next load, and such requests at a time.
 _SECOND_LOOK_S = 2 * REFRESH_INTERVAL_S
+MAX_WAITING = 100
 #: Seconds without recording the use of keys after that has failed.
 _RETRY_USES_S = 10.0
 
@@ -83,6 +83,7 @@ class Authenticator:
         self._loaded = asyncio.Event()
         #: when the last load was sent, by `lease_clock` like all times here
         self._loaded_from = float("-inf")
+        self._waiting = 0
         self._in_touch = True
         self._retry_uses_at = float("-inf")
 
@@ -99,8 +100,11 @@ class Authenticator:
         match = _AUTHORIZATION.match(authorization or "")
         secret = None if match is None else match[1]
         key = self.ring.authenticate(secret, lease_clock())
+        if key is Refusal.UNKNOWN and self._store is not None and self._waiting < MAX_WAITING:
+            await self._next_load()
+            key = self.ring.authenticate(secret, lease_clock())
         if isinstance(key, Refusal):
-            key = await self._look_again(authorization, secret)
+            raise self._refusal(key, authorization)
         return Principal(key.id, key.project)
 
     async def load(self) -> bool:
@@ -149,34 +153,34 @@ class Authenticator:
                 # The next load may succeed. Without one the ring admits no key, which is safe.
                 log.exception("Loading the API keys failed")
 
-    async def _look_again(self, authorization: str | None, secret: str | None) -> ApiKey:
-        """Decide again after the next load; a request without any key is refused at once."""
-        if authorization is not None and self._store is not None:
-            await self._next_load()
-        now = lease_clock()
-        key = self.ring.authenticate(secret, now)
-        if isinstance(key, ApiKey):
-            return key
+    def _refusal(self, key: Refusal, authorization: str | None) -> Exception:
+        """Count a refusal, and make its error, which tells nothing about keys."""
         if key is Refusal.MISSING and authorization is not None:
             # While the records are too old, every wrong key gets the same answer.
-            key = Refusal.MALFORMED if self._store is None or self.ring.is_current(now) else Refusal.UNAVAILABLE
+            known = self._store is None or self.ring.is_current(lease_clock())
+            key = Refusal.MALFORMED if known else Refusal.UNAVAILABLE
         if key is Refusal.UNAVAILABLE and self._store is None:
             key = Refusal.UNKNOWN
         if self._on_refusal is not None:
             self._on_refusal(key)
         if key is Refusal.UNAVAILABLE:
-            raise StoreUnavailableError("Redis can't be reached to check this key; try again later.")
+            return StoreUnavailableError("Redis can't be reached to check this key; try again later.")
         # One sentence for all cases, so that the answer tells nothing about keys.
         challenge = {"www-authenticate": 'Bearer realm="sessions"'}
-        raise RequestError("unauthorized", "Send a valid API key, as in 'Authorization: Bearer fmk_…'.", challenge)
+        return RequestError("unauthorized", "Send a valid API key, as in 'Authorization: Bearer fmk_…'.", challenge)
 
     async def _next_load(self) -> None:
         """Wait for records that were requested after this call."""
         called_at = lease_clock()
-        with contextlib.suppress(TimeoutError):
+        self._waiting += 1
+        try:
             async with asyncio.timeout(_SECOND_LOOK_S):
                 while self._loaded_from < called_at:
                     await self._loaded.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting -= 1
 
     async def _record_uses(self) -> None:
         assert self._store is not None, "recording needs a store"

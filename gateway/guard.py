@@ -4,8 +4,8 @@ A `Guard` stands between the event loop and the stock protocol. To the event loo
 protocol it is the transport. h11, inside the stock protocol, does all parsing. The guard adds what a server that faces
 hostile clients needs:
 
-- Reading stops unless h11 needs bytes. So pipelined requests wait in the kernel, and a client that half-closes after a
-  whole request still gets its answer.
+- Reading stops unless h11 needs bytes, and one read is small. So pipelined requests wait in the kernel, and a client
+  that half-closes after a whole request still gets its answer.
 - A request must arrive within `ARRIVAL_S`, from its first byte to the end of its body.
 - A client must read: a connection whose output does not move for `WRITE_S` is cut off.
 - The number of connections is bounded; a client over the limit gets 503.
@@ -41,6 +41,10 @@ LINGER_S = 2.0
 TICK_S = 1.0
 #: Connections over the limit that get an answer at the same time; further ones are reset.
 MAX_TURNED_AWAY = 100
+
+#: Bytes of one read. h11 keeps what it does not need yet, so this and `MAX_HEAD_BYTES` bound a connection's input.
+READ_BYTES = 16 * 1024
+_BUFFER = memoryview(bytearray(READ_BYTES))
 
 #: h11's states of a client that still has bytes to send.
 _NEEDS_BYTES = (h11.IDLE, h11.SEND_BODY)
@@ -79,7 +83,7 @@ def guarded(stock: type[asyncio.Protocol], neighbours: Neighbours) -> type[async
     return cast("type[asyncio.Protocol]", make)  # Uvicorn only calls it
 
 
-class Guard(asyncio.Protocol, asyncio.Transport):
+class Guard(asyncio.BufferedProtocol, asyncio.Transport):
     """One connection."""
 
     transport: asyncio.Transport
@@ -122,6 +126,14 @@ class Guard(asyncio.Protocol, asyncio.Transport):
             self._finish(linger=True)
         else:
             self.transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Bound one read. The loop hands each over before the next one, so all connections share the buffer."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read."""
+        self.data_received(bytes(_BUFFER[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Pass on what has arrived; after the end, drop it."""

@@ -428,6 +428,27 @@ class TestPipelining:
 
             assert gateway.resident_bytes() - before < 8 * 1024 * 1024, sent
 
+    def test_memory_of_many_connections_is_bounded(self, gateway: GatewayProcess) -> None:
+        """400 clients send 1,274 requests each at once, without a valid key."""
+        secret = "fmk_" + 43 * "z"
+        guess = f"GET /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {secret}\r\n\r\n".encode()
+        before = gateway.resident_bytes()
+        most = 0
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(gateway.connect()) for _ in range(400)]
+            for client in clients:
+                client.settimeout(0)
+                with contextlib.suppress(BlockingIOError):
+                    client.send(1274 * guess)
+                most = max(most, gateway.resident_bytes())
+            for client in clients:
+                client.settimeout(20)
+                # 503 where the machine is too slow to load the keys meanwhile
+                assert statuses(client.recv(1024))[0] in (401, 503)
+                most = max(most, gateway.resident_bytes())
+
+        assert most - before < 16 * 1024 * 1024
+
 
 def test_connections_over_the_limit_get_503(shared_redis: RedisServer) -> None:
     with GatewayProcess(shared_redis.url, "--max-connections", "2") as gateway, contextlib.ExitStack() as stack:
