@@ -1,12 +1,12 @@
 """What does it cost to look a session up? `view.get` against `dict.get` of the same keys, and against Redis and caches.
 
-In local memory, all look up the same keys in random order, a thousand at a time, by turns; what an empty loop takes is
-taken off, and a ratio is the median of those of single turns. The keys are equal to those that the view holds, and
-other objects, as the value of a request's header is. The views flush what was looked up less often than the benchmark
-lasts: a *hit* is a look-up of a session that was looked up since the last flush, a *first* one is noted for the next.
+In local memory, all look up the same keys in random order, in turns of a thousand. The time of an empty loop is
+subtracted, and a ratio is the median over the turns. The keys are equal to those of the view, but other objects, like
+the value of a request's header. A *header* is such a key as raw bytes or text. The views flush touches less often than
+the benchmark lasts: a *hit* finds a session that was looked up since the last flush, a *first* look-up is recorded.
 
-Redis and the caches are asked for a few keys, and so is the view again: its *hot* hits are of the very keys that the
-caches hold, looked up just before, as theirs are.
+Redis and the caches are asked for a few keys. So is the view again: its *hot* hits are of the keys that the caches
+hold, and like theirs they were looked up just before.
 
 The second part times each look-up by itself, while another process makes 5,000 changes a second.
 """
@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import cast
+from typing import Any, cast
 
 import redis
 import redis.asyncio
@@ -45,32 +45,37 @@ from .report import Bar, Report, arguments_parser, conclude, describe_machine, m
 
 #: Bars: of `dict.get`, of redis-py's GET, and of the best cache on the client's side.
 MAX_OF_DICT, MIN_OF_GET, MIN_OF_CACHE = 6, 500, 20
+#: Bars: look-ups by header, of a hit by key; and p99.9 under changes, of that of `dict.get`.
+MAX_HEADER_OF_HIT, MAX_TAIL_OF_DICT = 1.7, 3
 
 PLAIN, HIT, HOT = "dict.get", "view.get hit", "view.get hot hit"
+BYTES, TEXT = "view.get_by_header, bytes", "view.get_by_header, str"
 GET, GET_ASYNCIO = "redis-py GET", "redis-py GET, asyncio"
 CLIENT_SIDE, CASHEWS = "redis-py client-side caching", "cashews client-side"
-TAILS = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
+TAIL = 0.999
+TAILS = {"p50": 0.5, "p99": 0.99, "p99.9": TAIL, "longest": 1.0}
+KINDS = (", threads", ", asyncio")
 
-#: Look-ups of one run in local memory; among a million sessions more, so that they don't all fit into the CPU's caches.
+#: Look-ups of one run in local memory; more among a million sessions, so that not all fit into the CPU's caches.
 LOOKUPS, LOOKUPS_OF_A_MILLION = 20_000, 200_000
 #: Look-ups of one turn, and those of one run that waits for Redis or goes through a cache.
 TURN, ROUND_TRIPS = 1000, 200
-#: What Redis and the caches hold for a session: about as much as one is as JSON.
+#: The value in Redis and the caches: about as large as a session in JSON.
 VALUE = b"x" * 300
-#: Seconds between two flushes of what was looked up: none while this runs.
+#: Seconds between two flushes: none while this runs.
 NO_FLUSH_S = 3600.0
 OPEN_TIMEOUT_S = 180.0
-#: Seconds of a lease: the asyncio view has no turn while a run lasts.
+#: Seconds of a lease: the asyncio view can't renew it during a run.
 LEASE_S = 60.0
 
-#: Sessions that are changed, changes a second, and how many of them go out together.
+#: Changed sessions, changes a second, and changes in one pipeline.
 SESSIONS_UNDER_CHANGES, CHANGES_PER_S, BURST = 10_000, 5000, 25
-#: Look-ups in a row, and the seconds after them in which threads and tasks have their turn.
+#: Look-ups in a row, and the seconds after them for other threads and tasks.
 SLICE, PAUSE_S = 100, 0.0005
-#: Seconds of changes that are made up for after a slow spell.
+#: Seconds of changes that are caught up after a slow spell.
 BEHIND_S = 0.1
 
-LookUp = Callable[[str], object]
+LookUp = Callable[[Any], object]
 #: Nanoseconds by contender.
 Times = dict[str, list[float]]
 
@@ -118,9 +123,8 @@ async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, f
                 touch_interval_s=NO_FLUSH_S, timeout_s=OPEN_TIMEOUT_S, on_stale="raise"
             )
         )
-        # The same sessions in a plain dict.
         plain = {session.session_key: session for session in map(view.peek, keys) if session is not None}
-        assert len(plain) == size, "the view holds all that was loaded"
+        assert len(plain) == size, "the view holds all loaded sessions"
         client = stack.enter_context(server.client())
         async_client = await stack.enter_async_context(redis.asyncio.Redis.from_url(server.url))
         hash_of = environment_keys().session
@@ -137,7 +141,7 @@ async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, f
         for _ in range(rounds):
             sample = _fresh(random.choices(keys, k=LOOKUPS_OF_A_MILLION if size >= 1_000_000 else LOOKUPS))
             for key in sample:
-                view.get(key)  # notes those that have not been looked up yet
+                view.get(key)  # records the first look-ups
                 async_view.get(key)
             await asyncio.sleep(0)
             _time_by_turns(
@@ -147,16 +151,18 @@ async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, f
                     (f"{HIT}, on_stale=raise", strict.get, sample),
                     (f"{HIT}, asyncio, on_stale=raise", async_view.get, sample),
                     ("view.get miss", view.get, [f"no-{key}" for key in sample]),
+                    (BYTES, view.get_by_header, [key.encode() for key in sample]),
+                    (TEXT, view.get_by_header, [key.encode().decode() for key in sample]),
                 ],
                 times,
             )
             unseen = list(dict.fromkeys(sample))
             for key in unseen:
-                cast("HeldSession", plain[key]).set_touch_pending(False)  # as a flush does
+                cast("HeldSession", plain[key]).set_touched_at(0.0)  # as a flush does
             times.setdefault("view.get first since a flush", []).append(_time(view.get, unseen))
             await asyncio.sleep(0)
 
-            # A few keys, as many as a cache holds for sure; each looked up just before by everybody.
+            # A few keys, which surely fit into each cache; all contenders have just looked them up.
             few = random.choices(keys, k=ROUND_TRIPS)
             client.mset({"plain:" + key: VALUE for key in few})
             for key in few:
@@ -175,7 +181,7 @@ async def measure(server: RedisServer, size: int, rounds: int) -> tuple[Times, f
 
 
 def caching_refusal(server: RedisServer) -> str | None:
-    """Why redis-py would not cache on the client's side with this server; None where it does."""
+    """Why redis-py does not cache on the client's side with this server; None if it does."""
     try:
         with redis.Redis.from_url(server.url, protocol=3, cache_config=CacheConfig()) as client:
             client.get("any")
@@ -186,7 +192,7 @@ def caching_refusal(server: RedisServer) -> str | None:
 
 @contextlib.asynccontextmanager
 async def _cashews(server: RedisServer) -> AsyncIterator[Cache]:
-    """A cache whose entries are held on the client's side, and which Redis tells of changes."""
+    """A cache on the client's side, which Redis invalidates."""
     cache = Cache()
     cache.setup(server.url, client_side=True)
     await cache.init()
@@ -204,8 +210,8 @@ def _fresh(keys: Sequence[str]) -> list[str]:
     return made
 
 
-def _time_by_turns(contenders: Sequence[tuple[str, LookUp, Sequence[str]]], times: Times) -> None:
-    """Let all look all keys up in turns of `TURN`, each at another place, so that none warms the next one's memory."""
+def _time_by_turns(contenders: Sequence[tuple[str, LookUp, Sequence[Any]]], times: Times) -> None:
+    """Let all look up all keys in turns of `TURN`, each at another place, so that none warms the next one's memory."""
     turns = len(contenders[0][2]) // TURN or 1
     for turn in range(turns):
         for number, (name, look_up, keys) in enumerate(contenders):
@@ -214,8 +220,8 @@ def _time_by_turns(contenders: Sequence[tuple[str, LookUp, Sequence[str]]], time
             times.setdefault(name, []).append(_time(look_up, part))
 
 
-def _time(look_up: LookUp, keys: Sequence[str]) -> float:
-    """Nanoseconds of one look-up, without those of the loop."""
+def _time(look_up: LookUp, keys: Sequence[Any]) -> float:
+    """Nanoseconds of one look-up, without the loop."""
     started = time.perf_counter_ns()
     for _ in keys:
         pass
@@ -239,14 +245,14 @@ async def measure_under_changes(server: RedisServer, seconds: float) -> tuple[Ti
     times: Times = {}
     with Peer(make_changes, server.url, len(keys)) as changing:
         changing.receive()
-        # Each kind of view is looked up while the other one is not there to take the time.
+        # One kind of view at a time: the other would take CPU time.
         with SessionStore.from_url(server.url) as store, store.environment(PROJECT, ENVIRONMENT).view() as view:
-            slow = await _look_up_under_changes(view, ", threads", keys, seconds, times)
+            slow = await _look_up_under_changes(view, KINDS[0], keys, seconds, times)
         async with (
             AsyncSessionStore.from_url(server.url) as async_store,
             async_store.environment(PROJECT, ENVIRONMENT).view() as async_view,
         ):
-            rate = await _look_up_under_changes(async_view, ", asyncio", keys, seconds, times)
+            rate = await _look_up_under_changes(async_view, KINDS[1], keys, seconds, times)
     return {name: sorted(found) for name, found in times.items()}, min(slow, rate)
 
 
@@ -263,13 +269,13 @@ async def _look_up_under_changes(view: BaseView, kind: str, keys: list[str], sec
             before = time.perf_counter_ns()
             look_up(key)
             found.append(time.perf_counter_ns() - before)
-        # Threads and tasks have their turn, as they have while a proxy waits for a server.
+        # Other threads and tasks run, as while a proxy waits for a server.
         await asyncio.sleep(PAUSE_S)
     return (view.stats.revision - applied) / (time.monotonic() - started)
 
 
 def make_changes(pipe: Connection, url: str, sessions: int) -> None:
-    """Change sessions at `CHANGES_PER_S` until something is received: what the process of a `Peer` does."""
+    """Change sessions at `CHANGES_PER_S` until something is received. Runs as a `Peer`."""
     context = WriteContext(environment_keys(), ttl_ms=24 * 60 * 60 * 1000, lease_ms=2000, clock=time.monotonic)
     with redis.Redis.from_url(url) as client:
         client.script_load(load_script("put").text)
@@ -293,7 +299,7 @@ def summarise(found: dict[int, Times], tails: Times, rate: float) -> Report:
     for size, times in found.items():
         plain, hot = times[PLAIN], times[HOT]
         for name, runs in times.items():
-            # Each ratio is of what was measured by turns.
+            # Only contenders of the same turns have a ratio.
             of_dict = f"{median_ratio(runs, plain):,.2f}" if len(runs) == len(plain) else ""
             of_hot = f"{median_ratio(runs, hot):,.1f}" if len(runs) == len(hot) else ""
             rows.append([f"{size:,}: {name}", f"{statistics.median(runs):,.0f}", of_dict, of_hot])
@@ -304,19 +310,21 @@ def summarise(found: dict[int, Times], tails: Times, rate: float) -> Report:
                 value = median_ratio(times[name], plain)
                 bars.append(Bar(f"{name} {at}, of dict.get", MAX_OF_DICT, value))
         bars += [
+            Bar(f"{name} {at}, of a hit by key", MAX_HEADER_OF_HIT, median_ratio(times[name], times[HIT]))
+            for name in (BYTES, TEXT)
+        ]
+        bars += [
             Bar(f"{name} {at}, of a hot hit", MIN_OF_GET, median_ratio(times[name], hot), True)
             for name in (GET, GET_ASYNCIO)
         ]
         bars.append(Bar(f"the best client-side cache {at}, of a hot hit", MIN_OF_CACHE, median_ratio(best, hot), True))
-    notes = [
-        f"look-ups timed one by one, while {rate:,.0f} changes a second were applied, the clock's own time included:"
-    ]
+    notes = [f"look-ups timed one by one under {rate:,.0f} changes a second, the clock's own time included:"]
     for name, sorted_ns in tails.items():
-        shares = ", ".join(
-            f"{label} {percentile(sorted_ns, share):,.0f} ns"
-            for label, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("longest", 1.0))
-        )
+        shares = ", ".join(f"{label} {percentile(sorted_ns, share):,.0f} ns" for label, share in TAILS.items())
         notes.append(f"  {name}: {shares}")
+    for kind in KINDS:
+        value = percentile(tails["view.get" + kind], TAIL) / percentile(tails["dict.get" + kind], TAIL)
+        bars.append(Bar(f"p99.9 of view.get{kind}, under changes, of that of dict.get", MAX_TAIL_OF_DICT, value))
     figures = {
         "sizes": {
             str(size): {name: statistics.median(runs) for name, runs in times.items()} for size, times in found.items()

@@ -10,6 +10,7 @@ Local time is in seconds, of a clock that runs on while the process is stopped o
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
@@ -44,6 +45,10 @@ _TOUCH_WITHIN = 1 / 4
 
 #: Ms per second by which Redis's clock may run faster than ours: twice the most that NTP slews.
 _DRIFT_MS_PER_S = 1.0
+
+
+#: Sessions of one touch, each with the local time of its look-up.
+Touches = list[tuple[HeldSession, float]]
 
 
 class Backoff:
@@ -84,7 +89,7 @@ class FollowerRequest:
     call: Call[Any]
     sent_at: float
     #: a request of the lease, or the touches that the call carries; None: a call of the replica
-    purpose: LeaseRequest | dict[str, float] | None
+    purpose: LeaseRequest | Touches | None
 
 
 class Follower:
@@ -111,8 +116,9 @@ class Follower:
         self.sessions = self.replica.sessions
         #: local time until which a view may call itself fresh
         self.fresh_until = 0.0
-        #: session key → local time of its first look-up since the last flush; written by look-ups
-        self.touches: dict[str, float] = {}
+        #: sessions that were looked up since the last flush, with the time in `touched_at`. Look-ups append to it. A
+        #: dict or list would delay some of them while it grows.
+        self.touches: deque[HeldSession] = deque()
         self.touch_interval_s = min(touch_interval_s, context.ttl_ms / 1000 * _TOUCH_WITHIN)
         #: why it last stopped being fresh; and why it is not fresh now, or soon will not be
         self.last_error: str | None = None
@@ -127,8 +133,8 @@ class Follower:
         self._touch_backoff = Backoff(rng)
         self._touch_at = 0.0
         self._touch_in_flight = False
-        #: session keys that this flush has yet to send
-        self._flushing: list[str] = []
+        #: how many of the touches this flush has yet to send
+        self._flushing = 0
         self._sync_backoff = Backoff(rng)
         self._sync_at = 0.0
         self._synced_at = -inf
@@ -160,12 +166,12 @@ class Follower:
         self._fast_paths.remove(fast_path)
         fast_path.valid_until = -inf
 
-    def touch(self, session_key: str, session: HeldSession, now: float) -> None:
-        """Record a look-up. Until the flush, `touch_pending` spares later look-ups the same work."""
-        if not session.touch_pending:
-            # The flush clears these in the reverse order: `touch_pending` without a touch would never be cleared.
-            session.set_touch_pending(True)
-            self.touches[session_key] = now
+    def touch(self, session: HeldSession, now: float) -> None:
+        """Record a look-up. Until the flush, `touched_at` spares later look-ups the same work."""
+        if not session.touched_at:
+            # Set it first: the flush takes the session out first, and would leave a `touched_at` without an entry.
+            session.set_touched_at(now)
+            self.touches.append(session)
 
     @property
     def unregistered(self) -> EnvironmentNotFoundError | None:
@@ -265,14 +271,14 @@ class Follower:
         """A request of `poll` gets no answer."""
         self._asked.discard(request)
         purpose, reason = request.purpose, str(error).rstrip(".")
-        if isinstance(purpose, dict):
+        if isinstance(purpose, list):
             self._touch_in_flight = False
             self.touch_error = reason
             # The other batches wait too: they would fail as well.
-            self._flushing = []
+            self._flushing = 0
             self._touch_at = now + self._touch_backoff.failed()
-            for session_key, seen_at in purpose.items():
-                self.touches.setdefault(session_key, seen_at)
+            for session, seen_at in purpose:
+                self.touch(session, seen_at)
         else:
             self._blame(reason)
             if purpose is None:
@@ -351,7 +357,7 @@ class Follower:
     def _ask_for(self, request: LeaseRequest | None, now: float) -> list[FollowerRequest]:
         return [] if request is None else [self._ask(request.call, now, request)]
 
-    def _ask(self, call: Call[Any], now: float, purpose: LeaseRequest | dict[str, float] | None) -> FollowerRequest:
+    def _ask(self, call: Call[Any], now: float, purpose: LeaseRequest | Touches | None) -> FollowerRequest:
         request = FollowerRequest(self, call, now, purpose)
         self._asked.add(request)
         return request
@@ -359,23 +365,24 @@ class Follower:
     def _flush_touches(self, now: float) -> list[FollowerRequest]:
         """Take the next batch of a flush, or the first one of a new flush, if there are touches."""
         if not self._flushing:
-            # Later look-ups belong to the next flush. Look-ups write at any time: list() is one step.
-            self._flushing = list(self.touches)
-        batch: dict[str, float] = {}
-        while self._flushing and len(batch) < calls.TOUCH_BATCH:
-            session_key = self._flushing.pop()
-            seen_at = self.touches.pop(session_key, None)
-            held = self.sessions.get(session_key)
-            # A touch can't revive a deleted or expired session.
-            if seen_at is not None and held is not None:
-                held.set_touch_pending(False)
-                batch[session_key] = seen_at
+            # Later look-ups belong to the next flush.
+            self._flushing = len(self.touches)
+        batch: Touches = []
+        times: dict[str, int] = {}
+        while self._flushing and len(times) < calls.TOUCH_BATCH:
+            self._flushing -= 1
+            session = self.touches.popleft()
+            key, seen_at = session.session_key, session.touched_at
+            session.set_touched_at(0.0)
+            # A touch can't revive a deleted or expired session. Two threads may have recorded one look-up each.
+            if seen_at and key in self.sessions:
+                batch.append((session, seen_at))
+                times[key] = max(int(self.redis_ms(seen_at)), times.get(key, 0))
         if not self._flushing:
             self._touch_at = now + self.touch_interval_s
         if not batch:
             return []
         self._touch_in_flight = True
-        times = {session_key: int(self.redis_ms(seen_at)) for session_key, seen_at in batch.items()}
         # Name the revision of this replica. The context may know one of a history that Redis has lost since.
         chain = self.replica.chain
         context = replace(self._context, known_rev=0 if chain is None else chain.rev)

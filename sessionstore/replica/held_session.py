@@ -12,15 +12,16 @@ class HeldSession(Session, frozen=True, kw_only=True, gc=False, eq=False):
 
     Attributes
     ----------
-    touch_pending : bool
-        Whether the next flush touches this session. Two sessions that differ only here are equal.
+    touched_at : float
+        Local time of the look-up that the next flush reports; 0.0 if none is pending. Two sessions that differ only
+        here are equal.
     """
 
-    touch_pending: bool = False
+    touched_at: float = 0.0
 
-    def set_touch_pending(self, pending: bool) -> None:
-        """Set `touch_pending`, the only field that changes on a held session."""
-        force_setattr(self, "touch_pending", pending)
+    def set_touched_at(self, touched_at: float) -> None:
+        """Set `touched_at`, the only field that changes on a held session."""
+        force_setattr(self, "touched_at", touched_at)
 
     def __repr__(self) -> str:
         # Callers know it as a Session.
@@ -30,6 +31,6 @@ class HeldSession(Session, frozen=True, kw_only=True, gc=False, eq=False):
 def moved(session: HeldSession, expires_at: int, last_seen_at: int) -> HeldSession:
     """The session with another expiry; it keeps its revision.
 
-    `touch_pending` starts as false: a flush clears it only on sessions that are served, and this one may come later.
+    It has no pending touch: a flush clears `touched_at` on the object that was looked up.
     """
-    return replace(session, expires_at=expires_at, last_seen_at=last_seen_at, touch_pending=False)
+    return replace(session, expires_at=expires_at, last_seen_at=last_seen_at, touched_at=0.0)

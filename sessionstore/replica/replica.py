@@ -17,7 +17,7 @@ LIVE does not mean current: messages may be on their way, or lost without a late
 compares the chain with the heads that Redis names.
 
 ``sessions`` may be read from any thread without a lock. It is one dict, changed in place by single operations, and its
-sessions are immutable but for `touch_pending`. Everything else belongs to the one flow that drives the replica.
+sessions are immutable but for `touched_at`. Everything else belongs to the one flow that drives the replica.
 """
 
 from __future__ import annotations

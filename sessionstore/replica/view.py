@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from ..catalog.model import Catalog
 from ..errors import InvalidInputError, StaleView, StoreClosedError, StoreUnavailableError
@@ -125,7 +126,7 @@ class BaseView:
         sessions = cast("dict[str | None, HeldSession]", self._sessions)
         clock = self._clock
         fast_path = self._fast_path
-        touch = self._follower.touch
+        touches = self._follower.touches
         look_up = self._look_up
 
         def get(key: str | None, /) -> Session | None:
@@ -134,13 +135,14 @@ class BaseView:
             try:
                 until = fast_path.valid_until
                 session = sessions[key]
-                if until > clock():
-                    if session.touch_pending:
+                if until > (now := clock()):
+                    if session.touched_at:
                         return session
-                    now = clock()
                     # The session may be new, and expire sooner than those before.
                     if now < fast_path.valid_until:
-                        touch(session.session_key, session, now)
+                        # As in Follower.touch.
+                        force_setattr(session, "touched_at", now)
+                        touches.append(session)
                         return session
             except Exception:  # no such key, or not a key at all
                 pass
@@ -161,7 +163,7 @@ class BaseView:
                 until = fast_path.valid_until
                 key = raw.decode() if type(raw) is bytes else raw if raw.isascii() else None  # type: ignore[union-attr]
                 session = sessions[key]
-                if until > clock() and session.touch_pending:
+                if until > clock() and session.touched_at:
                     return session
             except Exception:  # no such key, or not a key at all
                 pass
@@ -241,7 +243,7 @@ class BaseView:
         if session is None or session.expires_at <= follower.redis_ms(now):
             return None
         if touch:
-            follower.touch(key, session, now)
+            follower.touch(session, now)
         return session
 
     def _check_open(self) -> None:

@@ -160,4 +160,4 @@ class FollowerWorld:
 
     def look_up(self, key: str) -> None:
         """Record a look-up as a view does."""
-        self.follower.touch(key, self.follower.sessions[key], self.now)
+        self.follower.touch(self.follower.sessions[key], self.now)

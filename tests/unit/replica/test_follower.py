@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from math import inf
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from sessionstore.protocol import calls
 from sessionstore.replica.follower import Backoff, FollowerRequest
+from sessionstore.replica.held_session import HeldSession
 from sessionstore.replica.lease import MARGIN
 
 from ...support.follower_world import LEASE_MS, FollowerWorld, script_of
@@ -421,26 +423,64 @@ def test_a_short_ttl_shortens_the_interval_of_flushes() -> None:
     assert world.follower.touch_interval_s == 0.1
 
 
-def test_touch_pending_always_has_its_touch() -> None:
+def test_a_session_with_a_pending_touch_is_in_the_next_flush() -> None:
     # Given a look-up in another thread, which a flush may interrupt at any step
     world = live_world("a")
     session = world.follower.sessions["a"]
 
-    class Seen(dict[str, float]):
-        def __setitem__(self, key: str, value: float) -> None:
-            assert session.touch_pending, "a flush in between would take the touch and leave `touch_pending` for ever"
-            super().__setitem__(key, value)
+    class Watched(deque[HeldSession]):
+        def append(self, session: HeldSession) -> None:
+            assert session.touched_at, "a flush in between would leave `touched_at` for ever"
+            super().append(session)
 
-        def pop(self, key: str, default: Any = None) -> Any:
-            assert session.touch_pending
-            return super().pop(key, default)
+        def popleft(self) -> HeldSession:
+            assert session.touched_at
+            return super().popleft()
 
-    world.follower.touches = Seen()
+    world.follower.touches = Watched()
     world.look_up("a")
     world.advance(1.0)
     only(world.poll(), "touch")
 
-    assert not session.touch_pending
+    assert not session.touched_at
+
+
+def test_two_threads_may_record_one_look_up_each() -> None:
+    # Given a session that two threads look up at the same time: both append it
+    world = live_world("a")
+    session = world.follower.sessions["a"]
+    world.look_up("a")
+    world.follower.touches.append(session)
+
+    # When it is looked up again, right after the flush has taken the first entry
+    world.advance(1.0)
+    touch = only(world.poll(), "touch")
+    world.look_up("a")
+    world.answer(touch)
+
+    # Then each look-up is flushed, and nothing stays behind
+    world.advance(1.1)
+    world.run()
+    assert [list(touch) for touch in world.server.touches] == [["a"], ["a"]]
+    assert not world.follower.touches
+    assert not session.touched_at
+
+
+def test_a_changed_session_is_touched_once_with_its_last_look_up() -> None:
+    # Given look-ups before and after a change
+    world = live_world("a")
+    world.look_up("a")
+    world.advance(0.5)
+    world.server.put("a", 86_400_000)
+    world.deliver()
+    world.look_up("a")
+    looked_up = world.server.now
+
+    world.advance(0.5)
+    world.run()
+
+    (sent,) = world.server.touches
+    assert 0 <= sent["a"] - looked_up <= 2
 
 
 def test_a_touch_does_not_name_a_revision_of_a_lost_history() -> None:

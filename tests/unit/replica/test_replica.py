@@ -536,19 +536,19 @@ def test_after_an_expiry_moved_a_look_up_is_recorded_again(replica: Replica) -> 
     # Given a resync that has taken over a session which was looked up
     make_live(replica, 1, state("a", 1), state("b", 1))
     held = replica.sessions["a"]
-    held.set_touch_pending(True)
+    held.set_touched_at(7.0)
     replica.resync("no reason")
     answer(replica, page(1, members=("a",), cursor="7"))
     answer(replica, page(1, state("a", 1), members=("b",)))
 
     # When its expiry moves, the touches are flushed, and the resync completes
     replica.message(expiry_message("a", 2, LATER + 1))
-    held.set_touch_pending(False)
+    held.set_touched_at(0.0)
     answer(replica, page(2, state("b", 1)))
 
     # Then a look-up is recorded again
     assert (where(replica), replica.sessions["a"].expires_at) == (State.LIVE, LATER + 1)
-    assert not replica.sessions["a"].touch_pending
+    assert not replica.sessions["a"].touched_at
 
 
 # The catalog
@@ -794,16 +794,16 @@ def test_the_helper_tables_do_not_grow_with_the_number_of_changes(replica: Repli
 # Held sessions
 
 
-def test_touch_pending_does_not_count_when_sessions_are_compared(replica: Replica) -> None:
+def test_a_pending_touch_does_not_count_when_sessions_are_compared(replica: Replica) -> None:
     make_live(replica, 1, state("a", 1))
     held = replica.sessions["a"]
     session = Session(
         **{name: getattr(held, name) for name in Session.__struct_fields__ if name != "effect"}, effect=None
     )
 
-    held.set_touch_pending(True)
+    held.set_touched_at(7.0)
 
-    assert held.touch_pending
+    assert held.touched_at
     assert held == session
     assert session == held
     # A Struct's own comparison for != goes by identity.

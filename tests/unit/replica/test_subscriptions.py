@@ -471,8 +471,8 @@ def test_if_redis_is_unreachable_the_last_calls_are_dropped(
     for number in range(500):
         server.put(f"k{number}", published=False)
     follower = world.go_live()
-    for key, session in follower.sessions.items():
-        follower.touch(key, session, world.now)
+    for session in follower.sessions.values():
+        follower.touch(session, world.now)
     world.subscriptions.unfollow(follower, world.now)
 
     requests = world.subscriptions.poll(world.now)
@@ -615,7 +615,7 @@ def test_it_logs_once_that_touches_fail(world: SubscriptionsWorld, log: pytest.L
     server.put("a", published=False)
     follower = world.go_live()
     messages(log)
-    follower.touch("a", follower.sessions["a"], world.now)
+    follower.touch(follower.sessions["a"], world.now)
 
     for _ in range(100):
         world.advance(0.1)

@@ -100,7 +100,7 @@ HEADERS = st.one_of(
 def test_a_look_up_by_header_finds_what_a_look_up_by_its_key_finds(world: RacingWorld, raw: bytes, kind: str) -> None:
     for key in ("grüße", "日本", "x" * 200, "ÿ", "Ã¼", "ü"):
         if key not in world.sessions:
-            world.sessions[key] = replace(world.sessions["ci-42"], session_key=key, touch_pending=True)
+            world.sessions[key] = replace(world.sessions["ci-42"], session_key=key, touched_at=1.0)
     header: bytes | str = raw
     if kind != "bytes":
         header = raw.decode("latin-1") if kind == "latin-1" else raw.decode(errors="surrogateescape")
