@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 import tomllib
@@ -22,11 +21,8 @@ from sessionstore import SessionStore
 
 from ..support.gateway import AUTHORIZATION, PLACE
 from ..support.gateway_process import GatewayProcess
+from ..support.mitmproxy import require_mitmdump
 from ..support.redis_server import RedisServer, free_port
-
-#: An environment of its own, because mitmproxy needs an older h11 than the gateway; `make test` creates it.
-MITMDUMP = Path(sys.prefix) / "mitmproxy" / "bin" / "mitmdump"
-MISSING = f"mitmproxy is not installed in {MITMDUMP.parents[1].name}/ of this environment; run make test"
 
 #: Answers each request with the session that it names, in place of a server.
 ADDON = """
@@ -52,11 +48,7 @@ _LISTENING = re.compile(r"listening at (?:http://)?(?:\*|127\.0\.0\.1):(\d+)")
 
 @pytest.fixture
 def mitmdump() -> str:
-    if not MITMDUMP.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(MISSING, pytrace=False)
-        pytest.skip(MISSING)
-    return str(MITMDUMP)
+    return str(require_mitmdump())
 
 
 class Proxy:

@@ -24,7 +24,7 @@ __all__ = ["Reader", "blocks"]
 PATIENCE_S = 60
 
 #: The ports that the pages name.
-PORTS = (8080, 8081, 8082)
+PORTS = (6379, 8080, 8081, 8082)
 
 _REDIS_URL = "redis://localhost:6379/0"
 
@@ -50,7 +50,7 @@ class Reader:
             "SESSIONSTORE_PORT": str(self.ports[8080]),
         }
         self._processes = ExitStack()
-        shutil.copytree(ROOT / "examples", folder / "examples")
+        shutil.copytree(ROOT / "examples", folder / "examples", dirs_exist_ok=True)
         for file in (folder / "examples").iterdir():
             if file.is_file():
                 file.write_text(self.placed(file.read_text(encoding="utf-8")), encoding="utf-8")
@@ -66,7 +66,7 @@ class Reader:
         """Where a server of the pages answers."""
         return f"http://localhost:{self.ports[port]}{path}"
 
-    def run(self, script: str, **variables: str) -> str:
+    def run(self, script: str, *, within_s: float = PATIENCE_S, **variables: str) -> str:
         """Run commands in bash; returns what they print."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.placed(script)],
@@ -74,7 +74,7 @@ class Reader:
             env=self.environ | variables,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=within_s,
             check=False,
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
