@@ -36,3 +36,12 @@ def test_the_pages_are_short() -> None:
     words = [len(page.read_text(encoding="utf-8").split()) for page in DOCS]
     assert words[0] <= MOST_WORDS_OF_README
     assert sum(words) <= MOST_WORDS
+
+
+def test_each_call_of_the_first_page_names_its_environment() -> None:
+    texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    texts += [file.read_text(encoding="utf-8") for file in (ROOT / "examples").iterdir() if file.is_file()]
+    calls = [call for text in texts for call in re.findall(r"https?://\S+/sessions/\S+", text)]
+    assert calls
+    for call in calls:
+        assert "project=checkout&environment=staging" in call
