@@ -27,6 +27,7 @@ from sessionstore.protocol.scripts import load_script, script_names
 TIMEOUT_S = 30
 
 GATEWAY = [sys.executable, "-m", "gateway"]
+EMBEDDED = [*GATEWAY, "--embedded"]
 
 
 def check_files() -> None:
@@ -49,7 +50,7 @@ def check_commands() -> None:
 def check_without_embedded() -> None:
     """A gateway on Redis needs no fakeredis: it serves, even while Redis is away."""
     assert find_spec("fakeredis") is None, "fakeredis came with the gateway"
-    told = subprocess.run(GATEWAY, env=_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    told = subprocess.run(EMBEDDED, env=_environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert told.returncode == 1, told
     assert "install sessionstore[embedded]" in told.stderr, told.stderr
     on_redis = [*GATEWAY, "--redis-url", "redis://127.0.0.1:1/0"]
@@ -61,7 +62,7 @@ def check_without_embedded() -> None:
 
 def check_embedded() -> None:
     """A gateway on an embedded store accepts a PUT with the key that it prints."""
-    with _running(GATEWAY, "curl -X DELETE") as said:
+    with _running(EMBEDDED, "curl -X DELETE") as said:
         request = urllib.request.Request(
             _find(r"http://\S+/ci-42\?[^']+", said),
             data=json.dumps({"label": "smoke"}).encode(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, NoReturn, get_origin, get_type_hints
 
 from msgspec import Struct
@@ -18,6 +19,7 @@ from sessionstore.api_keys.model import is_secret
 from sessionstore.errors import InvalidInputError
 from sessionstore.protocol.keyspace import DEFAULT_PREFIX, validate_prefix
 from sessionstore.transport.connect import check_url
+from sessionstore.variables import parse_seconds, read_variable, show_seconds
 
 from .guard import DEFAULT_MAX_CONNECTIONS
 from .limits import DEFAULT_LIMIT, Limit, parse_limit_setting
@@ -34,8 +36,9 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _EPILOG = f"""\
 environment variables:
-  Each option can be given as SESSIONSTORE_<OPTION>, as in SESSIONSTORE_REDIS_URL;
-  of a switch, the variable is on or off. An option wins over its variable.
+  Each option can be given as SESSIONSTORE_<OPTION>, as in SESSIONSTORE_REDIS_URL
+  or SESSIONSTORE_ACCESS_LOG=off. An option wins over its variable. A time is a
+  number of seconds, or has a unit: 90s, 30m, 12h, 1d.
 
   {API_KEY_VARIABLE}
       a key that opens every project: fmk_ and 43 characters of base64url. It works
@@ -44,7 +47,7 @@ environment variables:
       python3 -c 'import secrets; print("fmk_" + secrets.token_urlsafe(32))'
 
 examples:
-  python -m gateway                     a try, without Redis; prints a key and curl lines
+  python -m gateway --embedded          a try, without Redis; prints a key and curl lines
   python -m gateway --redis-url redis://localhost:6379/0 --host 0.0.0.0
 
 Stop it with SIGTERM or Ctrl+C: it finishes the requests in flight first.
@@ -75,16 +78,7 @@ def _metrics_place(text: str) -> Literal["on", "off"] | int:
 
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not low <= value <= high:
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
-        return value
-
-    return convert
+    return partial(parse_seconds, low=low, high=high)
 
 
 def _choice(choices: Mapping[str, Any], rule: str) -> Callable[[str], Any]:
@@ -119,19 +113,21 @@ class Settings:
         _Option(
             None,
             check_url,
-            "redis://, rediss:// or unix://, with password and database; use the variable if it holds a password. "
-            "Without a URL, sessions live in this process's memory",
+            "redis://, rediss:// or unix://, with password and database; use the variable if it holds a password",
         ),
+    ]
+    embedded: Annotated[
+        bool, _Option("off", _on_or_off, "keep sessions in this process's memory instead; they are lost at its exit")
     ]
     embedded_socket: Annotated[
         bool,
-        _Option("off", _on_or_off, "without a URL: let proxies and commands of this user in, by a Unix socket"),
+        _Option("off", _on_or_off, "the same; and let proxies and commands of this user in, by a Unix socket"),
     ]
     prefix: Annotated[str, _Option(DEFAULT_PREFIX, validate_prefix, "in front of every key in Redis")]
     ttl_s: Annotated[
         float,
         _Option(
-            f"{options.DEFAULT_TTL_S:.0f}",
+            show_seconds(options.DEFAULT_TTL_S),
             _seconds(1, options.TTL_RANGE_S[1]),
             "how long a session lives after it was last seen",
         ),
@@ -139,7 +135,7 @@ class Settings:
     lease_s: Annotated[
         float,
         _Option(
-            f"{options.DEFAULT_LEASE_S:g}",
+            show_seconds(options.DEFAULT_LEASE_S),
             _seconds(*options.LEASE_RANGE_S),
             "how long a view's lease lasts; all clients of one Redis need the same",
         ),
@@ -147,13 +143,13 @@ class Settings:
     deadline_s: Annotated[
         float,
         _Option(
-            f"{options.DEFAULT_DEADLINE_S:g}",
+            show_seconds(options.DEFAULT_DEADLINE_S),
             _seconds(*options.DEADLINE_RANGE_S),
             "how long one call of Redis may take before the client gets a 503",
         ),
     ]
     shutdown_grace_s: Annotated[
-        float, _Option("10", _seconds(0, 3600), "how long requests in flight may take after SIGTERM")
+        float, _Option("10s", _seconds(0, 3600), "how long requests in flight may take after SIGTERM")
     ]
     rate_limit: Annotated[
         Limit | None,
@@ -197,22 +193,40 @@ def parse_settings(arguments: Sequence[str], environ: Mapping[str, str], program
     chosen = vars(_parser(program).parse_args(arguments))
     values: dict[str, Any] = {}
     for name, option in _options().items():
-        text, source = chosen[name], f"--{_shown(name)}"
-        variable = "SESSIONSTORE_" + _shown(name).upper().replace("-", "_")
-        if text is None and environ.get(variable):
-            text, source = environ[variable], variable
+        variable = _shown(name).upper().replace("-", "_")
+        value, source = chosen[name], f"--{_shown(name)}"
+        if value is None:
+            value, source = read_variable(environ, variable), f"SESSIONSTORE_{variable}"
         try:
-            text = option.default if text is None else text
-            values[name] = None if text is None else option.convert(text)
+            value = option.default if value is None else value
+            values[name] = option.convert(value) if isinstance(value, str) else value
         except (InvalidInputError, ValueError) as exc:
             # Without the value: a URL may hold a password.
             raise UsageError(f"{source}: {exc}") from None
+    _choose_store(values, chosen)
     api_key = environ.get(API_KEY_VARIABLE) or None
     if api_key is not None and not is_secret(api_key):
         raise UsageError(f"{API_KEY_VARIABLE} is not a key: it must be fmk_ and 43 characters of base64url. {MAKE_ONE}")
-    if values["embedded_socket"] and values["redis_url"] is not None:
-        raise UsageError("--embedded-socket opens a store in memory; leave it out, or leave --redis-url out.")
     return Settings(api_key=api_key, **values)
+
+
+def _choose_store(values: dict[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Settle on Redis or the embedded store: in-memory state must be a choice, because it is lost."""
+    embedded = values["embedded"] or values["embedded_socket"]
+    if embedded and values["redis_url"] is not None:
+        by_option = bool(chosen["embedded"] or chosen["embedded_socket"])
+        if by_option is (chosen["redis_url"] is not None):
+            raise UsageError("--embedded (or --embedded-socket) and --redis-url exclude each other; choose one.")
+        # An option wins over the other's variable.
+        if by_option:
+            values["redis_url"] = None
+        else:
+            values["embedded"] = values["embedded_socket"] = False
+    elif not embedded and values["redis_url"] is None:
+        raise UsageError(
+            "Name a Redis with --redis-url or SESSIONSTORE_REDIS_URL, or choose --embedded, which keeps sessions in "
+            "memory only."
+        )
 
 
 def _options() -> dict[str, _Option]:
@@ -238,16 +252,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, option in _options().items():
-        default = f" (default {option.default})" if option.default else ""
+        described = option.help + (f" (default {option.default})" if option.default else "")
         if option.convert is _on_or_off:
-            switch = parser.add_mutually_exclusive_group()
-            for flag, value, meaning in (
-                (f"--{_shown(name)}", "on", option.help),
-                (f"--no-{_shown(name)}", "off", "do not"),
-            ):
-                shown = f"{meaning} (default)" if value == option.default else meaning
-                switch.add_argument(flag, dest=name, action="store_const", const=value, help=shown)
+            parser.add_argument(f"--{_shown(name)}", action=argparse.BooleanOptionalAction, help=described)
         else:
-            metavar = "SECONDS" if name.endswith("_s") else name.upper()
-            parser.add_argument(f"--{_shown(name)}", dest=name, metavar=metavar, help=option.help + default)
+            metavar = "TIME" if name.endswith("_s") else name.upper()
+            parser.add_argument(f"--{_shown(name)}", dest=name, metavar=metavar, help=described)
     return parser

@@ -124,4 +124,4 @@ def check_seconds(name: str, value: float, low: float, high: float) -> None:
     InvalidInputError
     """
     if not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidInputError(f"{name} must be a number of seconds from {low:g} to {high:g}.")
+        raise InvalidInputError(f"{name} must be a number of seconds from {low:.15g} to {high:.15g}.")

@@ -9,6 +9,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from gateway.__main__ import main
+
 from .. import __version__
 from ..errors import (
     InvalidInputError,
@@ -19,6 +21,7 @@ from ..errors import (
     SessionStoreError,
     StoreUnavailableError,
 )
+from ..variables import unknown_variables
 from . import catalog, keys, sessions, views, watch
 from .output import say
 
@@ -88,13 +91,26 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _refuse_misplaced(value: str | None) -> None:
+    if value is not None:
+        raise typer.BadParameter("Options follow the command, as in: sessionstore get ci-42 --redis-url URL")
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    misplaced: Annotated[
+        str | None,
+        typer.Option("--redis-url", "--project", "-p", "--environment", "-e", callback=_refuse_misplaced, hidden=True),
+    ] = None,
 ) -> None:
-    pass
+    # The gateway says it itself, in its log.
+    if context.invoked_subcommand != "serve":
+        for sentence in unknown_variables(os.environ):
+            say(sentence)
 
 
 @app.command(
@@ -103,9 +119,4 @@ def _root(
 )
 def serve(ctx: typer.Context) -> NoReturn:
     """Run the gateway."""
-    try:
-        from gateway.__main__ import main
-    except ModuleNotFoundError as exc:
-        say(f"sessionstore: the gateway needs {exc.name}; install sessionstore[gateway].")
-        raise typer.Exit(2) from exc
     sys.exit(main(ctx.args, "sessionstore serve"))

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Concatenate, TypeVar
 import redis
 import typer
 
-from ..errors import InvalidQueryError
-from ..options import DEFAULT_DEADLINE_S, DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S, check_seconds
+from ..errors import InvalidInputError, InvalidQueryError
+from ..options import DEFAULT_DEADLINE_S, DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S
 from ..protocol.keyspace import DEFAULT_PREFIX
 from ..sync.environment import Environment
 from ..sync.store import SessionStore
 from ..transport.connect import client_options, pool_like
+from ..variables import parse_seconds, show_seconds
 
 Made = TypeVar("Made")
 Result = TypeVar("Result")
@@ -30,6 +31,19 @@ def _if_match_of(text: str | None) -> int | str | None:
     if not (digits.isascii() and digits.isdigit() and len(digits) < 16):
         raise InvalidQueryError('--if-match takes a revision, as get shows it, or "*".')
     return int(digits)
+
+
+#: The bounds of the shared options that are times, in seconds.
+_BOUNDS = {"ttl": TTL_RANGE_S, "lease": LEASE_RANGE_S}
+
+
+def seconds_of(parameter: typer.CallbackParam, text: str | None) -> float | None:
+    """The seconds of an option's time, such as 30m."""
+    name = parameter.name or ""
+    try:
+        return None if text is None else parse_seconds(text, *_BOUNDS.get(name, ()))
+    except InvalidInputError as exc:
+        raise InvalidInputError(f"--{name.replace('_', '-')} {exc}") from None
 
 
 ProjectOption = Annotated[
@@ -57,17 +71,21 @@ PrefixOption = Annotated[
     str, typer.Option(envvar="SESSIONSTORE_PREFIX", metavar="TEXT", help="Prefix of every Redis key.")
 ]
 TtlOption = Annotated[
-    float,
+    Any,
     typer.Option(
         envvar="SESSIONSTORE_TTL",
-        metavar="SECONDS",
+        metavar="TIME",
+        callback=seconds_of,
         help="How long a session lives after its last use; same as the gateway's.",
     ),
 ]
 LeaseOption = Annotated[
-    float,
+    Any,
     typer.Option(
-        envvar="SESSIONSTORE_LEASE", metavar="SECONDS", help="How long a view's lease lasts; same as the gateway's."
+        envvar="SESSIONSTORE_LEASE",
+        metavar="TIME",
+        callback=seconds_of,
+        help="How long a view's lease lasts; same as the gateway's.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -108,12 +126,10 @@ def _open_store(
     context: typer.Context,
     redis_url: RedisUrlOption,
     prefix: PrefixOption = DEFAULT_PREFIX,
-    ttl: TtlOption = DEFAULT_TTL_S,
-    lease: LeaseOption = DEFAULT_LEASE_S,
+    ttl: TtlOption = show_seconds(DEFAULT_TTL_S),  # noqa: B008  a constant
+    lease: LeaseOption = show_seconds(DEFAULT_LEASE_S),  # noqa: B008
 ) -> SessionStore:
     """Open the store that the options name. It is closed when the command returns."""
-    check_seconds("--ttl", ttl, *TTL_RANGE_S)
-    check_seconds("--lease", lease, *LEASE_RANGE_S)
     store = SessionStore.from_url(redis_url, max_connections=4, prefix=prefix, lease_s=lease, ttl_s=ttl)
     return context.with_resource(store)
 

@@ -21,6 +21,7 @@ from ..aio.view import AsyncView
 from ..errors import InvalidInputError
 from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S
 from ..protocol.keyspace import DEFAULT_PREFIX
+from ..variables import parse_seconds, show_seconds
 from .asgi import SESSION_HEADER, STATE_KEY, apply_delay
 
 
@@ -101,18 +102,23 @@ _SETTINGS = (
     (
         "sessionstore_ttl",
         "SESSIONSTORE_TTL",
-        f"{DEFAULT_TTL_S:g}",
-        "Seconds that a session lives after it was last seen; the gateway's.",
+        show_seconds(DEFAULT_TTL_S),
+        "How long a session lives after it was last seen; the gateway's.",
     ),
-    ("sessionstore_lease", "SESSIONSTORE_LEASE", f"{DEFAULT_LEASE_S:g}", "Seconds of a view's lease; the gateway's."),
+    (
+        "sessionstore_lease",
+        "SESSIONSTORE_LEASE",
+        show_seconds(DEFAULT_LEASE_S),
+        "How long a view's lease lasts; the gateway's.",
+    ),
 )
 
 
 def _seconds(name: str, text: str) -> float:
     try:
-        return float(text)
-    except ValueError:
-        raise InvalidInputError(f"sessionstore_{name} must be a number of seconds.") from None
+        return parse_seconds(text)
+    except InvalidInputError as exc:
+        raise InvalidInputError(f"sessionstore_{name} {exc}") from None
 
 
 def _refusal(sentence: str) -> exceptions.OptionsError:

@@ -261,7 +261,7 @@ class TestKeys:
         [
             (("create", ""), 2, "needs a name"),
             (("create", "x", "--project", "a:b"), 2, "not a slug"),
-            (("create", "x", "--expires-in", "soon"), 2, "--expires-in takes"),
+            (("create", "x", "--expires-in", "soon"), 2, "--expires-in must be"),
             (("create", "x", "--expires-in", "0s"), 2, "in the past"),
             (("create", "x", "--expires-at", "2001-01-01"), 2, "in the past"),
             (("create", "x", "--expires-at", "tomorrow"), 2, "--expires-at takes"),
@@ -395,6 +395,25 @@ class TestErrors:
         for command in ((), ("keys",), ("catalog",), ("keys", "create"), ("put",)):
             assert "Usage: sessionstore" in cli(*command, "--help").stdout
         assert re.fullmatch(r"\d+\.\d+\.\d+\n", cli("--version").stdout)
+
+    def test_options_before_the_command_are_explained(self, cli: Cli) -> None:
+        for option in ("--redis-url", "-p", "--environment"):
+            assert "Options follow the command" in cli(option, "x", "get", "ci-42", code=2).stderr
+
+    def test_an_unknown_variable_is_one_warning_that_names_the_nearest(self, cli: Cli) -> None:
+        cli.environment |= {"SESSIONSTORE_PROJCT": "checkout", "SESSIONSTORE_SERVICE_HOST": "10.0.0.1"}
+        stderr = cli("list", *STAGING).stderr
+        assert stderr == (
+            "The variable SESSIONSTORE_PROJCT is unknown and has no effect; did you mean SESSIONSTORE_PROJECT?\n"
+        )
+
+    def test_a_time_takes_a_unit(self, cli: Cli, store: SessionStore) -> None:
+        cli("put", "ci-42", *STAGING, "--ttl", "30m")
+        session = store.environment("checkout", "staging").get("ci-42")
+        assert session is not None
+        assert session.expires_at - session.created_at == 1_800_000
+        message = cli.error("put", "ci-42", *STAGING, "--ttl", "400d", code=2)
+        assert message == "sessionstore: --ttl must be a time from 0.001s to 366d, such as 90s, 30m, 12h or 1d."
 
     def test_every_variable_is_in_the_help(self, cli: Cli) -> None:
         shown = cli("put", "--help").stdout

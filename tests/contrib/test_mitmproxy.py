@@ -206,7 +206,7 @@ def test_the_example_answers_by_scenario_and_reads_its_settings_from_the_environ
                 "sessionstore_environment": "staging",
                 "sessionstore_lease": "x",
             },
-            ["sessionstore: sessionstore_lease must be a number of seconds."],
+            ["sessionstore: sessionstore_lease must be a time, such as 90s, 30m, 12h or 1d."],
         ),
         (
             {"sessionstore_environment": "staging"},

@@ -36,11 +36,16 @@ def run_gateway(*arguments: str, **variables: str) -> subprocess.CompletedProces
 
 
 class GatewayProcess:
-    """Runs on a free port, as a context manager; without a `redis_url`, on the embedded store."""
+    """Runs on a free port, as a context manager.
+
+    A `redis_url` of None chooses the embedded store, and an empty one leaves the choice to the variables.
+    """
 
     def __init__(self, redis_url: str | None, *arguments: str, **variables: str) -> None:
         self._command = [sys.executable, "-m", "gateway", "--port", "0", *arguments]
-        if redis_url is not None:
+        if redis_url is None:
+            self._command.append("--embedded")
+        elif redis_url:
             self._command += ["--redis-url", redis_url]
             variables.setdefault("SESSIONSTORE_API_KEY", KEY)
         self._variables = variables
