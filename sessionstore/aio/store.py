@@ -70,7 +70,7 @@ class AsyncSessionStore:
 
     @property
     def connection_pool(self) -> redis.asyncio.ConnectionPool:
-        """The store's own connections, for code that shares its Redis. Release each after use."""
+        """Connections to the store's Redis, for code that shares it. Release each after use."""
         pool: redis.asyncio.ConnectionPool = self._runner.connections.pool
         return pool
 

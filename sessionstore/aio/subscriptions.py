@@ -15,7 +15,7 @@ from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
 from ..replica.follower import Backoff, Follower
 from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
-from ..transport.connect import never_reconnect, new_pubsub_connection
+from ..transport.connect import never_reconnect, new_connection
 from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .connections import Connections
@@ -30,6 +30,8 @@ class SubscriptionsDriver:
         self.lock = contextlib.nullcontext()
         self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
         self._pool = connections.pool
+        #: of the store's own calls, and of the views' calls
+        self._store_connections = connections
         self._connections = connections.with_deadline(self._deadline_s)
         self._wake_work = asyncio.Event()
         self._wake_pubsub = asyncio.Event()
@@ -81,7 +83,7 @@ class SubscriptionsDriver:
         self._wake_pubsub.set()
 
     async def aclose(self) -> None:
-        """Drain the views, once, and close the pool."""
+        """Drain the views, once, and close the connections."""
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
             return  # the tasks and connections ended with their event loop
@@ -92,7 +94,7 @@ class SubscriptionsDriver:
 
     async def _close(self) -> None:
         await self._drain()
-        await self._pool.aclose()
+        await self._close_connections()
 
     async def _drain(self) -> None:
         self._closing = True
@@ -161,7 +163,7 @@ class SubscriptionsDriver:
             if not self.subscriptions.wanted:
                 await self._wake_pubsub.wait()
                 continue
-            connection = new_pubsub_connection(self._pool, self._deadline_s)
+            connection = new_connection(self._pool, self._deadline_s)
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await connection.connect()
@@ -262,6 +264,11 @@ class SubscriptionsDriver:
         self.subscriptions.close(lease_clock())
         while self.subscriptions.draining:
             await self._run_due()
+        await self._close_connections()
+
+    async def _close_connections(self) -> None:
+        await self._connections.aclose()
+        await self._store_connections.aclose()
         await self._pool.aclose()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from redis.exceptions import NoScriptError, ResponseError
 
 from ..errors import SessionStoreError
+from ..options import StoreConfig
 from ..protocol.calls import Call
 from ..protocol.server_identity import IDENTIFY
 from ..transport.driver import BaseConnections, info_without_answer
@@ -33,6 +35,11 @@ class Connections(BaseConnections):
 
     Any interruption of a call closes its connection. The next command must not take the late answer for its own.
     """
+
+    def __init__(self, pool: Any, config: StoreConfig) -> None:
+        super().__init__(pool, config)
+        #: connections that have asked their server who it is since they last connected
+        self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def execute(self, call: Call[T]) -> T:
         """Run one script and decode its answer; every error is one of ours."""
@@ -139,7 +146,12 @@ class Connections(BaseConnections):
             info = connection.read_response(timeout=_left(deadline))
         except ResponseError as exc:
             info = info_without_answer(exc)
-        self.identified(connection, info)
+        self._server.observed(info, time.monotonic())
+        self._identified.add(connection)
+        connection.register_connect_callback(self._reconnected)
+
+    def _reconnected(self, connection: Any) -> None:
+        self._identified.discard(connection)
 
 
 def _receive_all(connection: Any, calls: Sequence[Call[Any]], deadline: float) -> list[Any]:

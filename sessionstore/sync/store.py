@@ -71,7 +71,7 @@ class SessionStore:
 
     @property
     def connection_pool(self) -> redis.ConnectionPool:
-        """The store's own connections, for code that shares its Redis. Release each after use."""
+        """Connections to the store's Redis, for code that shares it. Release each after use."""
         pool: redis.ConnectionPool = self._runner.connections.pool
         return pool
 

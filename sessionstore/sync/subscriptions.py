@@ -29,7 +29,7 @@ from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
 from ..replica.follower import Backoff, Follower, FollowerRequest
 from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
-from ..transport.connect import never_reconnect, new_pubsub_connection
+from ..transport.connect import never_reconnect, new_connection
 from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .connections import Connections, Sent
@@ -167,7 +167,7 @@ class SubscriptionsDriver:
             if not self.subscriptions.wanted:
                 _await(self._pubsub_news, math.inf)
                 continue
-            connection = new_pubsub_connection(self._pool, self._deadline_s)
+            connection = new_connection(self._pool, self._deadline_s)
             try:
                 connection.connect()
                 never_reconnect(connection)

@@ -109,10 +109,10 @@ def database_of(pool: Any) -> int:
     return int(pool.connection_kwargs.get("db") or 0)
 
 
-def new_pubsub_connection(pool: Any, within_s: float) -> Any:
-    """Make a connection like the pool's for a subscription; it connects within `within_s` seconds or fails.
+def new_connection(pool: Any, within_s: float) -> Any:
+    """Make a connection like the pool's, outside of it; it connects within `within_s` seconds or fails.
 
-    It uses RESP2, in which every message is a plain reply.
+    It uses RESP2, in which whatever Redis sends is a plain reply.
     """
     options = {name: value for name, value in pool.connection_kwargs.items() if not name.startswith("maint_")}
     for name in ("socket_connect_timeout", "socket_timeout"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -19,30 +18,19 @@ from .resp import decode_all
 
 
 class BaseConnections:
-    """The pool of one store, the identity of its server, and its observer."""
+    """The pool of one store, its deadline, the identity of its server, and its observer."""
 
     def __init__(self, pool: Any, config: StoreConfig) -> None:
         self.pool = pool
         self._deadline_s = config.deadline_s
         self._observe = config.observe
         self._server = config.server
-        #: connections that have identified their server since they last connected
-        self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def with_deadline(self, deadline_s: float) -> Self:
-        """Run calls on the same pool within another deadline; no connection identifies its server twice."""
+        """Run calls within another deadline."""
         other = copy.copy(self)
         other._deadline_s = deadline_s
         return other
-
-    def identified(self, connection: Any, info: Any) -> None:
-        """Take the identity of a connection's server. After reconnecting, the connection identifies it again."""
-        self._server.observed(info, time.monotonic())
-        self._identified.add(connection)
-        connection.register_connect_callback(self._reconnected)
-
-    def _reconnected(self, connection: Any) -> None:
-        self._identified.discard(connection)
 
     @contextmanager
     def observing(self, call: Call[Any]) -> Iterator[None]:

@@ -31,9 +31,12 @@ def pack(parts: Sequence[str | int]) -> bytes:
 
 
 def decode_all(calls: Sequence[Call[Any]], payloads: Sequence[Any]) -> list[Any]:
-    """Decode the answers of several calls; a failed call's error takes the place of its answer."""
+    """Decode the answers of several calls; a failed call's error, translated or not, takes the place of its answer."""
     results: list[Any] = []
     for call, payload in zip(calls, payloads, strict=True):
+        if isinstance(payload, SessionStoreError):
+            results.append(payload)
+            continue
         if isinstance(payload, Exception):
             results.append(translate(payload, call, sent=True))
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from typing import Any
 
 import pytest
 
@@ -18,12 +17,13 @@ from sessionstore import (
     StoreClosedError,
 )
 
+from ..support.polling import eventually
 from ..support.redis_server import RedisServer
 
 
-def connected(store: Any) -> int:
-    pool = store._runner.connections.pool
-    return sum(connection.is_connected for connection in (*pool._available_connections, *pool._in_use_connections))
+def named(server: RedisServer, name: str) -> str:
+    """A URL whose connections `RedisServer.clients` finds by this name."""
+    return f"{server.url}?client_name={name}"
 
 
 def call_until_it_is_closed(staging: Environment, number: int, begun: threading.Semaphore) -> SessionStoreError:
@@ -35,9 +35,9 @@ def call_until_it_is_closed(staging: Environment, number: int, begun: threading.
         return exc
 
 
-def test_fails_the_calls_of_threads(shared_redis: RedisServer, prefix: str) -> None:
+async def test_fails_the_calls_of_threads(shared_redis: RedisServer, prefix: str) -> None:
     for _ in range(20):
-        store = SessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1, max_connections=4)
+        store = SessionStore.from_url(named(shared_redis, prefix), prefix=prefix, lease_s=0.1, max_connections=4)
         staging = store.environment("checkout", "staging")
         staging.put("ci-42")
         begun = threading.Semaphore(0)
@@ -51,12 +51,12 @@ def test_fails_the_calls_of_threads(shared_redis: RedisServer, prefix: str) -> N
         # Only a write that was sent may have been applied.
         for number, error in enumerate(errors):
             assert type(error) is StoreClosedError or (number % 2 == 0 and type(error) is OutcomeUnknownError), error
-        assert connected(store) == 0
+        await eventually(lambda: not shared_redis.clients(prefix))
 
 
 async def test_fails_the_calls_of_tasks(shared_redis: RedisServer, prefix: str) -> None:
     for steps in range(20):
-        store = AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1, max_connections=2)
+        store = AsyncSessionStore.from_url(named(shared_redis, prefix), prefix=prefix, lease_s=0.1)
         staging = store.environment("checkout", "staging")
         await staging.put("ci-42")
         gets = [asyncio.create_task(staging.get("ci-42")) for _ in range(8)]
@@ -68,13 +68,13 @@ async def test_fails_the_calls_of_tasks(shared_redis: RedisServer, prefix: str) 
         for result in await asyncio.gather(*gets, *puts, return_exceptions=True):
             if isinstance(result, BaseException):
                 assert type(result) in (StoreClosedError, OutcomeUnknownError), repr(result)
-        assert connected(store) == 0
+        await eventually(lambda: not shared_redis.clients(prefix))
 
 
 @pytest.mark.parametrize("how", ["twice at once", "cancelled, and again"])
 async def test_closes_once_and_completely(shared_redis: RedisServer, prefix: str, how: str) -> None:
     # Given a look-up that the view has not reported yet
-    store = AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.5)
+    store = AsyncSessionStore.from_url(named(shared_redis, prefix), prefix=prefix, lease_s=0.5)
     staging = store.environment("checkout", "staging")
     session = await staging.put("ci-42")
     view = await staging.view(touch_interval_s=60).open()
@@ -92,7 +92,7 @@ async def test_closes_once_and_completely(shared_redis: RedisServer, prefix: str
         await store.aclose()
 
     # Then the look-up was reported, and no lease is left
-    assert connected(store) == 0
+    await eventually(lambda: not shared_redis.clients(prefix))
     async with AsyncSessionStore.from_url(shared_redis.url, prefix=prefix) as other:
         staging = other.environment("checkout", "staging")
         assert await staging.views() == ()
@@ -104,14 +104,14 @@ async def test_closes_once_and_completely(shared_redis: RedisServer, prefix: str
 def test_a_store_belongs_to_the_event_loop_that_it_was_used_on(shared_redis: RedisServer, prefix: str) -> None:
     store = AsyncSessionStore.from_url(shared_redis.url, prefix=prefix)
 
-    async def use() -> None:
-        await store.ping()
-        await store.connection_pool.disconnect()
-
-    async def use_and_close() -> None:
+    async def use_and_close_elsewhere() -> None:
         with pytest.raises(StoreClosedError, match="another event loop"):
             await store.ping()
         await store.aclose()
 
-    asyncio.run(use())
-    asyncio.run(use_and_close())
+    with asyncio.Runner() as runner:
+        runner.run(store.ping())
+        asyncio.run(use_and_close_elsewhere())
+
+        # Then its connections are closed where they belong
+        runner.run(store.aclose())

@@ -129,13 +129,14 @@ async def test_a_connection_identifies_its_server_once(real: Backend, monkeypatc
     async with real.store(
         max_connections=1, lease_s=0.1, observe=lambda script, _seconds, _error: observed.append(script)
     ) as store:
-        # Given a pooled connection that has identified its server for a write
+        # Given a connection that has identified its server for a write
         staging = store.environment("checkout", "staging")
         await staging.put("ci-42", label="x")
         async with staging.view(touch_interval_s=0.05) as view:
-            # When a view writes on the same connection
+            # When writes and a view's calls go on
             view.get("ci-42")
             await eventually(lambda: "touch" in observed)
+            await staging.put("ci-42", label="y")
 
-    # Then the connection does not identify it again
-    assert len(asked) == 1
+    # Then no connection identifies it again; with asyncio, a view's calls have a connection of their own
+    assert len(asked) == (1 if real.driver == "sync" else 2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import subprocess
 import sys
 import time
@@ -437,38 +436,6 @@ async def test_garbage_is_an_error(driver: Driver, answer: bytes) -> None:
 
 class TestInterrupted:
     """A call that ends midway leaves its answer to no other call."""
-
-    async def test_cancelling_thousands_of_calls(self, shared_redis: RedisServer, prefix: str) -> None:
-        rng = random.Random(1)
-        keys = [f"ci-{number}" for number in range(24)]
-        async with AsyncSessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1, max_connections=4) as store:
-            staging = store.environment("checkout", "staging")
-            for key in keys:
-                await staging.put(key, label=key)
-            cancelled = 0
-
-            async def use(key: str) -> None:
-                for _ in range(100):
-                    session = await staging.get(key) if rng.random() < 0.5 else await staging.put(key, label=key)
-                    assert session is not None
-                    assert session.session_key == session.label == key
-
-            while cancelled < 3_000:
-                tasks = [asyncio.create_task(use(key)) for key in keys]
-                for task in rng.sample(tasks, len(tasks)):
-                    for _ in range(rng.randint(0, 4)):
-                        await asyncio.sleep(0)
-                    task.cancel()
-                    if rng.random() < 0.3:
-                        await asyncio.sleep(0)
-                        task.cancel()
-                results = await asyncio.gather(*tasks, return_exceptions=True)
-                for result in results:
-                    assert result is None or isinstance(result, asyncio.CancelledError), result
-                cancelled += sum(isinstance(result, asyncio.CancelledError) for result in results)
-
-            # Then every connection is back in the pool, and each answer belongs to its own call
-            await asyncio.gather(*map(use, keys))
 
     def test_interrupting_calls_at_any_moment(self, shared_redis: RedisServer, prefix: str) -> None:
         command = [sys.executable, "-m", "tests.support.interrupted", shared_redis.url, prefix]

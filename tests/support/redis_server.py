@@ -72,6 +72,18 @@ class RedisServer:
         client: redis.Redis = redis.Redis.from_url(self.url, **kwargs)
         return client
 
+    def clients(self, name: str) -> list[int]:
+        """The ids of the connections whose client has this name."""
+        with self.client() as behind:
+            return [int(client["id"]) for client in behind.client_list() if client["name"] == name]
+
+    def kill_clients(self, name: str) -> None:
+        """Close the connections whose client has this name."""
+        ids = self.clients(name)
+        with self.client() as behind:
+            for client_id in ids:
+                behind.client_kill_filter(_id=client_id)
+
     def start(self, *, await_ready: bool = True) -> Self:
         options = [part for name, value in self.options.items() for part in (f"--{name.replace('_', '-')}", value)]
         self._process = subprocess.Popen(

@@ -8,11 +8,12 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Literal, Self
 
-__all__ = ["Mode", "Relay"]
+__all__ = ["Direction", "Mode", "Relay"]
 
 #: What happens to arriving bytes. They are passed on; they wait for another mode, as on a silent link; or they are
-#: dropped. Or both sides of the connection are closed instead, each time or only the first time.
-Mode = Literal["pass", "hold", "drop", "close", "close once"]
+#: dropped. Or both sides of the connection are closed instead, each time or only the first time; or half of the bytes
+#: are passed on before, only the first time.
+Mode = Literal["pass", "hold", "drop", "close", "close once", "cut once"]
 
 Direction = Literal["to_server", "to_client"]
 
@@ -147,8 +148,13 @@ class Relay:
             while self._modes[direction] == "hold":
                 await self._changed.wait()
             mode = self._modes[direction]
-            if mode == "close once":
+            if mode in ("close once", "cut once"):
                 self._modes[direction] = "pass"
+            if mode == "cut once":
+                writer.write(data[: len(data) // 2])
+                writer.close()
+                await writer.wait_closed()
+                return
             if mode in ("close", "close once"):
                 return
             if mode == "pass":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,9 +16,12 @@ _INFO = b"run_id:a1\r\nmaster_replid:b2\r\nuptime_in_seconds:1000\r\n"
 
 
 class StubServer:
-    """Answers EVALSHA and EVAL with the raw bytes of `answer`; b"" closes the connection instead."""
+    """Answers EVALSHA and EVAL with the raw bytes of `answer`; b"" closes the connection instead.
 
-    def __init__(self, answer: bytes) -> None:
+    Several answers are given by turns.
+    """
+
+    def __init__(self, answer: bytes | Iterator[bytes]) -> None:
         self.answer = answer
         #: the scripts it was asked to run
         self.calls = 0
@@ -52,7 +55,7 @@ class StubServer:
                 return b"$%d\r\n%b\r\n" % (len(_INFO), _INFO)
             case b"EVALSHA" | b"EVAL":
                 self.calls += 1
-                return self.answer
+                return self.answer if isinstance(self.answer, bytes) else next(self.answer)
             case _:
                 return b"+OK\r\n"
 

@@ -129,10 +129,7 @@ def test_only_an_idle_connection_is_lent_at_once(shared_redis: RedisServer, pref
         pool.release(lent)
 
         # Given that Redis has closed it, then it is not lent, and a call that can wait makes it anew
-        with shared_redis.client() as behind:
-            for client in behind.client_list():
-                if client["name"] == prefix:
-                    behind.client_kill_filter(_id=client["id"])
+        shared_redis.kill_clients(prefix)
         assert pool.get_idle_connection() is None
         store.ping()
         assert pool.get_idle_connection() is lent

@@ -1,4 +1,4 @@
-"""redis-py's undocumented names still mean what the drivers' pools take them for."""
+"""redis-py's undocumented names still mean what the pool for threads takes them for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import redis
-import redis.asyncio
 
 from sessionstore.transport import redis_internals
 
@@ -27,20 +26,6 @@ def test_collections_of_a_pool_hold_idle_and_lent_connections(shared_redis: Redi
 
     # redis-py closes the connections that a pool of ours has put there
     pool.disconnect()
-    assert not connection.is_connected
-
-
-async def test_collections_of_an_asyncio_pool_hold_idle_and_lent_connections(shared_redis: RedisServer) -> None:
-    pool: Any = redis.asyncio.ConnectionPool.from_url(shared_redis.url)
-    idle, lent = redis_internals.idle_connections(pool), redis_internals.lent_connections(pool)
-
-    connection: Any = await pool.get_connection()
-    assert (idle, lent) == ([], {connection})
-
-    await pool.release(connection)
-    assert (idle, lent) == ([connection], set())
-
-    await pool.disconnect()
     assert not connection.is_connected
 
 
