@@ -34,7 +34,7 @@ access = logging.getLogger("gateway.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _STOPPING = "The gateway is stopping; a write may have been applied, whole or not at all. Send it again."
 #: What a Host may hold (RFC 9112, 3.2; RFC 3986, 3.2.2). h11 checks that there is one.
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*+)(?::[0-9]*+)?\Z")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*+)?\Z")
 #: What comes before the path in the absolute form of a request target (RFC 9112, 3.2.2).
 _AUTHORITY = re.compile(r"https?://[^/]*", re.IGNORECASE)
 

@@ -9,8 +9,9 @@ hostile clients needs:
 - A request must arrive within `ARRIVAL_S`, from its first byte to the end of its body.
 - A client must read: a connection whose output does not move for `WRITE_S` is cut off.
 - The number of connections is bounded; a client over the limit gets 503.
-- A response that the server makes by itself becomes the API's error envelope, and arrives: the guard reads on for
-  `LINGER_S` before it closes, because closing while the client sends resets the connection (RFC 9112, 9.6).
+- A response that the server makes by itself becomes the API's error envelope.
+- The last response arrives: a close begins with half of it, and the guard reads on for `LINGER_S`, because closing
+  while the client sends resets the connection (RFC 9112, 9.6).
 
 Heads, trailers and chunk lines are bounded by h11 itself (`MAX_HEAD_BYTES`), and bodies by the app.
 """
@@ -123,7 +124,7 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         self._closing = True
         if over < MAX_TURNED_AWAY:
             self._answer("too_many_connections", TOO_MANY_CONNECTIONS)
-            self._finish(linger=True)
+            self._finish()
         else:
             self.transport.abort()
 
@@ -207,14 +208,13 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         self._loop.call_soon(self._steer)
 
     def close(self) -> None:
-        """End the connection; while the client is still sending, linger."""
+        """End the connection; the client may still be sending."""
         if self._closing:
             return
         self._closing = True
-        sending = self._http.their_state in (h11.SEND_BODY, h11.ERROR)
         # At once, so that the app's part of a broken request ends before it does anything.
         self._stock.connection_lost(None)
-        self._finish(linger=sending or self._answered)
+        self._finish()
 
     def _answer(self, code: str, sentence: str) -> None:
         self._answered = True
@@ -226,9 +226,9 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         to_head = cycle is not None and not cycle.response_complete and cycle.scope["method"] == "HEAD"
         self.transport.write(refusal(code, sentence, request_id, to_head=to_head))
 
-    def _finish(self, *, linger: bool) -> None:
+    def _finish(self) -> None:
         self._since = self._loop.time()
-        if linger and self.transport.can_write_eof():
+        if self.transport.can_write_eof():
             self.transport.write_eof()
             self.transport.resume_reading()
         else:

@@ -351,7 +351,7 @@ class TestIdle:
         assert connection.is_open
         connection.loop.advance(TICK_S)
 
-        assert connection.transport.closed
+        assert connection.transport.ended
         assert connection.transport.written == b""
 
     def test_connection_is_closed_after_its_last_request(self, connection: Connection) -> None:
@@ -359,7 +359,7 @@ class TestIdle:
         connection.loop.answer()
         connection.loop.advance(KEEP_ALIVE_S + TICK_S)
 
-        assert connection.transport.closed
+        assert connection.transport.ended
 
     def test_discarded_body_does_not_keep_a_connection_open(self, connection: Connection) -> None:
         """Uvicorn starts no timer at the end of such a body."""
@@ -370,7 +370,7 @@ class TestIdle:
         assert connection.is_open
         connection.loop.advance(KEEP_ALIVE_S - ARRIVAL_S)
 
-        assert connection.transport.closed
+        assert connection.transport.ended
         assert connection.transport.written == ANSWER
 
 
@@ -414,11 +414,17 @@ class TestEnd:
         assert connection.transport.closed
         assert connection.transport.written == written
 
-    def test_of_an_idle_connection_does_not_linger(self, connection: Connection) -> None:
-        connection.guard.close()
+    def test_after_the_last_answer_lingers(self, connection: Connection) -> None:
+        """The client may have sent more than the server reads: a reset would cost it the answer (RFC 9112, 9.6)."""
+        connection.receive(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        connection.loop.answer()
+        assert b"Connection: close" in connection.transport.written
+        assert connection.transport.ended
+        assert connection.transport.reading
+        assert not connection.transport.closed
+        connection.loop.advance(LINGER_S)
 
         assert connection.transport.closed
-        assert not connection.transport.ended
 
     def test_tells_the_app_at_once(self, connection: Connection) -> None:
         """An app that starts a moment after the refusal must not answer."""

@@ -137,7 +137,7 @@ class TestMalformed:
     def test_head_is_400(self, gateway: GatewayProcess, head: bytes) -> None:
         assert "not valid HTTP/1.1" in assert_refused(exchange(gateway, head + b"\r\n\r\n"))
 
-    @pytest.mark.parametrize("host", [b"a b", b"a, b", b"a/b", b"a@b", b"a:b", b"[::1", b"\xe4", b"a:80:80"], ids=repr)
+    @pytest.mark.parametrize("host", [b"a b", b"a, b", b"a/b", b"a@b", b"a:b", b"[::1", b"\xe4", b"a%b"], ids=repr)
     def test_invalid_host_is_400_and_ends_the_connection(self, gateway: GatewayProcess, host: bytes) -> None:
         """RFC 9112, 3.2."""
         received = exchange(gateway, b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\n\r\n" + GET)
