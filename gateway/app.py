@@ -24,11 +24,14 @@ from .errors import NOT_HTTP, RETRY_AFTER_S, STATUS, RequestError, error_body, n
 from .limits import RateLimiter
 from .logs import with_cause
 from .metrics import Metrics
-from .record import Record, record_of
+from .record import Record, Write, record_of
 from .routes import API, BASE_PATH, open_endpoint
 
 log = logging.getLogger("gateway")
 access = logging.getLogger("gateway.access")
+#: One line for each write. Off unless its level is set, because a line holds a session key.
+audit = logging.getLogger("gateway.audit")
+audit.setLevel(audit.level or logging.CRITICAL)
 
 #: A request id that a client or a proxy may choose; it appears in logs.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
@@ -143,6 +146,9 @@ class Boundary:
             self._metrics.answered(record)
             if self._access_log:
                 _log_access(record)
+            # A write with a lost answer may have been applied. A refused one was not.
+            if record.write is not None and not 300 <= record.status < 500:
+                _log_write(record, record.write, scope.get("client"))
 
 
 async def _answer_late(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,7 +182,10 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         log.warning("%s", with_cause(error), extra=fields)
         headers = {"retry-after": str(RETRY_AFTER_S)}
     record.code = code
-    record.not_effective = isinstance(error, NotEffectiveError)
+    if isinstance(error, NotEffectiveError):
+        record.not_effective = True
+        if record.write is not None:
+            record.write.revision = error.revision
     body = error_body(code, sentence)
     return Response(body, STATUS[code], headers, media_type="application/json")
 
@@ -193,6 +202,26 @@ def _log_access(record: Record) -> None:
                 "status": record.status,
                 "code": record.code,
                 "ms": round((time.perf_counter() - record.started_s) * 1000, 2),
+            }
+        },
+    )
+
+
+def _log_write(record: Record, write: Write, client: tuple[str, int] | None) -> None:
+    audit.info(
+        "write",
+        extra={
+            "fields": {
+                "requestId": record.request_id,
+                "keyId": record.principal.key_id if record.principal else None,
+                "client": client[0] if client else None,
+                "operation": write.operation,
+                "project": write.project,
+                "environment": write.environment,
+                "sessionKey": write.session_key,
+                "revision": write.revision,
+                "status": record.status,
+                "code": record.code,
             }
         },
     )

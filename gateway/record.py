@@ -12,6 +12,16 @@ from sessionstore import Effect
 from .auth import Principal
 
 
+class Write(Struct):
+    """The write of a request, for the audit log; `revision` is None until it is known."""
+
+    operation: str
+    project: str
+    environment: str
+    session_key: str
+    revision: int | None = None
+
+
 class Record(Struct):
     """One request.
 
@@ -39,6 +49,8 @@ class Record(Struct):
         The rate limit's headers for the response.
     effect : Effect or None
         How the write took effect.
+    write : Write or None
+        The write that was sent to the store.
     """
 
     request_id: str
@@ -52,6 +64,7 @@ class Record(Struct):
     not_effective: bool = False
     limit_headers: dict[str, str] = {}
     effect: Effect | None = None
+    write: Write | None = None
 
 
 def record_of(request: Request) -> Record:

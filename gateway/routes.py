@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect, Session
 from sessionstore.errors import InvalidQueryError, SessionNotFoundError
-from sessionstore.session import SessionDocument
+from sessionstore.session import SessionDocument, normalize_session_key
 
 from . import inputs
 from .auth import Authenticator
@@ -29,7 +29,7 @@ from .errors import RequestError
 from .limits import RateLimiter
 from .metrics import Metrics
 from .openapi import build_document
-from .record import Record, record_of
+from .record import Record, Write, record_of
 
 BASE_PATH = "/api/v1"
 
@@ -156,8 +156,10 @@ class API:
             inputs.agree("project", query.get("project"), body.project),
             inputs.agree("environment", query.get("environment"), body.environment),
         )
+        key = inputs.decode_session_key(request.path_params["sessionKey"])
+        _record_write(request, "put", environment, key)
         session = await environment.put(
-            inputs.decode_session_key(request.path_params["sessionKey"]),
+            key,
             body,
             if_match=if_match,
             if_none_match=if_none_match,
@@ -182,6 +184,7 @@ class API:
         environment = await self._environment(request)
         key = inputs.decode_session_key(request.path_params["sessionKey"])
         await inputs.skip_body(request)
+        _record_write(request, mode, environment, key)
         if mode == "delete":
             deletion = await environment.delete(key, if_match=if_match, wait=_waits(request))
             return _answer(DeletionDocument(True, "delete"), _effect_headers(request, deletion.effect))
@@ -195,6 +198,7 @@ class API:
         Other overrides stay active. Repeating the call changes nothing.
         """
         environment, key, override = await self._override(request)
+        _record_write(request, "activate", environment, key)
         session = await environment.activate(key, override, wait=_waits(request))
         return _answer(OverrideDocument(override, True), _effect_headers(request, session.effect))
 
@@ -205,6 +209,7 @@ class API:
         Other overrides stay active. Repeating the call changes nothing. The session must exist.
         """
         environment, key, override = await self._override(request)
+        _record_write(request, "deactivate", environment, key)
         session = await environment.deactivate(key, override, wait=_waits(request))
         return _answer(OverrideDocument(override, False), _effect_headers(request, session.effect))
 
@@ -363,7 +368,10 @@ def _etag(session: Session) -> dict[str, str]:
 def _effect_headers(request: Request, effect: Effect | None) -> dict[str, str]:
     """Describe a write's effect, so that a CI log shows a view that delays writes."""
     assert effect is not None, "the result of a write has an effect"
-    record_of(request).effect = effect
+    record = record_of(request)
+    record.effect = effect
+    if record.write is not None:
+        record.write.revision = effect.revision
     commit = f"commit;dur={effect.commit_s * 1000:.2f}"
     if not effect.waited:
         return {"preference-applied": "respond-async", "server-timing": commit}
@@ -371,6 +379,12 @@ def _effect_headers(request: Request, effect: Effect | None) -> dict[str, str]:
         "server-timing": f"{commit}, effective;dur={effect.effective_s * 1000:.2f}",
         "session-views": f"confirmed={effect.confirmed}, expired={effect.expired}",
     }
+
+
+def _record_write(request: Request, operation: str, environment: AsyncEnvironment, key: str) -> None:
+    """Record a write that is about to be sent, for the audit log."""
+    session_key = normalize_session_key(key)
+    record_of(request).write = Write(operation, environment.project, environment.name, session_key)
 
 
 def _waits(request: Request) -> bool:

@@ -25,7 +25,7 @@ from sessionstore.errors import SessionStoreError
 from sessionstore.options import StoreOptions
 from sessionstore.variables import unknown_variables
 
-from .app import create_app, create_metrics_app, serve_by_port
+from .app import audit, create_app, create_metrics_app, serve_by_port
 from .auth import Authenticator
 from .guard import Neighbours
 from .limits import RateLimiter, limit_storage
@@ -94,6 +94,8 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
         serve_metrics=settings.metrics == "on",
         access_log=settings.access_log,
     )
+    if settings.audit_log:
+        audit.setLevel(logging.INFO)
     if isinstance(settings.metrics, int):
         app = serve_by_port(app, {listeners[1].getsockname()[1]: create_metrics_app(metrics)})
     neighbours = Neighbours(settings.max_connections, metrics.rejected)

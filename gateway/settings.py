@@ -177,6 +177,7 @@ class Settings:
     ]
     log_level: Annotated[str, _Option("info", _log_level, ", ".join(_LOG_LEVELS))]
     access_log: Annotated[bool, _Option("on", _on_or_off, "log one line for each request")]
+    audit_log: Annotated[bool, _Option("off", _on_or_off, "log one line for each write, with its session key")]
     api_key: str | None
 
 
