@@ -19,7 +19,7 @@ TOX := PATH="$$PATH$(subst $() ,,$(patsubst %,:%,$(wildcard $(HOME)/.pyenv/versi
 QUICK := quick-py311,quick-py312,quick-py313
 SMOKE := smoke-py311,smoke-py312,smoke-py313
 
-.PHONY: run test test-quick test-all check format hooks build bench soak clean
+.PHONY: run test test-quick test-all check format hooks build bench soak servers clean
 
 run: $(RUN_STAMP)  ## a demo: a gateway with an embedded store, a catalog, a proxy, and the calls of a CI run
 	$(BIN)/python examples/demo.py
@@ -68,6 +68,9 @@ bench: $(STAMP)  ## all benchmarks, or BENCH="lookup sync"; BENCH_OPTIONS="--rou
 
 soak: $(STAMP)  ## the guarantee under faults, for an hour; SOAK="--minutes 10 --seed 7", or --help
 	$(BIN)/python -m tests.faults.checker $(SOAK)
+
+servers:  ## build Redis 8 and Valkey 8 into build/servers; then make test REDIS_SERVER=build/servers/valkey-server
+	.ci/servers
 
 clean:
 	rm -rf $(VENV) .tox build dist

@@ -41,17 +41,34 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """Start it with `start` or as a context manager. `options` are command-line options without dashes."""
+    """Start it with `start` or as a context manager.
 
-    def __init__(self, *, port: int | None = None, **options: str) -> None:
+    Parameters
+    ----------
+    port : int, optional
+        A free one by default.
+    sentinel : str, optional
+        The configuration of a sentinel, which the server is then.
+    options : str
+        Command-line options, without dashes.
+    """
+
+    def __init__(self, *, port: int | None = None, sentinel: str | None = None, **options: str) -> None:
         program = find_redis_server()
         if program is None:
             raise RuntimeError(MISSING)
         self._program = program
         self.port = port or free_port()
-        self.options = {"save": "", "appendonly": "no", **options}
+        self.options = options if sentinel else {"save": "", "appendonly": "no", **options}
         self._folder = tempfile.TemporaryDirectory(prefix="sessionstore-redis-", ignore_cleanup_errors=True)
+        self._arguments: list[str] = []
+        if sentinel is not None:
+            # A sentinel writes what it learns into this file.
+            configuration = self.folder / "sentinel.conf"
+            configuration.write_text(sentinel)
+            self._arguments = [str(configuration), "--sentinel"]
         self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
 
     @property
     def url(self) -> str:
@@ -66,6 +83,11 @@ class RedisServer:
     def pid(self) -> int:
         assert self._process is not None, "the server runs"
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and neither stopped nor paused since."""
+        return self._process is not None and not self._paused
 
     def client(self, **kwargs: object) -> redis.Redis:
         """A plain client, to read and change data without the library."""
@@ -86,8 +108,9 @@ class RedisServer:
 
     def start(self, *, await_ready: bool = True) -> Self:
         options = [part for name, value in self.options.items() for part in (f"--{name.replace('_', '-')}", value)]
+        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
         self._process = subprocess.Popen(
-            [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name, *options],
+            [self._program, *self._arguments, *place, *options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -121,9 +144,11 @@ class RedisServer:
     def pause(self) -> None:
         """SIGSTOP: it hangs, and its sockets stay open."""
         os.kill(self.pid, signal.SIGSTOP)
+        self._paused = True
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+        self._paused = False
 
     def close(self) -> None:
         """Stop it for good and remove its folder."""
@@ -137,6 +162,7 @@ class RedisServer:
         self._process.send_signal(number)
         self._process.wait(10)
         self._process = None
+        self._paused = False
 
     def __enter__(self) -> Self:
         return self.start()
