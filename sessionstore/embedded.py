@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: What a client may send: a command, or a command and its first argument.
 _COMMANDS = frozenset(
-    {b"CLIENT SETINFO", b"CLIENT SETNAME", b"HELLO", b"INFO", b"PING", b"SELECT", b"SUBSCRIBE", b"UNSUBSCRIBE"}
+    {b"CLIENT SETINFO", b"CLIENT SETNAME", b"HELLO", b"INFO", b"PING", b"SELECT", b"SSUBSCRIBE", b"SUNSUBSCRIBE"}
 )
 _RUNS_SCRIPT = frozenset({b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO"})
 #: The text of each script, by itself and by its SHA-1.
@@ -41,7 +41,7 @@ _SCRIPTS = {
 _REFUSAL = b"-NOPERM The embedded store takes only what sessionstore sends, and only its scripts.\r\n"
 
 #: What the replies begin with that RESP3 marks as pushed.
-_PUSHES = frozenset({b"message", b"subscribe", b"unsubscribe"})
+_PUSHES = frozenset({b"smessage", b"ssubscribe", b"sunsubscribe"})
 #: Parts of one command, and bytes of one part: more than applying the largest catalog to very many sessions takes.
 _MAX_PARTS = 1_000_000
 _MAX_PART_BYTES = 16 * 1024 * 1024

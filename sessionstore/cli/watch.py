@@ -157,17 +157,17 @@ def _follow(
     """Yield each change, its text, and whether no change is missing before it. The first is None, after subscribing."""
     client: Any = redis_client(store, health_check_interval=_HEARTBEAT_S)
     with client, client.pubsub() as pubsub:
-        pubsub.subscribe(keyspace.changes)
-        if pubsub.get_message(timeout=DEFAULT_DEADLINE_S) is None:
+        pubsub.ssubscribe(keyspace.changes)
+        if pubsub.get_sharded_message(timeout=DEFAULT_DEADLINE_S) is None:
             raise TimeoutError("Redis did not confirm the subscription")
         yield None, "", history.start(Connections(store.connection_pool, store.config).execute(read_head(keyspace)))
         while True:
-            message = pubsub.get_message(timeout=1.0)
+            message = pubsub.get_sharded_message(timeout=1.0)
             if message is None:
                 if pubsub.health_check_response_counter > _UNANSWERED_PINGS:
                     raise TimeoutError("Redis did not answer a PING on the subscription")
                 continue
-            if message["type"] != "message":
+            if message["type"] != "smessage":
                 raise TimeoutError(f"the subscription was set up anew ({message['type']})")
             payload = message["data"]
             change = decode_change(payload)

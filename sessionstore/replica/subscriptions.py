@@ -63,7 +63,7 @@ class Subscriptions:
         self._waiters: dict[str, list[Waiter]] = {}
         #: the last message of each channel with waiters, and when it arrived
         self._applied: dict[str, tuple[Applied, float]] = {}
-        #: channels of this connection: requested, confirmed, and the number of outstanding answers to UNSUBSCRIBE
+        #: channels of this connection: requested, confirmed, and the number of outstanding answers to SUNSUBSCRIBE
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
         self._leaving: Counter[str] = Counter()
@@ -192,12 +192,13 @@ class Subscriptions:
         missing = [name for name in (*self._followers, *self._waiters) if name not in here]
         if missing:
             self._asked.update(missing)
-            commands.append(("SUBSCRIBE", *missing))
+            # One command each: in a cluster, the channels of one command must share a slot.
+            commands += [("SSUBSCRIBE", name) for name in missing]
         surplus = [name for name in self._confirmed if name not in self._followers and name not in self._waiters]
         if surplus:
             self._confirmed.difference_update(surplus)
             self._leaving.update(surplus)
-            commands.append(("UNSUBSCRIBE", *surplus))
+            commands += [("SUNSUBSCRIBE", name) for name in surplus]
         if now - max(self._pinged_at, self._heard_at) >= HEARTBEAT_S and self._pinged_at <= self._heard_at:
             self._pinged_at = now
             commands.append(("PING",))
@@ -228,11 +229,11 @@ class Subscriptions:
                 return  # a pong without an array
             raise ConnectionBroken("Redis sent an unknown kind of message")
         kind, channel = _text(reply[0]), _text(reply[1])
-        if kind == "message":
+        if kind == "smessage":
             self._message(channel, reply[2], now)
-        elif kind == "subscribe":
+        elif kind == "ssubscribe":
             self._subscribed(channel, now)
-        elif kind in ("unsubscribe", "sunsubscribe"):
+        elif kind == "sunsubscribe":
             self._unsubscribed(channel, now)
         elif kind != "pong":
             raise ConnectionBroken("Redis sent an unknown kind of message")

@@ -556,7 +556,7 @@ def await_true(condition: Callable[[], bool]) -> None:
 def watchers(server: RedisServer) -> int:
     channel = "ss:{checkout}:staging:changes"
     with server.client() as client:
-        return int(client.execute_command("PUBSUB", "NUMSUB", channel)[1])
+        return int(client.execute_command("PUBSUB", "SHARDNUMSUB", channel)[1])
 
 
 class TestProcesses:

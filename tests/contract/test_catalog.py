@@ -171,8 +171,8 @@ async def test_a_removed_mock_is_deactivated_in_every_session(
     await staging.put("only", overrides=["ovr_b"])
     untouched = await staging.put("neither", scenario="scn_x", overrides=["ovr_a"])
     with backend.raw.pubsub(ignore_subscribe_messages=True) as pubsub:
-        pubsub.subscribe(f"{backend.prefix}:{{checkout}}:staging:changes")
-        pubsub.get_message(timeout=10)
+        pubsub.ssubscribe(f"{backend.prefix}:{{checkout}}:staging:changes")
+        pubsub.get_sharded_message(timeout=10)
 
         # When a mock is removed
         report = await project.apply_catalog(document(staging=without_b()))
@@ -188,9 +188,9 @@ async def test_a_removed_mock_is_deactivated_in_every_session(
         # Then each session and the catalog are published as one chain
         changes: list[Any] = []
         while len(changes) < 3:
-            message = pubsub.get_message(timeout=10)
+            message = pubsub.get_sharded_message(timeout=10)
             assert message is not None, "three changes were published"
-            if message["type"] == "message":
+            if message["type"] == "smessage":
                 changes.append(decode_change(message["data"]))
     assert {change.session.session_key for change in changes[:2] if isinstance(change, SessionSet)} == {"both", "only"}
     last = changes[2]

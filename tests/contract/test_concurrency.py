@@ -107,16 +107,15 @@ class Chain:
         self._client = client()
         self._channel = f"{prefix}:{{checkout}}:staging:changes"
         self._pubsub: Any = self._client.pubsub(ignore_subscribe_messages=True)
-        # By pattern, because the scripts don't count pattern subscribers
-        self._pubsub.psubscribe(self._channel, "end")
-        self._pubsub.get_message(timeout=10)
+        self._pubsub.ssubscribe(self._channel, "end")
+        self._pubsub.get_sharded_message(timeout=10)
 
     def read(self) -> list[SessionSet]:
         """The messages published so far."""
         messages: list[SessionSet] = []
-        self._client.publish("end", "")
+        self._client.spublish("end", "")
         while True:
-            message = self._pubsub.get_message(timeout=10)
+            message = self._pubsub.get_sharded_message(timeout=10)
             if message is None:
                 continue
             if message["channel"] == b"end":

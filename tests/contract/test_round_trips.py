@@ -66,8 +66,18 @@ async def test_get_put_and_touch_make_one_round_trip_each(real: Backend, name: s
 
 #: Commands that scripts run.
 _IN_SCRIPTS = (
-    *("time", "hmget", "hset", "hget", "hexists", "hdel", "hincrby", "hlen", "del", "exists", "pexpireat", "publish"),
-    *("sismember", "pubsub|numsub", "zadd", "zcard", "zcount", "zrangebyscore", "zrevrangebyscore", "zrem", "zrange"),
+    *("time", "hmget", "hset", "hget", "hexists", "hdel", "hincrby", "hlen", "del", "exists", "pexpireat", "spublish"),
+    *(
+        "sismember",
+        "pubsub|shardnumsub",
+        "zadd",
+        "zcard",
+        "zcount",
+        "zrangebyscore",
+        "zrevrangebyscore",
+        "zrem",
+        "zrange",
+    ),
 )
 
 

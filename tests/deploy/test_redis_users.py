@@ -209,7 +209,7 @@ def test_the_command_line_works(guarded: Guarded, view: View) -> None:
 def _await_subscribers(guarded: Guarded, count: int) -> None:
     channel = "ss:{checkout}:staging:changes"
     deadline = time.monotonic() + 20
-    while dict(guarded.raw.pubsub_numsub(channel))[channel.encode()] < count:
+    while dict(guarded.raw.pubsub_shardnumsub(channel))[channel.encode()] < count:
         assert time.monotonic() < deadline, "watch did not subscribe"
         time.sleep(0.02)
 
@@ -246,13 +246,14 @@ DENIED = {
     "change another project": "HSET ss:{search}:staging:head rev 1",
     "read another project's catalog": "HGET ss:{search}:staging:catalog json",
     "take a lease on another project": "ZADD ss:{search}:staging:leases 1 x",
-    "listen to another project": "SUBSCRIBE ss:{search}:staging:changes",
-    "publish to another project": "PUBLISH ss:{search}:staging:changes x",
+    "listen to another project": "SSUBSCRIBE ss:{search}:staging:changes",
+    "publish to another project": "SPUBLISH ss:{search}:staging:changes x",
     "read another prefix": "HGET other:{checkout}:staging:head rev",
     "change another prefix": "HSET other:{checkout}:staging:head rev 1",
-    "listen to another prefix": "SUBSCRIBE other:{checkout}:staging:changes",
-    "publish to another prefix": "PUBLISH other:{checkout}:staging:changes x",
+    "listen to another prefix": "SSUBSCRIBE other:{checkout}:staging:changes",
+    "publish to another prefix": "SPUBLISH other:{checkout}:staging:changes x",
     "listen to everything": "PSUBSCRIBE *",
+    "publish outside shards": "PUBLISH ss:{checkout}:staging:changes x",
     "raise a rate limit": "INCRBY ss:limits:LIMITER/key/x -1000",
     "list keys": "KEYS *",
     "scan keys": "SCAN 0",

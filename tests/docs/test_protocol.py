@@ -29,8 +29,8 @@ class PlainView:
         self.until = 0.0
         self.lease_id = secrets.token_hex(8)
         self.pubsub = client.pubsub()
-        self.pubsub.subscribe(f"{base}:changes")
-        assert self.pubsub.get_message(timeout=10)["type"] == "subscribe"
+        self.pubsub.ssubscribe(f"{base}:changes")
+        assert self.pubsub.get_sharded_message(timeout=10)["type"] == "ssubscribe"
         self.take_snapshot()
         self.join()
 
@@ -69,7 +69,7 @@ class PlainView:
 
     def apply_next(self) -> bool:
         """Apply the next message; return whether a writer waits."""
-        message = json.loads(self.pubsub.get_message(timeout=10)["data"])
+        message = json.loads(self.pubsub.get_sharded_message(timeout=10)["data"])
         assert (message["rev"], message["prev"], message["epoch"]) == (self.rev + 1, self.id, self.epoch)
         self.rev, self.id = message["rev"], message["id"]
         if message["type"] == "set":

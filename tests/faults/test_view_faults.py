@@ -257,7 +257,7 @@ async def test_recovers_from_an_output_buffer_limit(scene: Scene) -> None:
     channel = "ss:{checkout}:staging:changes"
 
     for number in range(1, 4):
-        assert scene.raw.publish(channel, "x" * 1_000_000) >= 0
+        assert scene.raw.spublish(channel, "x" * 1_000_000) >= 0
         await eventually(lambda number=number: scene.view.stats.resyncs >= number)  # type: ignore[misc]
         await scene.is_fresh_again()
 
@@ -267,7 +267,7 @@ async def test_recovers_from_an_output_buffer_limit(scene: Scene) -> None:
 async def test_recovers_from_meaningless_messages(scene: Scene) -> None:
     payloads = [b"", b"garbage", b'{"type":"set"}', b'{"type":"other","rev":1}', b"\xff\xfe", b"[" * 100_000]
     for number, payload in enumerate(payloads, 1):
-        scene.raw.publish("ss:{checkout}:staging:changes", payload)
+        scene.raw.spublish("ss:{checkout}:staging:changes", payload)
         await eventually(lambda number=number: scene.view.stats.resyncs >= number)  # type: ignore[misc]
     await scene.is_right_again()
 

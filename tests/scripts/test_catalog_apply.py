@@ -73,7 +73,14 @@ def test_registers_the_environment_and_writes_the_catalog(scripts: Scripts) -> N
         "scn_x": '{"id": "scn_x"}',
         "scn_y": '{"id": "scn_y"}',
     }
-    assert scripts.redis.hgetall(scripts.head) == {"rev": "1", "layout": "2", "id": "a1.1", "catalogRev": "1"}
+    assert scripts.redis.hgetall(scripts.head) == {
+        "rev": "1",
+        "layout": "2",
+        "id": "a1.1",
+        "catalogRev": "1",
+        # The head was missing while this test listened, as after a loss.
+        "countableAt": str(now + LEASE_MS),
+    }
     # Then the reply and the one message say so
     assert reply == {
         **reply,
@@ -83,7 +90,7 @@ def test_registers_the_environment_and_writes_the_catalog(scripts: Scripts) -> N
         "live": 0,
         "pending": 0,
         "expired": 0,
-        "countableInMs": 0,
+        "countableInMs": LEASE_MS,
         "changed": True,
         "existed": False,
         "session": None,

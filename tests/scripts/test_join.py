@@ -87,10 +87,11 @@ def test_makes_the_head_of_a_new_environment(scripts: Scripts, leases: Leases) -
 
 
 def test_a_missing_head_with_others_that_listen_was_lost(scripts: Scripts, leases: Leases) -> None:
+    scripts.stop_listening()
     with scripts.redis.pubsub() as own, scripts.redis.pubsub() as other:
         for pubsub in (own, other):
-            pubsub.subscribe(scripts.changes)
-            assert pubsub.get_message(timeout=10)["type"] == "subscribe"
+            pubsub.ssubscribe(scripts.changes)
+            assert pubsub.get_sharded_message(timeout=10)["type"] == "ssubscribe"
 
         reply = leases.join("l1")
 
@@ -99,9 +100,10 @@ def test_a_missing_head_with_others_that_listen_was_lost(scripts: Scripts, lease
 
 
 def test_a_missing_head_with_nobody_else_that_listens_was_never_there(scripts: Scripts, leases: Leases) -> None:
+    scripts.stop_listening()
     with scripts.redis.pubsub() as own:
-        own.subscribe(scripts.changes)
-        assert own.get_message(timeout=10)["type"] == "subscribe"
+        own.ssubscribe(scripts.changes)
+        assert own.get_sharded_message(timeout=10)["type"] == "ssubscribe"
 
         leases.join("l1")
 

@@ -16,6 +16,7 @@ def lease_status(scripts: Scripts, rev: int) -> dict[str, Any]:
 
 
 def test_with_no_lease(scripts: Scripts) -> None:
+    scripts.stop_listening()
     reply = lease_status(scripts, 0)
 
     assert reply == {

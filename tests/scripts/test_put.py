@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..support.scripts import DAY_MS, Scripts
+from ..support.scripts import DAY_MS, LEASE_MS, Scripts
 
 
 def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
@@ -21,7 +21,14 @@ def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
     }
     assert scripts.redis.pttl(scripts.session("ci-42")) > DAY_MS
     assert scripts.redis.zrange(scripts.index, 0, -1, withscores=True) == [("ci-42", now)]
-    assert scripts.redis.hgetall(scripts.head) == {"rev": "1", "layout": "2", "id": "a1", "maxTtl": str(DAY_MS)}
+    assert scripts.redis.hgetall(scripts.head) == {
+        "rev": "1",
+        "layout": "2",
+        "id": "a1",
+        "maxTtl": str(DAY_MS),
+        # The head was missing while this test listened, as after a loss.
+        "countableAt": str(now + LEASE_MS),
+    }
     # Then the reply and the one message carry the full state
     state = {
         "sessionKey": "ci-42",
@@ -43,7 +50,7 @@ def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
         "live": 0,
         "pending": 0,
         "expired": 0,
-        "countableInMs": 0,
+        "countableInMs": LEASE_MS,
         "epoch": "",
         "changed": True,
         "existed": False,

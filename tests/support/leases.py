@@ -25,7 +25,7 @@ class Leases:
         self._keys = [scripts.head, scripts.leases, scripts.acks, scripts.views]
         self._marker = f"{scripts.prefix}:leases-marker"
         self._pubsub: Any = scripts.redis.pubsub(ignore_subscribe_messages=True)
-        self._pubsub.subscribe(self.applied, self._marker)
+        self._pubsub.ssubscribe(self.applied, self._marker)
         self.announced()
 
     def close(self) -> None:
@@ -53,11 +53,11 @@ class Leases:
 
     def announced(self) -> list[dict[str, Any]]:
         """The messages on `applied` since the last call. A marker, published now, ends them."""
-        self.scripts.redis.publish(self._marker, "")
+        self.scripts.redis.spublish(self._marker, "")
         messages: list[dict[str, Any]] = []
         deadline = time.monotonic() + 10
         while True:
-            message = self._pubsub.get_message(timeout=10)
+            message = self._pubsub.get_sharded_message(timeout=10)
             assert time.monotonic() < deadline, "the subscription brings the marker"
             if message is not None and message["channel"] == self._marker:
                 return messages

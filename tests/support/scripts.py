@@ -11,7 +11,7 @@ import redis
 
 from sessionstore.protocol.scripts import load_script
 
-__all__ = ["Scripts"]
+__all__ = ["DAY_MS", "LEASE_MS", "Scripts"]
 
 DAY_MS = 86_400_000
 LEASE_MS = 2_000
@@ -38,20 +38,29 @@ class Scripts:
         self.environments = f"{prefix}:{{checkout}}:environments"
         self._marker = f"{prefix}:marker"
         self._pubsub: Any = self.redis.pubsub(ignore_subscribe_messages=True)
-        # By pattern, which NUMSUB does not count: to the scripts, the environment has no subscriber.
-        self._pubsub.psubscribe(self.changes, self._marker)
-        self.messages()
+        self._pubsub.ssubscribe(self._marker)
+        self.listen()
 
     def close(self) -> None:
         self._pubsub.close()
 
+    def listen(self) -> None:
+        """Receive the changes from now on."""
+        self._pubsub.ssubscribe(self.changes)
+        self.messages()
+
+    def stop_listening(self) -> None:
+        """End the subscription: if the head is missing, the scripts would take it for a view's."""
+        self._pubsub.sunsubscribe(self.changes)
+        self.messages()
+
     def messages(self) -> list[dict[str, Any]]:
         """The changes published since the last call. A marker, published now, ends them."""
-        self.redis.publish(self._marker, "")
+        self.redis.spublish(self._marker, "")
         messages: list[dict[str, Any]] = []
         deadline = time.monotonic() + 10
         while True:
-            message = self._pubsub.get_message(timeout=10)
+            message = self._pubsub.get_sharded_message(timeout=10)
             assert time.monotonic() < deadline, "the subscription brings the marker"
             if message is not None and message["channel"] == self._marker:
                 return messages

@@ -81,7 +81,7 @@ def attacks(marker: Path) -> dict[str, list[bytes]]:
         "FUNCTION": [resp("FUNCTION", "LOAD", function), resp("FCALL", "mine", 0), resp("FCALL_RO", "mine", 0)],
         "RESTORE": [resp("RESTORE", "mine", 0, pickle.dumps(Unpickled(str(marker))))],
         "pipeline": [*[resp("PING")] * 100, resp("EVAL", text, 0)],
-        "in a subscription": [resp("SUBSCRIBE", "mine"), resp("EVAL", text, 0)],
+        "in a subscription": [resp("SSUBSCRIBE", "mine"), resp("EVAL", text, 0)],
         "RESP3": [resp("HELLO", 3), resp("EVAL", text, 0)],
         "HELLO with a user": [resp("HELLO", 3, "AUTH", "default", ""), resp("EVAL", text, 0)],
         "files": [
@@ -116,7 +116,9 @@ class TestAttack:
         replies = exchange(path, *commands)
 
         assert not marker.exists()
-        fine = sum(b"PING" in command or b"SUBSCRIBE" in command or command == resp("HELLO", 3) for command in commands)
+        fine = sum(
+            b"PING" in command or b"SSUBSCRIBE" in command or command == resp("HELLO", 3) for command in commands
+        )
         assert (
             sum(line.startswith(b"-NOPERM The embedded store takes only") for line in replies) == len(commands) - fine
         )
@@ -215,12 +217,12 @@ class TestClients:
         with redis.Redis.from_url(embedded_server.listen(), protocol=protocol, client_name="me") as client:
             assert client.ping()
             with client.pubsub() as pubsub:
-                pubsub.subscribe("news")
-                assert (pubsub.get_message(timeout=20) or {})["type"] == "subscribe"
+                pubsub.ssubscribe("news")
+                assert (pubsub.get_sharded_message(timeout=20) or {})["type"] == "ssubscribe"
                 with embedded_server.client() as inside:
-                    inside.publish("news", "here")
-                message = pubsub.get_message(timeout=20) or {}
-            assert (message["type"], message["data"]) == ("message", b"here")
+                    inside.spublish("news", "here")
+                message = pubsub.get_sharded_message(timeout=20) or {}
+            assert (message["type"], message["data"]) == ("smessage", b"here")
             with pytest.raises(redis.ResponseError, match="unknown command"):
                 client.info()
             assert client.evalsha(load_script("ping").sha, 0).startswith(b'{"now":')

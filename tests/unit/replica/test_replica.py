@@ -836,8 +836,8 @@ def test_it_follows_a_real_redis(store: SessionStore, shared_redis: RedisServer,
     replica = Replica(keys)
 
     with shared_redis.client() as client, client.pubsub() as pubsub:
-        pubsub.subscribe(keys.changes)
-        assert pubsub.get_message(timeout=10) is not None
+        pubsub.ssubscribe(keys.changes)
+        assert pubsub.get_sharded_message(timeout=10) is not None
         replica.subscribed()
 
         # When others write between the steps of its sync, and after it
@@ -850,7 +850,7 @@ def test_it_follows_a_real_redis(store: SessionStore, shared_redis: RedisServer,
             steps += 1
         staging.activate("ci-1", "ovr_b", wait=False)
         while not reached(replica, 600, ""):
-            message = pubsub.get_message(timeout=0.1)
+            message = pubsub.get_sharded_message(timeout=0.1)
             if message is None:
                 break
             replica.message(message["data"])

@@ -36,7 +36,7 @@ end
 -- shows by a missing head or another run.
 local function open_head(head_key, changes, now, lease, known, own)
   -- Scripts publish last. If this user may not publish, fail before the first write.
-  if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', changes, '') then
+  if redis.acl_check_cmd and not redis.acl_check_cmd('SPUBLISH', changes, '') then
     error(redis.error_reply('NOPERM this user may not publish on the channels of the prefix'))
   end
   local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expiredLeases', 'countableAt', 'epoch', 'lostRev',
@@ -58,7 +58,7 @@ local function open_head(head_key, changes, now, lease, known, own)
   if head.rev < known and head.lostRev < known then
     forget_leases(head, now, head.countableAt > now and head.countableAt - now or lease)
     head.lostRev = known
-  elseif head.missing and redis.call('PUBSUB', 'NUMSUB', changes)[2] > (own or 0) then
+  elseif head.missing and redis.call('PUBSUB', 'SHARDNUMSUB', changes)[2] > (own or 0) then
     forget_leases(head, now, lease)
   end
   if head.epoch ~= '' then
@@ -118,7 +118,7 @@ end
 -- Publish one change. `wait` says that a writer waits until every view has applied it. The epoch is left
 -- out before the first lease.
 local function publish_change(changes, kind, head, prev, now, wait, body)
-  redis.call('PUBLISH', changes, '{"type":"' .. kind .. '","rev":' .. int(head.rev)
+  redis.call('SPUBLISH', changes, '{"type":"' .. kind .. '","rev":' .. int(head.rev)
     .. ',"id":' .. cjson.encode(head.id) .. ',"prev":' .. cjson.encode(prev)
     .. ',"at":' .. int(now) .. ',"wait":' .. (wait == '1' and 'true' or 'false')
     .. (head.epoch ~= '' and ',"epoch":' .. cjson.encode(head.epoch) or '') .. ',' .. body .. '}')

@@ -28,7 +28,7 @@ end
 local function announce(channel, head, before)
   local floor = floor_of(head)
   if floor > before then
-    redis.call('PUBLISH', channel, '{"rev":' .. int(floor) .. ',"live":' .. int(redis.call('ZCARD', KEYS[2]))
+    redis.call('SPUBLISH', channel, '{"rev":' .. int(floor) .. ',"live":' .. int(redis.call('ZCARD', KEYS[2]))
       .. ',"expired":' .. int(head.expired) .. ',"epoch":' .. cjson.encode(head.epoch) .. '}')
   end
 end
