@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sessionstore import AsyncSessionStore
-from sessionstore.errors import NotEffectiveError, SessionStoreError, StoreUnavailableError
+from sessionstore.errors import NotEffectiveError, OutcomeUnknownError, SessionStoreError, StoreUnavailableError
 
 from .auth import Authenticator
 from .errors import NOT_HTTP, RETRY_AFTER_S, STATUS, RequestError, error_body, new_request_id
@@ -25,7 +25,7 @@ from .limits import RateLimiter
 from .logs import with_cause
 from .metrics import Metrics
 from .record import Record, Write, record_of
-from .routes import API, BASE_PATH, open_endpoint
+from .routes import API, BASE_PATH, etag, open_endpoint
 
 log = logging.getLogger("gateway")
 access = logging.getLogger("gateway.access")
@@ -35,7 +35,8 @@ audit.setLevel(audit.level or logging.CRITICAL)
 
 #: A request id that a client or a proxy may choose; it appears in logs.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
-_STOPPING = "The gateway is stopping; a write may have been applied, whole or not at all. Send it again."
+_STOPPING = "The gateway is stopping; nothing was changed. Send the request again."
+_STOPPING_WRITE = "The gateway is stopping; the write was applied whole or not at all. A PUT is safe to send again."
 #: What a Host may hold (RFC 9112, 3.2; RFC 3986, 3.2.2). h11 checks that there is one.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*+)?\Z")
 #: What comes before the path in the absolute form of a request target (RFC 9112, 3.2.2).
@@ -139,7 +140,9 @@ class Boundary:
             record.status = 499
         except asyncio.CancelledError:
             # The server stops, and the grace period is over. Answer the client, and end the task.
-            await _answer_late(StoreUnavailableError(_STOPPING), scope, receive, send_with_id)
+            reads = scope["method"] in ("GET", "HEAD")
+            stopping = StoreUnavailableError(_STOPPING) if reads else OutcomeUnknownError(_STOPPING_WRITE)
+            await _answer_late(stopping, scope, receive, send_with_id)
         except Exception as exc:
             await _answer_late(exc, scope, receive, send_with_id)
         finally:
@@ -182,8 +185,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         log.warning("%s", with_cause(error), extra=fields)
         headers = {"retry-after": str(RETRY_AFTER_S)}
     record.code = code
-    if isinstance(error, NotEffectiveError):
-        record.not_effective = True
+    if isinstance(error, NotEffectiveError) and error.revision is not None:
+        headers = {**headers, **etag(error.revision)}
         if record.write is not None:
             record.write.revision = error.revision
     body = error_body(code, sentence)

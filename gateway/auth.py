@@ -32,6 +32,9 @@ log = logging.getLogger("gateway")
 #: The scheme in any case, and the form of a key. Nothing else is worth hashing.
 _AUTHORIZATION = re.compile(r"(?i:bearer|token) +(fmk_[A-Za-z0-9_-]{43})\Z")
 
+_NO_HEADER = "The request has no Authorization header; send an API key in it, as in 'Authorization: Bearer fmk_…'."
+_NO_VALID_KEY = "Send a valid API key, as in 'Authorization: Bearer fmk_…'."
+
 #: Seconds that a request with an unknown key waits for the next load, and such requests at a time.
 _SECOND_LOOK_S = 2 * REFRESH_INTERVAL_S
 MAX_WAITING = 100
@@ -93,7 +96,8 @@ class Authenticator:
         Raises
         ------
         RequestError
-            unauthorized: the key is missing, malformed, unknown, revoked or expired; the error is the same.
+            unauthorized: there is no header; or the key is malformed, unknown, revoked or expired, which the error
+            does not tell apart.
         StoreUnavailableError
             The records are too old to tell whether the key still works.
         """
@@ -165,9 +169,9 @@ class Authenticator:
             self._on_refusal(key)
         if key is Refusal.UNAVAILABLE:
             return StoreUnavailableError("Redis can't be reached to check this key; try again later.")
-        # One sentence for all cases, so that the answer tells nothing about keys.
-        challenge = {"www-authenticate": 'Bearer realm="sessions"'}
-        return RequestError("unauthorized", "Send a valid API key, as in 'Authorization: Bearer fmk_…'.", challenge)
+        # One sentence for every header, so that the answer tells nothing about keys.
+        sentence = _NO_HEADER if authorization is None else _NO_VALID_KEY
+        return RequestError("unauthorized", sentence, {"www-authenticate": 'Bearer realm="sessions"'})
 
     async def _next_load(self) -> None:
         """Wait for records that were requested after this call."""

@@ -41,11 +41,11 @@ class Limit(Struct, frozen=True):
     window_s: int
 
 
-DEFAULT_LIMIT = Limit(120, 60)
+DEFAULT_LIMIT = Limit(6000, 60)
 
 
 def parse_limit_setting(text: str) -> Limit | None:
-    """Read a limit as a person writes it, ``120/60``; None is ``off``.
+    """Read a limit as a person writes it, ``6000/60``; None is ``off``.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def parse_limit_setting(text: str) -> Limit | None:
         return None
     match = _SETTING.match(text)
     if match is None:
-        raise ValueError("must be requests/seconds, as in 120/60, or off")
+        raise ValueError("must be requests/seconds, as in 6000/60, or off")
     return Limit(int(match[1]), int(match[2]))
 
 

@@ -118,7 +118,7 @@ class Metrics:
             self._errors.labels(record.code).inc()
             if record.code == "rate_limited":
                 self._rate_limited.inc()
-            if record.not_effective:
+            if record.code == "not_effective":
                 self._not_effective.inc()
 
     def rejected(self, code: str) -> None:

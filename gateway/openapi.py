@@ -133,6 +133,8 @@ _WITH_KEY = (
     "rate_limited",
     "store_unavailable",
 )
+#: Of calls that write, and so wait for the views.
+_WRITES = ("not_effective", "outcome_unknown")
 _WITH_BODY = (
     "invalid_json",
     "invalid_body",
@@ -233,6 +235,8 @@ def _codes(resource: Resource, method: str, operation: Operation) -> set[str]:
     codes = {*_ANY, *operation.errors}
     if resource.secured:
         codes.update(_WITH_KEY)
+    if "Prefer" in operation.headers:
+        codes.update(_WRITES)
     if operation.body is not None:
         codes.update(_WITH_BODY)
     if "{sessionKey}" in resource.path:

@@ -43,8 +43,6 @@ class Record(Struct):
         The owner of the key, once known.
     code : str or None
         The error code of the answer.
-    not_effective : bool
-        The write was committed, and may not be in effect everywhere.
     limit_headers : dict
         The rate limit's headers for the response.
     effect : Effect or None
@@ -61,7 +59,6 @@ class Record(Struct):
     query: dict[str, str] = {}
     principal: Principal | None = None
     code: str | None = None
-    not_effective: bool = False
     limit_headers: dict[str, str] = {}
     effect: Effect | None = None
     write: Write | None = None

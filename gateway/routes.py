@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect, Session
+from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect
 from sessionstore.errors import InvalidQueryError, SessionNotFoundError
 from sessionstore.session import SessionDocument, normalize_session_key
 
@@ -125,8 +125,8 @@ class API:
                 f"There is no session {key!r} on {environment.project}/{environment.name}; PUT creates it."
             )
         if revisions is None or session.revision in revisions:
-            return Response(status_code=304, headers=_etag(session))
-        return _answer(session.document(), _etag(session))
+            return Response(status_code=304, headers=etag(session.revision))
+        return _answer(session.document(), etag(session.revision))
 
     @Operation(
         answer=SessionDocument,
@@ -165,7 +165,7 @@ class API:
             if_none_match=if_none_match,
             wait=_waits(request),
         )
-        return _answer(session.document(), {**_etag(session), **_effect_headers(request, session.effect)})
+        return _answer(session.document(), {**etag(session.revision), **_effect_headers(request, session.effect)})
 
     @Operation(answer=DeletionDocument, query=(*_PLACE, "mode"), headers=("If-Match", "Prefer"))
     async def delete_session(self, request: Request) -> Response:
@@ -361,8 +361,9 @@ def _header(request: Request, name: str) -> str | None:
     return ",".join(values) if values else None
 
 
-def _etag(session: Session) -> dict[str, str]:
-    return {"etag": f'"{session.revision}"'}
+def etag(revision: int) -> dict[str, str]:
+    """Make the header that carries a session's revision."""
+    return {"etag": f'"{revision}"'}
 
 
 def _effect_headers(request: Request, effect: Effect | None) -> dict[str, str]:

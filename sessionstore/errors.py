@@ -125,6 +125,8 @@ class StoreUnavailableError(SessionStoreError):
 class OutcomeUnknownError(StoreUnavailableError):
     """A write was sent, and its answer was lost: it was applied whole or not at all. A PUT is safe to repeat."""
 
+    code: ClassVar[str] = "outcome_unknown"
+
 
 class NotEffectiveError(StoreUnavailableError):
     """A write was committed, but the wait for the views failed: some may not serve it yet.
@@ -134,6 +136,8 @@ class NotEffectiveError(StoreUnavailableError):
     revision : int or None
         The session's committed revision; None for a deletion and for a catalog.
     """
+
+    code: ClassVar[str] = "not_effective"
 
     def __init__(self, message: str, revision: int | None = None) -> None:
         super().__init__(message)

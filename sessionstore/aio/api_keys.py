@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..api_keys import operations
-from ..api_keys.model import ApiKey, KeySnapshot, NewApiKey
+from ..api_keys.model import DEFAULT_ACTIVE_KEYS, ApiKey, KeySnapshot, NewApiKey
 from ..protocol.keyspace import StoreKeyspace
 from .runner import Runner
 
@@ -20,7 +20,14 @@ class AsyncApiKeys:
         self._runner = runner
         self._keyspace = StoreKeyspace(runner.config.prefix)
 
-    async def create(self, name: str, *, project: str | None = None, expires_at: int | None = None) -> NewApiKey:
+    async def create(
+        self,
+        name: str,
+        *,
+        project: str | None = None,
+        expires_at: int | None = None,
+        max_active: int = DEFAULT_ACTIVE_KEYS,
+    ) -> NewApiKey:
         """Make a key. Only this call returns the secret: it is stored nowhere.
 
         Parameters
@@ -31,14 +38,18 @@ class AsyncApiKeys:
             The one project that the key may use; without it, every project.
         expires_at : int, optional
             Ms since 1970, in Redis time; without it, never.
+        max_active : int
+            Keys that may be active afterwards: 1 to 1,000.
 
         Raises
         ------
         TooManyApiKeysError
-            25 keys are active. Revoked and expired keys do not count.
+            `max_active` keys are active. Revoked and expired keys do not count.
         InvalidFieldError, InvalidSlugError
         """
-        return await self._runner.run(operations.create(self._keyspace, name, project=project, expires_at=expires_at))
+        return await self._runner.run(
+            operations.create(self._keyspace, name, project=project, expires_at=expires_at, max_active=max_active)
+        )
 
     async def list(self) -> tuple[ApiKey, ...]:
         """Read every key's record, oldest first, including the latest revoked and expired ones."""

@@ -19,8 +19,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-#: Keys that may be active at a time.
-MAX_ACTIVE_KEYS = 25
+#: Keys that may be active at a time, and the most that a caller may allow: each gateway reloads all of them.
+DEFAULT_ACTIVE_KEYS = 25
+MAX_ACTIVE_KEYS = 1000
 #: Revoked and expired keys that are kept as history.
 MAX_ENDED_KEYS = 100
 #: Code points of a key's name.

@@ -14,6 +14,7 @@ from ..protocol.replies import Payload, Reply, decoder
 from ..protocol.scripts import load_script
 from ..session import MAX_TIME_MS, validate_slug
 from .model import (
+    DEFAULT_ACTIVE_KEYS,
     MAX_ACTIVE_KEYS,
     MAX_ENDED_KEYS,
     MAX_NAME_LENGTH,
@@ -28,6 +29,9 @@ from .model import (
 
 #: Attempts to make a key with a free id; even a second attempt is very unlikely.
 _ATTEMPTS = 5
+
+#: Keys whose use one script records.
+_USED_BATCH = 100
 
 T = TypeVar("T")
 
@@ -45,7 +49,12 @@ class _UsedReply(Struct, frozen=True):
 
 
 def create(
-    keyspace: StoreKeyspace, name: str, *, project: str | None = None, expires_at: int | None = None
+    keyspace: StoreKeyspace,
+    name: str,
+    *,
+    project: str | None = None,
+    expires_at: int | None = None,
+    max_active: int = DEFAULT_ACTIVE_KEYS,
 ) -> KeyOperation[NewApiKey]:
     """Make a key and store its hash."""
     name = _validate_name(name)
@@ -55,6 +64,8 @@ def create(
         raise InvalidFieldError(
             "expires_at must be a time in milliseconds since 1970, a whole number, and no later than the year 9999."
         )
+    if type(max_active) is not int or not 1 <= max_active <= MAX_ACTIVE_KEYS:
+        raise InvalidFieldError(f"max_active must be a whole number from 1 to {MAX_ACTIVE_KEYS}.")
     expiry = "" if expires_at is None else expires_at
     for _ in range(_ATTEMPTS):
         secret = generate_secret()
@@ -62,7 +73,7 @@ def create(
             reply = yield Call(
                 load_script("key_create"),
                 (keyspace.api_keys,),
-                (hash_secret(secret), name, project or "", expiry, MAX_ACTIVE_KEYS, MAX_ENDED_KEYS),
+                (hash_secret(secret), name, project or "", expiry, max_active, MAX_ENDED_KEYS),
                 _decode_key,
                 writes=True,
             )
@@ -93,18 +104,19 @@ def revoke(keyspace: StoreKeyspace, key_id: str) -> KeyOperation[ApiKey]:
 
 
 def mark_used(keyspace: StoreKeyspace, used: Mapping[str, int]) -> KeyOperation[int]:
-    """Record when keys were last used; returns how many records changed."""
-    if not used:
-        return 0
-    pairs: list[str | int] = []
+    """Record when keys were last used, in batches; returns how many records changed."""
+    uses: list[tuple[str, int]] = []
     for key_id, used_at_ms in used.items():
         if type(used_at_ms) is not int or not 0 <= used_at_ms < 2**53:
             raise InvalidFieldError("A key's time of use must be milliseconds since 1970, a whole number.")
-        pairs += (_validate_id(key_id), used_at_ms)
-    reply = yield Call(
-        load_script("key_used"), (keyspace.api_keys,), (USED_INTERVAL_MS, *pairs), decoder(_UsedReply), writes=True
-    )
-    written: int = reply.written
+        uses.append((_validate_id(key_id), used_at_ms))
+    written = 0
+    for start in range(0, len(uses), _USED_BATCH):
+        pairs = [part for use in uses[start : start + _USED_BATCH] for part in use]
+        reply = yield Call(
+            load_script("key_used"), (keyspace.api_keys,), (USED_INTERVAL_MS, *pairs), decoder(_UsedReply), writes=True
+        )
+        written += reply.written
     return written
 
 
@@ -135,7 +147,10 @@ def _decode_key(payload: Payload) -> _KeyReply:
         case "taken":
             raise _IdTakenError
         case "too_many_keys":
-            raise TooManyApiKeysError(f"There are {reply.detail} active API keys, the most allowed; revoke one.")
+            raise TooManyApiKeysError(
+                f"There are {reply.detail} active API keys, the most allowed; revoke one, or allow up to "
+                f"{MAX_ACTIVE_KEYS} with max_active."
+            )
         case "expires_in_past":
             raise InvalidFieldError("expires_at is in the past, by Redis's clock; give a later time.")
         case "key_not_found":

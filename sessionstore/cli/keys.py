@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from ..api_keys.model import ApiKey
+from ..api_keys.model import DEFAULT_ACTIVE_KEYS, MAX_ACTIVE_KEYS, ApiKey
 from ..api_keys.ring import REVOCATION_BOUND_S
 from ..errors import InvalidFieldError
 from ..sync.store import SessionStore
@@ -35,10 +35,14 @@ def create(
     expires_at: Annotated[
         str | None, typer.Option(metavar="TIME", help="Expires at this time: 2030-01-31 or 2030-01-31T12:00:00Z.")
     ] = None,
+    max_active: Annotated[
+        int, typer.Option(metavar="N", help=f"Keys that may be active afterwards, up to {MAX_ACTIVE_KEYS}.")
+    ] = DEFAULT_ACTIVE_KEYS,
     as_json: JsonOption = False,
 ) -> None:
     """Create a key and print it, once. Standard output holds only the key."""
-    new = store.api_keys.create(name, project=project, expires_at=_expiry(expires_in, expires_at))
+    expiry = _expiry(expires_in, expires_at)
+    new = store.api_keys.create(name, project=project, expires_at=expiry, max_active=max_active)
     if as_json:
         print_json({**msgspec.to_builtins(new.key), "key": new.secret})
         return

@@ -266,6 +266,7 @@ class TestKeys:
             (("create", "x", "--expires-at", "2001-01-01"), 2, "in the past"),
             (("create", "x", "--expires-at", "tomorrow"), 2, "--expires-at takes"),
             (("create", "x", "--expires-at", "2200-01-01", "--expires-in", "1d"), 2, "either"),
+            (("create", "x", "--max-active", "1001"), 2, "from 1 to 1000"),
             (("revoke", "000000000000"), 1, "no API key"),
             (("revoke", "fmk_hunter2"), 2, "by its id"),
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
 import pytest
 
 from sessionstore import (
@@ -20,7 +21,7 @@ from sessionstore import (
     TooManyApiKeysError,
 )
 from sessionstore.api_keys import operations as api_keys
-from sessionstore.api_keys.model import MAX_ACTIVE_KEYS, MAX_ENDED_KEYS, generate_secret, hash_secret
+from sessionstore.api_keys.model import MAX_ACTIVE_KEYS, MAX_ENDED_KEYS, generate_secret, hash_secret, id_of
 
 from ..support.adapter import Backend
 
@@ -89,17 +90,41 @@ async def test_revoking_an_unknown_key_fails(store: AsyncSessionStore) -> None:
 async def test_limits_the_number_of_active_keys(store: AsyncSessionStore) -> None:
     # Given the largest number of active keys
     first = await store.api_keys.create("first")
-    for _ in range(MAX_ACTIVE_KEYS - 1):
+    for _ in range(24):
         await store.api_keys.create("more")
     # When another key is created, then the store refuses it
-    with pytest.raises(TooManyApiKeysError, match="25 active"):
+    with pytest.raises(TooManyApiKeysError, match="25 active API keys, the most allowed; revoke one, or allow up to 1000"):
         await store.api_keys.create("too many")
-    assert len(await store.api_keys.list()) == MAX_ACTIVE_KEYS
+    assert len(await store.api_keys.list()) == 25
     # When a key is revoked, then another can be created
     await store.api_keys.revoke(first.key.id)
     await store.api_keys.create("again")
     with pytest.raises(TooManyApiKeysError):
         await store.api_keys.create("too many")
+    # When more are allowed, then more can be created
+    await store.api_keys.create("26th", max_active=26)
+    with pytest.raises(TooManyApiKeysError, match="26 active"):
+        await store.api_keys.create("too many", max_active=26)
+
+
+async def test_the_use_of_a_thousand_keys_is_recorded(store: AsyncSessionStore, backend: Backend) -> None:
+    # Given the largest number of active keys that a caller may allow
+    records = {hash_secret(str(n)): key_record(hash_secret(str(n))) for n in range(MAX_ACTIVE_KEYS)}
+    backend.raw.hset(f"{backend.prefix}:keys", mapping=records)
+    with pytest.raises(TooManyApiKeysError, match="1000 active"):
+        await store.api_keys.create("too many", max_active=MAX_ACTIVE_KEYS)
+
+    # When all of them were used
+    snapshot = await store.api_keys.snapshot()
+    uses = {key.id: snapshot.now for key in snapshot.keys.values()}
+    assert await store.api_keys.mark_used(uses) == MAX_ACTIVE_KEYS
+
+    # Then each says when
+    assert {key.last_used_at for key in await store.api_keys.list()} == {snapshot.now}
+
+
+def key_record(digest: str) -> str:
+    return msgspec.json.encode(ApiKey(id=id_of(digest), name="one of many", created_at=1)).decode()
 
 
 async def test_drops_keys_that_ended_long_ago(store: AsyncSessionStore) -> None:
@@ -137,6 +162,9 @@ async def test_records_a_use_once_a_minute(store: AsyncSessionStore) -> None:
         ({"expires_at": -1}, InvalidFieldError),
         ({"expires_at": 1.5}, InvalidFieldError),
         ({"expires_at": 2**53}, InvalidFieldError),
+        ({"max_active": 0}, InvalidFieldError),
+        ({"max_active": 1001}, InvalidFieldError),
+        ({"max_active": True}, InvalidFieldError),
     ],
 )
 async def test_bad_input_creates_nothing(store: AsyncSessionStore, fields: dict[str, Any], error: Any) -> None:

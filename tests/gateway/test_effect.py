@@ -179,15 +179,16 @@ class TestNotEffective:
         async def run(operation: object) -> object:
             await real(operation)  # type: ignore[arg-type]
             raise NotEffectiveError(
-                "The write was committed as revision 7, but whether every view serves it is not known."
+                "The write was committed as revision 7, but whether every view serves it is not known.", 7
             )
 
         monkeypatch.setattr(api.store._runner, "run", run)
         response = await api.call(method, path, json=body)
         monkeypatch.undo()
 
-        assert_error(response, 503, "store_unavailable", "was committed", "not known")
+        assert_error(response, 503, "not_effective", "was committed", "not known")
         assert response.headers["retry-after"]
+        assert response.headers["etag"] == '"7"'
         assert (await api.get("ci-42", params=PLACE)).headers["etag"] != '"1"'
 
     async def test_loss_of_redis_during_the_wait_is_503(
@@ -211,7 +212,7 @@ class TestNotEffective:
 
         response = await api.put("ci-42", {"label": "committed"})
 
-        sentence = assert_error(response, 503, "store_unavailable", "was committed as revision 1", "safe")
+        sentence = assert_error(response, 503, "not_effective", "was committed as revision 1", "safe")
         assert "nothing was changed" not in sentence
         monkeypatch.undo()
         assert (await api.get("ci-42")).json()["label"] == "committed"

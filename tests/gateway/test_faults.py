@@ -56,7 +56,9 @@ def state(response: httpx.Response) -> dict[str, Any]:
 
 
 def assert_unavailable(response: httpx.Response, *words: str) -> None:
-    assert_error(response, 503, "store_unavailable", *words)
+    """Check a 503, whose code tells whether the write may have been applied."""
+    unknown = "whole or not at all" in response.text
+    assert_error(response, 503, "outcome_unknown" if unknown else "store_unavailable", *words)
     assert int(response.headers["retry-after"]) >= 1
 
 

@@ -255,5 +255,5 @@ def test_valid_settings(text: str, limit: Limit | None) -> None:
 
 @pytest.mark.parametrize("text", ["", "0/60", "120", "120/0", "120/60s", "-1/60", "on", "1.5/60", "120 / 60", "１/60"])
 def test_invalid_setting(text: str) -> None:
-    with pytest.raises(ValueError, match="120/60, or off"):
+    with pytest.raises(ValueError, match="6000/60, or off"):
         parse_limit_setting(text)

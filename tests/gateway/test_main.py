@@ -147,7 +147,7 @@ class TestSignals:
             gateway.signal(signal.SIGTERM)
             response = put.result(20)
 
-            assert_error(response, 503, "store_unavailable", "stopping", "may have been applied")
+            assert_error(response, 503, "outcome_unknown", "stopping", "whole or not at all")
             assert response.headers["retry-after"]
             assert gateway.wait() == 0
             assert "Traceback" not in gateway.log

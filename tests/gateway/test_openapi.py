@@ -19,7 +19,14 @@ from gateway.errors import STATUS
 from gateway.limits import Limit, RateLimiter, limit_storage
 from gateway.metrics import Metrics
 from gateway.openapi import ENTITY_TAGS_PATTERN, SESSION_KEY_PATTERN
-from sessionstore import AsyncSessionStore, EmbeddedServer, InvalidSessionKeyError
+from sessionstore import (
+    AsyncSessionStore,
+    EmbeddedServer,
+    InvalidSessionKeyError,
+    NotEffectiveError,
+    OutcomeUnknownError,
+    SessionStoreError,
+)
 from sessionstore.session import validate_session_key
 
 from ..support.gateway import KEY, LEASE_S, assert_error
@@ -266,7 +273,10 @@ SPOILERS: dict[str, Callable[[Call, World], Call]] = {
     "precondition_failed": lambda call, world: replace(call, headers={**call.headers, "If-Match": '"999"'}),
 }
 #: Codes that need more than a request: a failure, a limit, or bytes that never reach the app (test_server).
-BY_CIRCUMSTANCES = {"rate_limited", "store_unavailable", "internal_error", "bad_request", "too_many_connections"}
+BY_CIRCUMSTANCES = {
+    *("rate_limited", "internal_error", "bad_request", "too_many_connections"),
+    *("store_unavailable", "outcome_unknown", "not_effective"),
+}
 
 
 def codes_of(operation: dict[str, Any]) -> dict[str, int]:
@@ -340,6 +350,29 @@ class TestErrors:
 
         assert_error(response, codes_of(document["paths"][path][method])["store_unavailable"], "store_unavailable")
         assert response.headers["retry-after"]
+
+    @pytest.mark.parametrize(("path", "method"), SECURED)
+    @pytest.mark.parametrize("error", [OutcomeUnknownError("It is not known."), NotEffectiveError("It is set.", 7)])
+    async def test_a_write_that_may_not_be_in_effect_is_as_shown(
+        self,
+        world: World,
+        document: dict[str, Any],
+        path: str,
+        method: str,
+        error: SessionStoreError,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        async def fail(operation: object) -> None:
+            raise error
+
+        monkeypatch.setattr(world.store._runner, "run", fail)
+        response = await world.send(fine_call(path, method))
+
+        documented = codes_of(document["paths"][path][method])
+        assert (error.code in documented) is (method != "get")
+        if method != "get":
+            assert_error(response, documented[error.code], error.code)
+            assert response.headers["retry-after"]
 
     @pytest.mark.parametrize(("path", "method"), SECURED)
     async def test_rate_limited_is_as_shown(

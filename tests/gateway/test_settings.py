@@ -65,7 +65,7 @@ class TestOptions:
             ([], {"SESSIONSTORE_ACCESS_LOG": "maybe"}, ["SESSIONSTORE_ACCESS_LOG", "on or off"]),
             (["--redis-url", "http://user:s3cret@localhost"], {}, ["--redis-url", "redis://"]),
             (["--redis-url", "redis://:s3cret@localhost:port"], {}, ["--redis-url", "redis://"]),
-            (["--rate-limit", "often"], {}, ["--rate-limit", "120/60"]),
+            (["--rate-limit", "often"], {}, ["--rate-limit", "6000/60"]),
             (["--max-connections", "0"], {}, ["--max-connections", "from 1"]),
             (["--embedded"], {"SESSIONSTORE_API_KEY": "fmk_s3cret"}, ["SESSIONSTORE_API_KEY", "43"]),
             (["--prefix", "a:b"], {}, ["--prefix"]),

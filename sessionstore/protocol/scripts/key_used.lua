@@ -11,11 +11,16 @@
 --@include lib/api_key
 
 local now = now_ms()
+local hashes = {}
+for _, hash in ipairs(redis.call('HKEYS', KEYS[1])) do
+  hashes[string.sub(hash, 1, ID_LENGTH)] = hash
+end
 local written = 0
 for i = 2, #ARGV, 2 do
-  local hash, key = find_key(KEYS[1], ARGV[i])
+  local hash = hashes[ARGV[i]]
+  local key = hash and parse_key(redis.call('HGET', KEYS[1], hash))
   local used_at = math.min(now, tonumber(ARGV[i + 1]))
-  if hash and used_at - (key.lastUsedAt or -math.huge) >= tonumber(ARGV[1]) then
+  if key and used_at - (key.lastUsedAt or -math.huge) >= tonumber(ARGV[1]) then
     key.lastUsedAt = used_at
     redis.call('HSET', KEYS[1], hash, key_json(key))
     written = written + 1

@@ -304,9 +304,8 @@ def _request(connection: http.client.HTTPConnection, api_key: str, plan: _Plan) 
         effective = _EFFECTIVE.search(response.getheader("Server-Timing") or "")
         return _Answer("done", revision, effective_s=float(effective[1]) / 1000 if effective else None)
     assert response.status == 503, f"the gateway answered {response.status} {text}"
-    if "was committed" in text:
-        return _Answer("committed", detail=text)
-    return _Answer("failed" if "nothing was changed" in text else "unknown", detail=text)
+    outcomes: dict[str, Outcome] = {"not_effective": "committed", "store_unavailable": "failed"}
+    return _Answer(outcomes.get(json.loads(text)["code"], "unknown"), detail=text)
 
 
 def _or_die(work: Callable[..., None]) -> Callable[..., None]:
