@@ -95,8 +95,16 @@ _REQUEST_HEADERS = {
     "If-None-Match": _text("Revisions that the caller has; or `*`.", '"7"', pattern=ENTITY_TAGS_PATTERN),
     "Prefer": _text("`respond-async`: answer at commit, before every live proxy serves the write.", "respond-async"),
 }
-#: If-None-Match on PUT.
-_CREATE_ONLY = _text("Only `*`: create the session, never change one.", "*", pattern=r"^\*$")
+#: What a parameter is where a call takes another one of its name, by operationId.
+_VARIANTS = {
+    ("putSession", "If-None-Match"): _text("Only `*`: create the session, never change one.", "*", pattern=r"^\*$"),
+    ("putSession", "mode"): _text(
+        "`merge` leaves an omitted field unchanged, `replace` clears it.",
+        "replace",
+        enum=["merge", "replace"],
+        default="merge",
+    ),
+}
 
 _HEADERS = {
     "X-Request-Id": _text("Names the request in the gateway's log.", pattern="^[A-Za-z0-9._-]{1,128}$"),
@@ -189,7 +197,7 @@ def _describe(resource: Resource, method: str, handler: Handler, links: JSONObje
     described: JSONObject = {
         "operationId": _operation_id(handler),
         "summary": summary.rstrip("."),
-        "parameters": _parameters(resource, method, operation),
+        "parameters": _parameters(resource, handler),
         "responses": _responses(resource, method, operation, links),
     }
     if description:
@@ -202,11 +210,13 @@ def _describe(resource: Resource, method: str, handler: Handler, links: JSONObje
     return described
 
 
-def _parameters(resource: Resource, method: str, operation: Operation) -> list[JSONObject]:
+def _parameters(resource: Resource, handler: Handler) -> list[JSONObject]:
+    operation = operation_of(handler)
+    call = _operation_id(handler)
     names = (*_PATH_PARAMETER.findall(resource.path), *operation.query, *operation.headers)
     return [
-        _parameter(name, "header", _CREATE_ONLY)
-        if (name, method) == ("If-None-Match", "PUT")
+        _parameter(name, "query" if name in operation.query else "header", _VARIANTS[call, name])
+        if (call, name) in _VARIANTS
         else _ref("parameters", name)
         for name in names
     ]

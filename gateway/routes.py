@@ -130,7 +130,7 @@ class API:
 
     @Operation(
         answer=SessionDocument,
-        query=_PLACE,
+        query=(*_PLACE, "mode"),
         headers=("If-Match", "If-None-Match", "Prefer"),
         body=inputs.SessionBody,
         example={
@@ -142,11 +142,12 @@ class API:
     async def put_session(self, request: Request) -> Response:
         """Set a session's state; create it if it is missing.
 
-        Declarative: an omitted field is left unchanged, null clears it, and sending the same again changes nothing.
-        The whole call applies, or none of it. The body may also name project and environment. The answer comes when
-        every live proxy serves the new state.
+        Declarative: an omitted field is left unchanged, or cleared with `mode=replace`; null clears it; and sending the
+        same again changes nothing. The whole call applies, or none of it. The body may also name project and
+        environment. The answer comes when every live proxy serves the new state.
         """
         query = record_of(request).query
+        mode = _mode(request, ("merge", "replace"))
         if_match = _if_match(request)
         if_none_match = _create_only(request)
         inputs.check_media_type(_header(request, "content-type"), _header(request, "content-encoding"))
@@ -161,6 +162,7 @@ class API:
         session = await environment.put(
             key,
             body,
+            replace=mode == "replace",
             if_match=if_match,
             if_none_match=if_none_match,
             wait=_waits(request),
@@ -176,11 +178,7 @@ class API:
         """
         _refuse(request, "If-None-Match")
         if_match = _if_match(request)
-        mode = record_of(request).query.get("mode", "reset")
-        if mode not in ("reset", "delete"):
-            raise RequestError(
-                "invalid_mode", "mode must be 'reset', which clears the session and keeps it, or 'delete'."
-            )
+        mode = _mode(request, ("reset", "delete"))
         environment = await self._environment(request)
         key = inputs.decode_session_key(request.path_params["sessionKey"])
         await inputs.skip_body(request)
@@ -392,6 +390,14 @@ def _waits(request: Request) -> bool:
     """Whether to answer once the write is effective; ``Prefer: respond-async`` (RFC 7240) asks for its commit only."""
     prefer = _header(request, "prefer")
     return prefer is None or not inputs.prefers(prefer, "respond-async")
+
+
+def _mode(request: Request, modes: tuple[str, str]) -> str:
+    """Read the mode of a call; the first is the default."""
+    mode = record_of(request).query.get("mode", modes[0])
+    if mode not in modes:
+        raise RequestError("invalid_mode", f"mode must be {modes[0]!r}, the default, or {modes[1]!r}.")
+    return mode
 
 
 def _if_match(request: Request) -> tuple[int, ...] | Literal["*"] | None:

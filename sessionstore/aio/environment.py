@@ -52,6 +52,7 @@ class AsyncEnvironment:
         patch: SessionPatch | None = None,
         /,
         *,
+        replace: bool = False,
         if_match: IfMatch | None = None,
         if_none_match: Literal["*"] | None = None,
         wait: bool = True,
@@ -65,6 +66,8 @@ class AsyncEnvironment:
             Normalised, see `normalize_session_key`.
         patch : SessionPatch, optional
             The properties as one object, instead of `properties`.
+        replace : bool
+            Clear every property that is omitted, so that nothing of an earlier use of the key remains.
         if_match : int, sequence of int, or "*"
             Only if the session is at this revision, is at one of these, or exists.
         if_none_match : "*"
@@ -73,7 +76,7 @@ class AsyncEnvironment:
             Return when every live view serves the new state; False returns when Redis has committed it.
         **properties
             `label`, `scenario`, `overrides`, `global_delay_ms`, `global_delay_max_ms`: see `SessionPatch`. A property
-            that is omitted stays as it is; None clears it.
+            that is omitted stays as it is, unless `replace`; None clears it.
 
         Raises
         ------
@@ -92,6 +95,7 @@ class AsyncEnvironment:
             new_id(),
             session_key,
             patch,
+            replace=replace,
             if_match=if_match,
             if_none_match=if_none_match,
             wait=wait,

@@ -46,6 +46,7 @@ def put(
         int | None,
         typer.Option(metavar="MS", help="Draw the delay between --global-delay-ms and this; 0: no random delay."),
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Clear unnamed properties.")] = False,
     if_match: IfMatchOption = None,
     create: Annotated[bool, typer.Option("--create", help="Only if the session does not exist.")] = False,
     no_wait: NoWaitOption = False,
@@ -53,7 +54,7 @@ def put(
 ) -> None:
     """Set a session's state.
 
-    It applies all changes or none. Unnamed properties stay. A missing session is created.
+    It applies all changes or none. Unnamed properties stay, unless --replace. A missing session is created.
     """
     session = environment.put(
         session_key,
@@ -62,6 +63,7 @@ def put(
         label=_chosen(label, "--label", clear_label, "--clear-label", None),
         global_delay_ms=_chosen(global_delay_ms),
         global_delay_max_ms=_chosen(global_delay_max_ms),
+        replace=replace,
         if_match=if_match,
         if_none_match="*" if create else None,
         wait=not no_wait,

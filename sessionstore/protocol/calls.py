@@ -104,11 +104,15 @@ def put(
     session_key: str,
     patch: SessionPatch,
     *,
+    replace: bool = False,
     if_match: IfMatch | None = None,
     if_none_match: Literal["*"] | None = None,
     wait: bool = True,
 ) -> Call[replies.WriteReply]:
-    """Set the properties that the patch has, clear those that are None, and leave the others unchanged."""
+    """Set the properties that the patch has, clear those that are None, and leave the others unchanged.
+
+    With `replace`, clear the others too.
+    """
     if if_none_match not in (None, "*"):
         raise InvalidQueryError('if_none_match must be None or "*".')
     keyspace = context.keyspace
@@ -119,14 +123,16 @@ def put(
         session_key,
         wait,
         keys=keyspace.catalog_keys,
-        args=(_if_match_argument(if_match), if_none_match or "", *_patch_arguments(patch)),
+        args=(_if_match_argument(if_match), if_none_match or "", *_patch_arguments(patch, replace)),
         declarative=True,
     )
 
 
-def _patch_arguments(patch: SessionPatch) -> Iterator[str | int]:
+def _patch_arguments(patch: SessionPatch, replace: bool) -> Iterator[str | int]:
     for attribute, name in zip(SessionPatch.__struct_fields__, SessionPatch.__struct_encode_fields__, strict=True):
         value = getattr(patch, attribute)
+        if value is UNSET and replace:
+            value = () if attribute == "overrides" else None
         if value is None:
             yield from (f"-{name}", "")
         elif value is not UNSET:

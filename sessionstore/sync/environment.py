@@ -53,6 +53,7 @@ class Environment:
         patch: SessionPatch | None = None,
         /,
         *,
+        replace: bool = False,
         if_match: IfMatch | None = None,
         if_none_match: Literal["*"] | None = None,
         wait: bool = True,
@@ -66,6 +67,8 @@ class Environment:
             Normalised, see `normalize_session_key`.
         patch : SessionPatch, optional
             The properties as one object, instead of `properties`.
+        replace : bool
+            Clear every property that is omitted, so that nothing of an earlier use of the key remains.
         if_match : int, sequence of int, or "*"
             Only if the session is at this revision, is at one of these, or exists.
         if_none_match : "*"
@@ -74,7 +77,7 @@ class Environment:
             Return when every live view serves the new state; False returns when Redis has committed it.
         **properties
             `label`, `scenario`, `overrides`, `global_delay_ms`, `global_delay_max_ms`: see `SessionPatch`. A property
-            that is omitted stays as it is; None clears it.
+            that is omitted stays as it is, unless `replace`; None clears it.
 
         Raises
         ------
@@ -93,6 +96,7 @@ class Environment:
             new_id(),
             session_key,
             patch,
+            replace=replace,
             if_match=if_match,
             if_none_match=if_none_match,
             wait=wait,

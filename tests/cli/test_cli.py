@@ -122,6 +122,11 @@ class TestSessions:
         assert (shown["label"], shown["scenario"], shown["overrides"]) == (None, None, [])
         assert (shown["globalDelayMs"], shown["globalDelayMaxMs"], shown["effect"]["waited"]) == (0, 0, False)
 
+        # When it is replaced, then only the named properties stay
+        cli("put", "ci-42", *STAGING, "--scenario", "scn_x", "--label", "old")
+        shown = cli.json("put", "ci-42", *STAGING, "--replace", "--label", "new")
+        assert (shown["label"], shown["scenario"]) == ("new", None)
+
         # When it is reset and deleted, then deleting it again succeeds
         cli("put", "ci-42", *STAGING, "--label", "again")
         assert cli.json("reset", "ci-42", *STAGING)["label"] is None

@@ -25,6 +25,7 @@ from sessionstore import (
     PreconditionFailedError,
     Session,
     SessionNotFoundError,
+    SessionPatch,
     SessionStoreError,
     StoreClosedError,
 )
@@ -37,6 +38,13 @@ EVERYTHING: dict[str, Any] = {
     "overrides": ["ovr_b", "ovr_a"],
     "global_delay_ms": 5,
     "global_delay_max_ms": 7,
+}
+CLEARED: dict[str, Any] = {
+    "label": None,
+    "scenario": None,
+    "overrides": (),
+    "global_delay_ms": 0,
+    "global_delay_max_ms": 0,
 }
 
 
@@ -77,6 +85,39 @@ async def test_an_omitted_property_stays_and_none_clears_it(staging: AsyncEnviro
         assert getattr(session, other) == (default if other == name else getattr(before, other))
     assert session.revision == before.revision + 1
     assert session.created_at == before.created_at
+
+
+class TestReplace:
+    @pytest.mark.parametrize("kept", [None, *EVERYTHING])
+    async def test_clears_what_is_omitted(self, staging: AsyncEnvironment, kept: str | None) -> None:
+        # Given what an earlier run has left
+        before = await staging.put("ci-42", **EVERYTHING)
+
+        # When the session is set anew
+        patch: Any = {} if kept is None else {kept: EVERYTHING[kept]}
+        session = await staging.put("ci-42", replace=True, **patch)
+
+        # Then it has what was given, and nothing else
+        cleared = {name: value for name, value in CLEARED.items() if name != kept}
+        assert {name: getattr(session, name) for name in cleared} == cleared
+        assert kept is None or getattr(session, kept) == getattr(before, kept)
+        assert session.revision == before.revision + 1
+        assert await staging.get("ci-42") == session
+
+    async def test_takes_no_revision_where_nothing_changes(self, staging: AsyncEnvironment) -> None:
+        first = await staging.put("ci-42", replace=True, **EVERYTHING)
+
+        second = await staging.put("ci-42", replace=True, **EVERYTHING)
+
+        assert (second.revision, second.created_at) == (first.revision, first.created_at)
+
+    async def test_creates_a_session_and_takes_a_patch(self, staging: AsyncEnvironment) -> None:
+        session = await staging.put("ci-42", SessionPatch(label="x"), replace=True, if_none_match="*")
+
+        assert session.label == "x"
+        with pytest.raises(PreconditionFailedError):
+            await staging.put("ci-42", replace=True, if_none_match="*")
+        assert await staging.get("ci-42") == session
 
 
 async def test_overrides_keep_their_order_and_lose_duplicates(staging: AsyncEnvironment) -> None:

@@ -327,7 +327,7 @@ class TestQuery:
         [
             ("projekt=checkout", ("'projekt'", "did you mean 'project'")),
             ("project=checkout&environment=staging&x=1", ("'x'", "project, environment")),
-            ("project=checkout&environment=staging&mode=delete", ("'mode'",)),
+            ("project=checkout&environment=staging&limit=5", ("'limit'",)),
             ("project=checkout&project=checkout&environment=staging", ("twice",)),
             ("project=checkout&project=search&environment=staging", ("twice",)),
             ("project=&environment=staging", ("project", "slug")),

@@ -109,7 +109,7 @@ class TestDocument:
     def test_names_each_header_that_matters(self, document: dict[str, Any]) -> None:
         put = document["paths"]["/api/v1/sessions/{sessionKey}"]["put"]
         sent = {resolved(document, entry)["name"] for entry in put["parameters"]}
-        assert sent == {"sessionKey", "project", "environment", "If-Match", "If-None-Match", "Prefer"}
+        assert sent == {"sessionKey", "project", "environment", "mode", "If-Match", "If-None-Match", "Prefer"}
         assert {
             "ETag",
             "X-Request-Id",

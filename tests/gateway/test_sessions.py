@@ -168,6 +168,41 @@ class TestPut:
         assert (await api.get("ci-42")).json()["label"] == label
 
 
+class TestReplace:
+    async def test_clears_every_omitted_field(self, api: API) -> None:
+        before = await api.put("ci-42", FULL)
+
+        response = await api.put("ci-42", {"label": "new"}, params={**PLACE, "mode": "replace"})
+
+        assert state(response.json()) == {**CLEARED, "label": "new"}
+        assert response.headers["etag"] != before.headers["etag"]
+        repeated = await api.put("ci-42", {"label": "new"}, params={**PLACE, "mode": "replace"})
+        assert repeated.headers["etag"] == response.headers["etag"]
+
+    async def test_merge_is_the_default(self, api: API) -> None:
+        await api.put("ci-42", FULL)
+
+        response = await api.put("ci-42", {"label": "new"}, params={**PLACE, "mode": "merge"})
+
+        assert state(response.json()) == {**FULL, "label": "new"}
+
+    async def test_preconditions_hold_as_on_any_put(self, api: API) -> None:
+        etag = (await api.put("ci-42", FULL)).headers["etag"]
+        replace = {**PLACE, "mode": "replace"}
+
+        assert_error(await api.put("ci-42", params=replace, headers={"If-None-Match": "*"}), 412, "precondition_failed")
+        assert_error(await api.put("ci-42", params=replace, headers={"If-Match": '"99"'}), 412, "precondition_failed")
+        assert state((await api.get("ci-42")).json()) == FULL
+        assert state((await api.put("ci-42", params=replace, headers={"If-Match": etag})).json()) == CLEARED
+
+    @pytest.mark.parametrize("mode", ["", "reset", "Replace"])
+    async def test_any_other_mode_is_422(self, api: API, mode: str) -> None:
+        response = await api.put("ci-42", FULL, params={**PLACE, "mode": mode})
+
+        assert_error(response, 422, "invalid_mode", "merge", "replace")
+        assert (await api.get("ci-42")).status_code == 404
+
+
 class TestEnvironment:
     async def register(self, api: API, *environments: str) -> None:
         await api.store.project("checkout").apply_catalog(
