@@ -31,7 +31,7 @@ from redis.cache import CacheConfig
 
 from sessionstore import AsyncSessionStore, SessionPatch, SessionStore
 from sessionstore.protocol import calls
-from sessionstore.protocol.calls import WriteContext
+from sessionstore.protocol.calls import Terms, WriteContext
 from sessionstore.protocol.operations import new_id
 from sessionstore.protocol.scripts import load_script
 from sessionstore.replica.held_session import HeldSession
@@ -285,7 +285,7 @@ def make_changes(pipe: Connection, url: str, sessions: int) -> None:
             pipeline = client.pipeline(transaction=False)
             for number in range(BURST):
                 key = session_key((burst * BURST + number) % sessions)
-                call = calls.put(context, new_id(), key, SessionPatch(label=f"burst {burst}"), wait=False)
+                call = calls.put(context, new_id(), key, SessionPatch(label=f"burst {burst}"), terms=Terms(False))
                 pipeline.execute_command(*evalsha(call))
             pipeline.execute()
             due = max(due + BURST / CHANGES_PER_S, time.monotonic() - BEHIND_S)

@@ -17,7 +17,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sessionstore import AsyncSessionStore
-from sessionstore.errors import NotEffectiveError, OutcomeUnknownError, SessionStoreError, StoreUnavailableError
+from sessionstore.errors import (
+    NotEffectiveError,
+    OutcomeUnknownError,
+    SessionStoreError,
+    StoreUnavailableError,
+    TooFewViewsError,
+)
 
 from .auth import Authenticator
 from .errors import NOT_HTTP, RETRY_AFTER_S, STATUS, RequestError, error_body, new_request_id
@@ -185,7 +191,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         log.warning("%s", with_cause(error), extra=fields)
         headers = {"retry-after": str(RETRY_AFTER_S)}
     record.code = code
-    if isinstance(error, NotEffectiveError) and error.revision is not None:
+    if isinstance(error, NotEffectiveError | TooFewViewsError) and error.revision is not None:
         headers = {**headers, **etag(error.revision)}
         if record.write is not None:
             record.write.revision = error.revision

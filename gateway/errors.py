@@ -39,6 +39,7 @@ STATUS: dict[str, int] = {
     "not_effective": 503,
     "outcome_unknown": 503,
     "store_unavailable": 503,
+    "too_few_views": 503,
     "too_many_connections": 503,
 }
 

@@ -90,10 +90,10 @@ def parse_query(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
     return query
 
 
-def parse_limit(text: str | None) -> int:
-    """Read the size of a page. The operation rejects a value that is no number or out of bounds."""
+def parse_number(text: str | None, default: int) -> int:
+    """Read a whole number. The operation rejects a value that is no number or out of bounds."""
     if text is None:
-        return DEFAULT_PAGE
+        return default
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
 
 

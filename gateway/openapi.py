@@ -17,6 +17,7 @@ from msgspec import Struct
 from sessionstore import __version__
 from sessionstore.catalog.model import MAX_SEARCH_LENGTH
 from sessionstore.paging import MAX_PAGE
+from sessionstore.protocol.calls import MAX_VIEWS
 from sessionstore.session import MAX_SLUG_LENGTH, OVERRIDE_PATTERN, SLUG_PATTERN, SessionDocument
 
 from .description import Handler, Operation, Resource, operation_of
@@ -82,6 +83,11 @@ _QUERY = {
         "description": "Entries of a page.",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
     },
+    "views": {
+        "description": "Live views that must have reported the write themselves. If fewer have, the state is set, and "
+        "the answer is `too_few_views`. It waits for no view to appear. Not with `respond-async`.",
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_VIEWS, "default": 0},
+    },
     "cursor": _text("`nextCursor` of the previous page.", format="session-cursor"),
     "search": _text("Only scenarios whose name contains this, in any case.", "payment", maxLength=MAX_SEARCH_LENGTH),
     "before": _text("`nextBefore` of the previous page.", format="scenario-cursor"),
@@ -142,7 +148,7 @@ _WITH_KEY = (
     "store_unavailable",
 )
 #: Of calls that write, and so wait for the views.
-_WRITES = ("not_effective", "outcome_unknown")
+_WRITES = ("not_effective", "outcome_unknown", "too_few_views")
 _WITH_BODY = (
     "invalid_json",
     "invalid_body",
@@ -231,6 +237,9 @@ def _responses(resource: Resource, method: str, operation: Operation, links: JSO
     codes = _codes(resource, method, operation)
     for status in sorted({STATUS[code] for code in codes}):
         headers = _required("X-Request-Id", *_ERROR_HEADERS.get(status, ()))
+        if status == 503 and "Prefer" in operation.headers:
+            # A write that was committed names the session's revision. `too_few_views` is not to be sent again.
+            headers |= {name: _ref("headers", name) for name in ("ETag", "Retry-After")}
         choices = {"properties": {"code": {"enum": sorted(code for code in codes if STATUS[code] == status)}}}
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,

@@ -8,7 +8,7 @@ as it was sent, percent-encoded, so a session key may hold a slash.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 from urllib.parse import unquote
 
 import msgspec
@@ -130,7 +130,7 @@ class API:
 
     @Operation(
         answer=SessionDocument,
-        query=(*_PLACE, "mode"),
+        query=(*_PLACE, "mode", "views"),
         headers=("If-Match", "If-None-Match", "Prefer"),
         body=inputs.SessionBody,
         example={
@@ -165,11 +165,11 @@ class API:
             replace=mode == "replace",
             if_match=if_match,
             if_none_match=if_none_match,
-            wait=_waits(request),
+            **_terms(request),
         )
         return _answer(session.document(), {**etag(session.revision), **_effect_headers(request, session.effect)})
 
-    @Operation(answer=DeletionDocument, query=(*_PLACE, "mode"), headers=("If-Match", "Prefer"))
+    @Operation(answer=DeletionDocument, query=(*_PLACE, "mode", "views"), headers=("If-Match", "Prefer"))
     async def delete_session(self, request: Request) -> Response:
         """Reset a session, or remove it.
 
@@ -184,12 +184,12 @@ class API:
         await inputs.skip_body(request)
         _record_write(request, mode, environment, key)
         if mode == "delete":
-            deletion = await environment.delete(key, if_match=if_match, wait=_waits(request))
+            deletion = await environment.delete(key, if_match=if_match, **_terms(request))
             return _answer(DeletionDocument(True, "delete"), _effect_headers(request, deletion.effect))
-        session = await environment.reset(key, if_match=if_match, wait=_waits(request))
+        session = await environment.reset(key, if_match=if_match, **_terms(request))
         return _answer(DeletionDocument(True, "reset"), _effect_headers(request, session.effect))
 
-    @Operation(answer=OverrideDocument, query=_PLACE, headers=("Prefer",))
+    @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
     async def activate_override(self, request: Request) -> Response:
         """Switch an override on; create the session if it is missing.
 
@@ -197,10 +197,10 @@ class API:
         """
         environment, key, override = await self._override(request)
         _record_write(request, "activate", environment, key)
-        session = await environment.activate(key, override, wait=_waits(request))
+        session = await environment.activate(key, override, **_terms(request))
         return _answer(OverrideDocument(override, True), _effect_headers(request, session.effect))
 
-    @Operation(answer=OverrideDocument, query=_PLACE, headers=("Prefer",))
+    @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
     async def deactivate_override(self, request: Request) -> Response:
         """Switch an override off.
 
@@ -208,14 +208,14 @@ class API:
         """
         environment, key, override = await self._override(request)
         _record_write(request, "deactivate", environment, key)
-        session = await environment.deactivate(key, override, wait=_waits(request))
+        session = await environment.deactivate(key, override, **_terms(request))
         return _answer(OverrideDocument(override, False), _effect_headers(request, session.effect))
 
     @Operation(answer=SessionListDocument, query=(*_PLACE, "limit", "cursor"))
     async def list_sessions(self, request: Request) -> Response:
         """List the live sessions of an environment, newest seen first."""
         query = record_of(request).query
-        limit = inputs.parse_limit(query.get("limit"))
+        limit = inputs.parse_number(query.get("limit"), inputs.DEFAULT_PAGE)
         environment = await self._environment(request)
         page = await environment.list(limit, query.get("cursor"))
         sessions = tuple(session.document() for session in page.sessions)
@@ -228,7 +228,7 @@ class API:
         A pipeline finds their ids here.
         """
         query = record_of(request).query
-        limit = inputs.parse_limit(query.get("limit"))
+        limit = inputs.parse_number(query.get("limit"), inputs.DEFAULT_PAGE)
         environment = await self._environment(request)
         page = await environment.scenarios(limit, query.get("search"), query.get("before"))
         scenarios = tuple(ScenarioDocument(item.id, item.name, item.url_id) for item in page.scenarios)
@@ -386,10 +386,16 @@ def _record_write(request: Request, operation: str, environment: AsyncEnvironmen
     record_of(request).write = Write(operation, environment.project, environment.name, session_key)
 
 
-def _waits(request: Request) -> bool:
-    """Whether to answer once the write is effective; ``Prefer: respond-async`` (RFC 7240) asks for its commit only."""
+class _Terms(TypedDict):
+    wait: bool
+    views: int
+
+
+def _terms(request: Request) -> _Terms:
+    """Read what a write waits for; ``Prefer: respond-async`` (RFC 7240) asks for its commit only."""
     prefer = _header(request, "prefer")
-    return prefer is None or not inputs.prefers(prefer, "respond-async")
+    wait = prefer is None or not inputs.prefers(prefer, "respond-async")
+    return {"wait": wait, "views": inputs.parse_number(record_of(request).query.get("views"), 0)}
 
 
 def _mode(request: Request, modes: tuple[str, str]) -> str:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         StaleView as StaleView,
         StoreClosedError as StoreClosedError,
         StoreUnavailableError as StoreUnavailableError,
+        TooFewViewsError as TooFewViewsError,
         TooManyApiKeysError as TooManyApiKeysError,
     )
     from .options import Observer as Observer, StoreOptions as StoreOptions
@@ -120,6 +121,7 @@ _NAMES = {
         "StaleView",
         "StoreClosedError",
         "StoreUnavailableError",
+        "TooFewViewsError",
         "TooManyApiKeysError",
     ),
     ".options": ("Observer", "StoreOptions"),

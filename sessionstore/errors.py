@@ -21,6 +21,7 @@
     ├── StoreUnavailableError                   Redis can't be reached, or refuses
     │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
     │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
+    ├── TooFewViewsError                        the state is set, and fewer views than asked for reported it
     ├── CorruptDataError                        Redis holds data that this library did not write
     ├── IncompatibleLayoutError                 Redis holds the data of another release's layout
     ├── StoreClosedError                        used after close, or after a fork
@@ -142,6 +143,25 @@ class NotEffectiveError(StoreUnavailableError):
     def __init__(self, message: str, revision: int | None = None) -> None:
         super().__init__(message)
         self.revision = revision
+
+
+class TooFewViewsError(SessionStoreError):
+    """A write has taken effect, but fewer live views than it asked for have reported it. The state is set.
+
+    Attributes
+    ----------
+    revision : int or None
+        The session's revision; None for a deletion.
+    confirmed : int
+        Live views that have reported the write.
+    """
+
+    code: ClassVar[str] = "too_few_views"
+
+    def __init__(self, message: str, revision: int | None = None, confirmed: int = 0) -> None:
+        super().__init__(message)
+        self.revision = revision
+        self.confirmed = confirmed
 
 
 class CorruptDataError(SessionStoreError):

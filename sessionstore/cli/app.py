@@ -20,6 +20,7 @@ from ..errors import (
     PreconditionFailedError,
     SessionStoreError,
     StoreUnavailableError,
+    TooFewViewsError,
 )
 from ..variables import unknown_variables
 from . import catalog, keys, sessions, views, watch
@@ -32,6 +33,7 @@ _EXIT_CODES: tuple[tuple[type[SessionStoreError], int], ...] = (
     (OutcomeUnknownError, 5),
     (NotEffectiveError, 5),
     (StoreUnavailableError, 3),
+    (TooFewViewsError, 8),
     (PreconditionFailedError, 4),
     (SessionStoreError, 6),
 )
@@ -42,7 +44,7 @@ _NOT_WRITTEN = 7
 _EPILOG = (
     "Exit codes: 0 done; 1 not found, or catalogs differ; 2 usage or invalid input; 3 Redis unavailable, nothing "
     "changed; 4 precondition failed; 5 sent, but perhaps not in effect; 6 Redis holds foreign data; "
-    "7 done, but the output could not be written."
+    "7 done, but the output could not be written; 8 done, but fewer views than --views reported it."
 )
 
 
@@ -80,7 +82,10 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(catalog.app, name="catalog")
-for command in (sessions.get, sessions.put, sessions.reset, sessions.delete, views.views, watch.watch):
+for command in (
+    *(sessions.get, sessions.put, sessions.on, sessions.off, sessions.reset, sessions.delete),
+    *(views.views, watch.watch),
+):
     app.command()(command)
 app.command("list")(sessions.list_sessions)
 

@@ -92,6 +92,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 NoWaitOption = Annotated[
     bool, typer.Option("--no-wait", help="Return when Redis has the change, before every live proxy serves it.")
 ]
+ViewsOption = Annotated[
+    int, typer.Option(metavar="N", help="Exit with 8 if fewer live views have reported the change; it is made.")
+]
 IfMatchOption = Annotated[
     Any,
     typer.Option(

@@ -1,4 +1,4 @@
-"""``sessionstore get | put | reset | delete | list``."""
+"""``sessionstore get | put | on | off | reset | delete | list``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import UNSET
 from ..errors import InvalidInputError, SessionNotFoundError
 from ..session import Session
 from ..sync.environment import Environment
-from .options import IfMatchOption, JsonOption, NoWaitOption, SessionKeyArgument, on_environment
+from .options import IfMatchOption, JsonOption, NoWaitOption, SessionKeyArgument, ViewsOption, on_environment
 from .output import delay_of, effect_document, print_json, print_result, say, time_of
 
 
@@ -50,6 +50,7 @@ def put(
     if_match: IfMatchOption = None,
     create: Annotated[bool, typer.Option("--create", help="Only if the session does not exist.")] = False,
     no_wait: NoWaitOption = False,
+    views: ViewsOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Set a session's state.
@@ -67,8 +68,38 @@ def put(
         if_match=if_match,
         if_none_match="*" if create else None,
         wait=not no_wait,
+        views=views,
     )
     _print_session(session, as_json)
+
+
+OverrideArgument = Annotated[str, typer.Argument(metavar="MOCK", help="The published mock, ovr_….")]
+
+
+@on_environment
+def on(
+    environment: Environment,
+    session_key: SessionKeyArgument,
+    override: OverrideArgument,
+    no_wait: NoWaitOption = False,
+    views: ViewsOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Switch one mock on; the others stay. A missing session is created."""
+    _print_session(environment.activate(session_key, override, wait=not no_wait, views=views), as_json)
+
+
+@on_environment
+def off(
+    environment: Environment,
+    session_key: SessionKeyArgument,
+    override: OverrideArgument,
+    no_wait: NoWaitOption = False,
+    views: ViewsOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Switch one mock off; the others stay."""
+    _print_session(environment.deactivate(session_key, override, wait=not no_wait, views=views), as_json)
 
 
 @on_environment
@@ -77,10 +108,11 @@ def reset(
     session_key: SessionKeyArgument,
     if_match: IfMatchOption = None,
     no_wait: NoWaitOption = False,
+    views: ViewsOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Clear every property that put can set, and keep the session."""
-    session = environment.reset(session_key, if_match=if_match, wait=not no_wait)
+    session = environment.reset(session_key, if_match=if_match, wait=not no_wait, views=views)
     _print_session(session, as_json)
 
 
@@ -90,10 +122,11 @@ def delete(
     session_key: SessionKeyArgument,
     if_match: IfMatchOption = None,
     no_wait: NoWaitOption = False,
+    views: ViewsOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Delete a session. It is no error if the session does not exist."""
-    deletion = environment.delete(session_key, if_match=if_match, wait=not no_wait)
+    deletion = environment.delete(session_key, if_match=if_match, wait=not no_wait, views=views)
     if as_json:
         print_json({"existed": deletion.existed, "effect": effect_document(deletion.effect)})
     else:

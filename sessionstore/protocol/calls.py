@@ -30,6 +30,9 @@ COUNT_BATCH = 100
 #: Sessions that one script touches.
 TOUCH_BATCH = 200
 
+#: Views whose reports a write may ask for.
+MAX_VIEWS = 1000
+
 #: A precondition: a revision, several of which one must match, or ``"*"`` for any existing session.
 IfMatch = int | Sequence[int] | Literal["*"]
 
@@ -70,6 +73,34 @@ class WriteContext:
         self.known_rev = rev if recounting else max(self.known_rev, rev)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a caller asks of a write besides what it sets.
+
+    Attributes
+    ----------
+    wait : bool
+        Return when every live view serves it; False: when Redis has committed it.
+    views : int
+        Live views that must have reported it, 0 to 1,000.
+
+    Raises
+    ------
+    InvalidQueryError
+    """
+
+    wait: bool = True
+    views: int = 0
+
+    def __post_init__(self) -> None:
+        if type(self.views) is not int or not 0 <= self.views <= MAX_VIEWS:
+            raise InvalidQueryError(f"views must be a whole number from 0 to {MAX_VIEWS}.")
+        if self.views and not self.wait:
+            raise InvalidQueryError("views can't be counted by a write that does not wait; leave one of the two out.")
+
+
+DEFAULT_TERMS = Terms()
+
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -107,7 +138,7 @@ def put(
     replace: bool = False,
     if_match: IfMatch | None = None,
     if_none_match: Literal["*"] | None = None,
-    wait: bool = True,
+    terms: Terms = DEFAULT_TERMS,
 ) -> Call[replies.WriteReply]:
     """Set the properties that the patch has, clear those that are None, and leave the others unchanged.
 
@@ -121,7 +152,7 @@ def put(
         context,
         op_id,
         session_key,
-        wait,
+        terms,
         keys=keyspace.catalog_keys,
         args=(_if_match_argument(if_match), if_none_match or "", *_patch_arguments(patch, replace)),
         declarative=True,
@@ -140,31 +171,41 @@ def _patch_arguments(patch: SessionPatch, replace: bool) -> Iterator[str | int]:
 
 
 def activate(
-    context: WriteContext, op_id: str, session_key: str, override: str, *, wait: bool = True
+    context: WriteContext, op_id: str, session_key: str, override: str, *, terms: Terms = DEFAULT_TERMS
 ) -> Call[replies.WriteReply]:
     """Switch one override on; create the session if it is missing."""
-    return _toggle("activate", context, op_id, session_key, override, wait, (MAX_OVERRIDES,))
+    return _toggle("activate", context, op_id, session_key, override, terms, (MAX_OVERRIDES,))
 
 
 def deactivate(
-    context: WriteContext, op_id: str, session_key: str, override: str, *, wait: bool = True
+    context: WriteContext, op_id: str, session_key: str, override: str, *, terms: Terms = DEFAULT_TERMS
 ) -> Call[replies.WriteReply]:
     """Switch one override off."""
-    return _toggle("deactivate", context, op_id, session_key, override, wait, ())
+    return _toggle("deactivate", context, op_id, session_key, override, terms, ())
 
 
 def reset(
-    context: WriteContext, op_id: str, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
+    context: WriteContext,
+    op_id: str,
+    session_key: str,
+    *,
+    if_match: IfMatch | None = None,
+    terms: Terms = DEFAULT_TERMS,
 ) -> Call[replies.WriteReply]:
     """Clear everything that a PUT can set."""
-    return _write("reset", context, op_id, session_key, wait, args=(_if_match_argument(if_match),))
+    return _write("reset", context, op_id, session_key, terms, args=(_if_match_argument(if_match),))
 
 
 def delete(
-    context: WriteContext, op_id: str, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True
+    context: WriteContext,
+    op_id: str,
+    session_key: str,
+    *,
+    if_match: IfMatch | None = None,
+    terms: Terms = DEFAULT_TERMS,
 ) -> Call[replies.WriteReply]:
     """Remove a session."""
-    return _write("delete", context, op_id, session_key, wait, args=(_if_match_argument(if_match),))
+    return _write("delete", context, op_id, session_key, terms, args=(_if_match_argument(if_match),))
 
 
 def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[replies.TouchReply]:
@@ -352,11 +393,11 @@ def _toggle(
     op_id: str,
     session_key: str,
     override: str,
-    wait: bool,
+    terms: Terms,
     bounds: tuple[int, ...],
 ) -> Call[replies.WriteReply]:
     keys = context.keyspace.catalog_keys[:3]
-    return _write(script, context, op_id, session_key, wait, keys=keys, args=(validate_override(override), *bounds))
+    return _write(script, context, op_id, session_key, terms, keys=keys, args=(validate_override(override), *bounds))
 
 
 def _write(
@@ -364,7 +405,7 @@ def _write(
     context: WriteContext,
     op_id: str,
     session_key: str,
-    wait: bool,
+    terms: Terms,
     *,
     keys: tuple[str, ...] = (),
     args: tuple[str | int, ...] = (),
@@ -388,7 +429,7 @@ def _write(
             context.ttl_ms,
             context.lease_ms,
             context.known_rev,
-            "1" if wait else "0",
+            "1" if terms.wait else "0",
             names.environment,
             session_key,
             *args,

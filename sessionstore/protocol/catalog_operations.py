@@ -11,7 +11,7 @@ from ..catalog.model import Catalog, CatalogDiff, ScenarioPage, diff_catalogs, p
 from ..errors import StoreUnavailableError
 from ..session import Effect
 from . import calls, operations
-from .calls import WriteContext
+from .calls import Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .operations import Operation
 from .replies import CatalogApplied, unknown_environment
@@ -150,7 +150,7 @@ def _targets(
 def _apply_environment(context: WriteContext, catalog: Catalog | None, wait: bool) -> Operation[EnvironmentReport]:
     started = context.clock()
     reply = yield from _apply_to_all_sessions(context, catalog, wait)
-    effect = yield from operations.take_effect(context, started, reply, None, wait)
+    effect = yield from operations.take_effect(context, started, reply, None, Terms(wait))
     if not reply.changed:
         change = "unchanged"
     elif catalog is None:

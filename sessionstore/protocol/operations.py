@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError
+from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError, TooFewViewsError
 from ..paging import decode_cursor, encode_cursor, validate_limit
 from ..session import Deletion, Effect, LiveCounts, LiveView, Session, SessionPage
 from . import calls
-from .calls import Call, WriteContext
+from .calls import Call, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied, SessionState
-from .replies import LeaseStatusReply, WriteReply, decode_view_info, session_from_state
+from .replies import LeaseStatusReply, ViewsReply, WriteReply, decode_view_info, session_from_state
 
 #: Seconds between two looks at the leases while a writer waits, at first and at most. Usually a message ends the wait;
 #: the looks are for messages that are lost.
@@ -107,21 +107,21 @@ def get(keyspace: EnvironmentKeyspace, session_key: str) -> Operation[Session | 
     return _session(keyspace, reply.session)
 
 
-def write(context: WriteContext, call: Call[WriteReply], *, wait: bool) -> Operation[Session]:
+def write(context: WriteContext, call: Call[WriteReply], terms: Terms) -> Operation[Session]:
     """Write a session; returns it with its effect."""
     started = context.clock()
     reply: WriteReply = yield call
     assert reply.session is not None, "a script that writes a session answers with it"
     session = _session(context.keyspace, reply.session)
-    effect = yield from take_effect(context, started, reply, session, wait)
+    effect = yield from take_effect(context, started, reply, session, terms)
     return replace(session, effect=effect)
 
 
-def delete(context: WriteContext, call: Call[WriteReply], *, wait: bool) -> Operation[Deletion]:
+def delete(context: WriteContext, call: Call[WriteReply], terms: Terms) -> Operation[Deletion]:
     """Remove a session."""
     started = context.clock()
     reply: WriteReply = yield call
-    effect = yield from take_effect(context, started, reply, None, wait)
+    effect = yield from take_effect(context, started, reply, None, terms)
     return Deletion(reply.existed, effect)
 
 
@@ -190,9 +190,9 @@ def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:
 
 
 def take_effect(
-    context: WriteContext, started: float, reply: WriteReply, session: Session | None, wait: bool
+    context: WriteContext, started: float, reply: WriteReply, session: Session | None, terms: Terms
 ) -> Operation[Effect]:
-    """Wait until every live lease has applied the write or has expired."""
+    """Wait until every live lease has applied the write or has expired; then count the reports that the terms ask for."""
     clock = context.clock
     committed = clock()
     context.learn(reply.rev, recounting=reply.countable_in_ms > 0)
@@ -203,7 +203,7 @@ def take_effect(
     look_s = next_look_s = _FIRST_LOOK_S
     since_s = committed - started
     unreachable: StoreUnavailableError | None = None
-    while wait and (pending or clock() < settled):
+    while terms.wait and (pending or clock() < settled):
         now = clock()
         if now > max(settled, longest) + _PATIENCE_S:
             raise _not_effective(reply, session, _STOPPED if unreachable else _OUTLASTED) from unreachable
@@ -238,13 +238,18 @@ def take_effect(
         if pending:
             # Redis drops a lease one millisecond after its last.
             next_look_s = min(look_s, (lease_status.lease_left_ms + 1) / 1000)
+    confirmed = live - pending
+    if terms.views:
+        confirmed = yield from _count_reports(context, reply, session, terms.views, longest)
+        if confirmed < terms.views:
+            raise _too_few_views(context.keyspace, reply, session, confirmed, terms.views)
     return Effect(
         revision=reply.target_rev,
-        confirmed=live - pending,
+        confirmed=confirmed,
         expired=max(0, expired - reply.expired),
-        waited=wait,
+        waited=terms.wait,
         commit_s=committed - started,
-        effective_s=clock() - committed if wait else 0.0,
+        effective_s=clock() - committed if terms.wait else 0.0,
     )
 
 
@@ -252,9 +257,45 @@ def _session(keyspace: EnvironmentKeyspace, state: SessionState) -> Session:
     return session_from_state(Session, keyspace, state, state.scenario, state.overrides)
 
 
-def _is_lost(reply: WriteReply, lease_status: LeaseStatusReply) -> bool:
+def _count_reports(
+    context: WriteContext, reply: WriteReply, session: Session | None, wanted: int, until: float
+) -> Operation[int]:
+    """Count the live views that have reported the write.
+
+    A lease that was taken after the write counts as having applied it, and its view reports that with its next renewal.
+    Wait for such a report, but not for further views.
+    """
+    look_s = _FIRST_LOOK_S
+    while True:
+        try:
+            found: ViewsReply = yield calls.views(context.keyspace)
+        except SessionStoreError as exc:
+            why = _STOPPED if isinstance(exc, StoreUnavailableError) else str(exc)
+            raise _not_effective(reply, session, why) from exc
+        if _is_lost(reply, found):
+            raise _not_effective(reply, session, _LOST)
+        reported = sum(view.applied >= reply.target_rev for view in found.views)
+        if reported >= wanted or len(found.views) < wanted or context.clock() >= until:
+            return reported
+        yield Pause(look_s)
+        look_s = min(2 * look_s, _LAST_LOOK_S)
+
+
+def _is_lost(reply: WriteReply, later: LeaseStatusReply | ViewsReply) -> bool:
     """Whether Redis may hold another history than that of the write: it was emptied, restarted or replaced since."""
-    return lease_status.rev < reply.target_rev or reply.epoch not in ("", lease_status.epoch)
+    return later.rev < reply.target_rev or reply.epoch not in ("", later.epoch)
+
+
+def _too_few_views(
+    keyspace: EnvironmentKeyspace, reply: WriteReply, session: Session | None, confirmed: int, wanted: int
+) -> TooFewViewsError:
+    return TooFewViewsError(
+        f"The state is set, as revision {reply.target_rev} of {keyspace}; but views asked for {wanted} live views to "
+        f"confirm it, and {confirmed} did. Is a proxy running, with a view of this project and environment? "
+        "sessionstore views lists them.",
+        None if session is None else session.revision,
+        confirmed,
+    )
 
 
 def _not_effective(reply: WriteReply, session: Session | None, why: str) -> NotEffectiveError:

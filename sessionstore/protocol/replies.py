@@ -200,6 +200,7 @@ class ViewsReply(Struct, frozen=True):
 
     now: int
     rev: int
+    epoch: str
     views: tuple[ViewReply, ...]
 
 

@@ -9,7 +9,7 @@ from typing import Literal, Unpack
 from ..catalog.model import Catalog, ScenarioPage
 from ..errors import InvalidFieldError
 from ..protocol import calls, catalog_operations, operations
-from ..protocol.calls import IfMatch, WriteContext
+from ..protocol.calls import IfMatch, Terms, WriteContext
 from ..protocol.operations import new_id
 from ..replica.follower import DEFAULT_TOUCH_INTERVAL_S
 from ..replica.view import DEFAULT_OPEN_TIMEOUT_S, OnStale
@@ -27,6 +27,9 @@ class Environment:
     - `EnvironmentNotFoundError`: the project has registered environments, but not this one.
     - `StoreUnavailableError`: Redis can't serve the call.
     - `OutcomeUnknownError`: a write was sent and got no answer.
+
+    Each write takes `views`: how many live views must have reported it themselves, 0 to 1,000. If fewer have, it raises
+    `TooFewViewsError`, and the state is set. It waits for no further view, and must not be used with ``wait=False``.
     """
 
     def __init__(self, runner: Runner, context: WriteContext) -> None:
@@ -57,6 +60,7 @@ class Environment:
         if_match: IfMatch | None = None,
         if_none_match: Literal["*"] | None = None,
         wait: bool = True,
+        views: int = 0,
         **properties: Unpack[SessionProperties],
     ) -> Session:
         """Set a session's state, all of it or nothing; create the session if it is missing.
@@ -91,6 +95,7 @@ class Environment:
             patch = make_patch(properties)
         elif properties:
             raise InvalidFieldError("put takes a patch or properties, not both; put all of them into the patch.")
+        terms = Terms(wait, views)
         call = calls.put(
             self._context,
             new_id(),
@@ -99,11 +104,11 @@ class Environment:
             replace=replace,
             if_match=if_match,
             if_none_match=if_none_match,
-            wait=wait,
+            terms=terms,
         )
-        return self._runner.run(operations.write(self._context, call, wait=wait))
+        return self._runner.run(operations.write(self._context, call, terms))
 
-    def activate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
+    def activate(self, session_key: str, override: str, *, wait: bool = True, views: int = 0) -> Session:
         """Switch one published mock on; create the session if it is missing.
 
         Raises
@@ -113,10 +118,11 @@ class Environment:
         InvalidOverrideError
             The id is malformed, the mock is scenario-local, or the session has the most overrides allowed.
         """
-        call = calls.activate(self._context, new_id(), session_key, override, wait=wait)
-        return self._runner.run(operations.write(self._context, call, wait=wait))
+        terms = Terms(wait, views)
+        call = calls.activate(self._context, new_id(), session_key, override, terms=terms)
+        return self._runner.run(operations.write(self._context, call, terms))
 
-    def deactivate(self, session_key: str, override: str, *, wait: bool = True) -> Session:
+    def deactivate(self, session_key: str, override: str, *, wait: bool = True, views: int = 0) -> Session:
         """Switch one published mock off.
 
         Raises
@@ -125,28 +131,33 @@ class Environment:
         OverrideNotFoundError, InvalidOverrideError
             As for `activate`.
         """
-        call = calls.deactivate(self._context, new_id(), session_key, override, wait=wait)
-        return self._runner.run(operations.write(self._context, call, wait=wait))
+        terms = Terms(wait, views)
+        call = calls.deactivate(self._context, new_id(), session_key, override, terms=terms)
+        return self._runner.run(operations.write(self._context, call, terms))
 
-    def reset(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Session:
+    def reset(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True, views: int = 0) -> Session:
         """Clear everything that `put` can set, and keep the session.
 
         Raises
         ------
         SessionNotFoundError, PreconditionFailedError
         """
-        call = calls.reset(self._context, new_id(), session_key, if_match=if_match, wait=wait)
-        return self._runner.run(operations.write(self._context, call, wait=wait))
+        terms = Terms(wait, views)
+        call = calls.reset(self._context, new_id(), session_key, if_match=if_match, terms=terms)
+        return self._runner.run(operations.write(self._context, call, terms))
 
-    def delete(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True) -> Deletion:
+    def delete(
+        self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True, views: int = 0
+    ) -> Deletion:
         """Remove a session. The result is true if the session existed.
 
         Raises
         ------
         PreconditionFailedError
         """
-        call = calls.delete(self._context, new_id(), session_key, if_match=if_match, wait=wait)
-        return self._runner.run(operations.delete(self._context, call, wait=wait))
+        terms = Terms(wait, views)
+        call = calls.delete(self._context, new_id(), session_key, if_match=if_match, terms=terms)
+        return self._runner.run(operations.delete(self._context, call, terms))
 
     def list(self, limit: int = 50, cursor: str | None = None) -> SessionPage:
         """Read one page of the live sessions, newest seen first.

@@ -29,6 +29,7 @@ from sessionstore.errors import (
     SessionNotFoundError,
     SessionStoreError,
     StoreUnavailableError,
+    TooFewViewsError,
 )
 from sessionstore.protocol.messages import Change, decode_change
 from sessionstore.protocol.replies import HeadReply
@@ -134,6 +135,22 @@ class TestSessions:
         assert cli("delete", "ci-42", *STAGING).stderr == "There was no session 'ci-42'.\n"
         assert cli.json("delete", "ci-42", *STAGING)["existed"] is False
         assert "There is no session" in cli.error("reset", "ci-42", *STAGING, code=1)
+
+    def test_one_mock_is_switched_on_and_off(self, cli: Cli) -> None:
+        cli("put", "ci-42", *STAGING, "--override", "ovr_a", "--label", "x")
+
+        assert cli.json("on", "ci-42", "ovr_b", *STAGING)["overrides"] == ["ovr_a", "ovr_b"]
+        shown = cli.json("off", "ci-42", "ovr_a", *STAGING, "--no-wait")
+
+        assert (shown["overrides"], shown["label"], shown["effect"]["waited"]) == (["ovr_b"], "x", False)
+        assert "There is no session" in cli.error("off", "ci-43", "ovr_a", *STAGING, code=1)
+        assert "not an override id" in cli.error("on", "ci-42", "b", *STAGING, code=2)
+
+    def test_too_few_views_have_an_exit_code_of_their_own(self, cli: Cli) -> None:
+        for command in (("put",), ("on", "ovr_a"), ("off", "ovr_a"), ("reset",), ("delete",)):
+            name, *override = command
+            assert "The state is set" in cli.error(name, "ci-42", *override, *STAGING, "--views", "1", code=8)
+        assert "does not wait" in cli.error("put", "ci-42", *STAGING, "--views", "1", "--no-wait", code=2)
 
     def test_preconditions(self, cli: Cli) -> None:
         cli("put", "ci-42", *STAGING, "--create")
@@ -366,6 +383,7 @@ class TestErrors:
             (OutcomeUnknownError("x"), 5),
             (NotEffectiveError("x"), 5),
             (CorruptDataError("x"), 6),
+            (TooFewViewsError("x"), 8),
         ],
     )
     def test_each_kind_has_its_exit_code(self, error: Any, code: int) -> None:

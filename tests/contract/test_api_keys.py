@@ -93,7 +93,9 @@ async def test_limits_the_number_of_active_keys(store: AsyncSessionStore) -> Non
     for _ in range(24):
         await store.api_keys.create("more")
     # When another key is created, then the store refuses it
-    with pytest.raises(TooManyApiKeysError, match="25 active API keys, the most allowed; revoke one, or allow up to 1000"):
+    with pytest.raises(
+        TooManyApiKeysError, match="25 active API keys, the most allowed; revoke one, or allow up to 1000"
+    ):
         await store.api_keys.create("too many")
     assert len(await store.api_keys.list()) == 25
     # When a key is revoked, then another can be created

@@ -28,6 +28,7 @@ from sessionstore import (
     SessionPatch,
     SessionStoreError,
     StoreClosedError,
+    TooFewViewsError,
 )
 
 from ..support.adapter import DAY_MS, Backend
@@ -247,6 +248,35 @@ class TestResetAndDelete:
 
         assert (session.scenario, session.overrides, session.global_delay_ms) == (None, (), 0)
         assert session.revision == 3
+
+
+class TestViews:
+    async def test_without_a_view_too_few_confirm_a_write_which_is_made(self, staging: AsyncEnvironment) -> None:
+        await staging.put("ci-42", overrides=["ovr_a"])
+        writes = [
+            (staging.put("ci-42", label="x", views=1), 2),
+            (staging.activate("ci-42", "ovr_b", views=1), 3),
+            (staging.deactivate("ci-42", "ovr_a", views=1), 4),
+            (staging.reset("ci-42", views=1), 5),
+            (staging.delete("ci-42", views=1), None),
+        ]
+        for number, (write, revision) in enumerate(writes, 2):
+            with pytest.raises(TooFewViewsError, match=f"revision {number} of checkout/staging") as caught:
+                await write
+            assert (caught.value.revision, caught.value.confirmed) == (revision, 0)
+        assert await staging.get("ci-42") is None
+        # None asked for is none too few
+        await staging.put("ci-42", views=0)
+
+    @pytest.mark.parametrize("views", [-1, 1001, True, 1.0, "1"])
+    async def test_that_are_no_number_of_views(self, staging: AsyncEnvironment, views: Any) -> None:
+        with pytest.raises(InvalidQueryError, match="views must be"):
+            await staging.put("ci-42", views=views)
+
+    async def test_cant_be_counted_without_waiting(self, staging: AsyncEnvironment) -> None:
+        with pytest.raises(InvalidQueryError, match="does not wait"):
+            await staging.put("ci-42", views=1, wait=False)
+        assert await staging.get("ci-42") is None
 
 
 class TestPreconditions:

@@ -20,6 +20,7 @@ from sessionstore import (
     StaleView,
     StoreClosedError,
     StoreUnavailableError,
+    TooFewViewsError,
     __version__,
 )
 from sessionstore.protocol.calls import TOUCH_BATCH
@@ -357,6 +358,40 @@ async def test_every_view_serves_a_write_that_has_returned(
             # Views of one store share one lease.
             assert effect is not None
             assert (effect.confirmed, effect.expired) == (2, 0)
+
+
+async def test_a_write_counts_the_reports_that_it_asks_for(
+    staging: AsyncEnvironment, elsewhere: AsyncEnvironment
+) -> None:
+    async with staging.view(), staging.view(), elsewhere.view():
+        for number in range(20):
+            session = await staging.put("ci-42", label=str(number), views=2)
+            assert session.effect is not None
+            assert session.effect.confirmed == 2
+            # A repeated one, too
+            assert (await elsewhere.put("ci-42", label=str(number), views=2)).revision == session.revision
+        deletion = await staging.delete("ci-42", views=2)
+        assert deletion.effect is not None
+        assert deletion.effect.confirmed == 2
+
+        # Views of one store hold one lease, which counts once
+        with pytest.raises(TooFewViewsError) as caught:
+            await staging.put("ci-42", views=3)
+        assert caught.value.confirmed == 2
+
+
+async def test_a_view_that_has_just_joined_is_given_the_time_to_report(
+    staging: AsyncEnvironment, elsewhere: AsyncEnvironment, backend: Backend
+) -> None:
+    async with elsewhere.view():
+        session = await staging.put("ci-42", label="x", views=1)
+        # Given a lease that no writer waits for, since its view joined later, and that has reported less
+        keys = f"{backend.prefix}:{{checkout}}:staging"
+        [lease_id] = backend.raw.zrange(f"{keys}:leases", 0, -1)
+        backend.raw.hset(f"{keys}:views", f"{lease_id}:applied", 0)
+
+        # When a write needs its report, then it waits for the next renewal
+        assert (await staging.put("ci-42", label="x", views=1)).revision == session.revision
 
 
 async def test_a_write_that_does_not_wait_is_served_soon(

@@ -115,6 +115,47 @@ class TestWithoutViews:
             assert not {"session-views", "server-timing", "preference-applied"} & set(response.headers)
 
 
+class TestTooFewViews:
+    async def test_is_503_with_the_etag_and_says_that_the_state_is_set(self, api: API, views: list[AsyncView]) -> None:
+        for method, path, body in CALLS:
+            response = await api.call(method, path, json=body, params={**PLACE, "views": "3"})
+
+            sentence = assert_error(response, 503, "too_few_views", "The state is set", "3 live views", "and 2 did")
+            assert "checkout/staging" in sentence
+            assert "retry-after" not in response.headers
+            assert response.headers["etag"] == (await api.get("ci-42")).headers["etag"]
+        response = await api.delete("ci-42", "delete", params={"views": "3"})
+        assert_error(response, 503, "too_few_views", "The state is set")
+        assert "etag" not in response.headers
+        assert (await api.get("ci-42")).status_code == 404
+
+    async def test_enough_are_counted_in_the_answer(self, api: API, views: list[AsyncView]) -> None:
+        for method, path, body in CALLS:
+            response = await api.call(method, path, json=body, params={**PLACE, "views": "2"})
+
+            assert response.status_code == 200, response.text
+            assert response.headers["session-views"] == "confirmed=2, expired=0"
+
+    async def test_of_another_environment_do_not_count(self, api: API, views: list[AsyncView]) -> None:
+        elsewhere = {**PLACE, "environment": "live", "views": "1"}
+
+        assert_error(await api.put("ci-42", params=elsewhere), 503, "too_few_views", "checkout/live", "and 0 did")
+
+    @pytest.mark.parametrize("number", ["", "-1", "1001", "one", "1.0", "١"])
+    async def test_what_is_no_number_of_views_is_422(self, api: API, number: str) -> None:
+        response = await api.put("ci-42", params={**PLACE, "views": number})
+
+        assert_error(response, 422, "invalid_query", "views", "0 to 1000")
+
+    async def test_with_respond_async_is_422(self, api: API) -> None:
+        headers = {"Prefer": "respond-async"}
+        response = await api.put("ci-42", params={**PLACE, "views": "1"}, headers=headers)
+
+        assert_error(response, 422, "invalid_query", "views")
+        assert (await api.get("ci-42")).status_code == 404
+        assert (await api.put("ci-42", params={**PLACE, "views": "0"}, headers=headers)).status_code == 200
+
+
 class TestRespondAsync:
     async def test_answers_at_commit_and_says_so(self, api: API) -> None:
         for method, path, body in CALLS:

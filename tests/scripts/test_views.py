@@ -9,7 +9,7 @@ from ..support.scripts import LEASE_MS, Scripts
 def test_without_any(scripts: Scripts, leases: Leases) -> None:
     reply = leases.views()
 
-    assert reply == {"now": reply["now"], "rev": 0, "views": []}
+    assert reply == {"now": reply["now"], "rev": 0, "epoch": "", "views": []}
 
 
 def test_what_each_says_and_has_applied(scripts: Scripts, leases: Leases) -> None:
@@ -21,7 +21,7 @@ def test_what_each_says_and_has_applied(scripts: Scripts, leases: Leases) -> Non
 
     reply = leases.views()
 
-    assert reply["rev"] == 2
+    assert (reply["rev"], reply["epoch"]) == (2, leases.epoch())
     first, second = reply["views"]
     assert first == {
         "lease": "l1",

@@ -127,6 +127,7 @@ PROMISED = {
     "StoreClosedError",
     "StoreOptions",
     "StoreUnavailableError",
+    "TooFewViewsError",
     "TooManyApiKeysError",
     "UNSET",
     "BaseView",

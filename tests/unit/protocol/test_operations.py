@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sessionstore.errors import NotEffectiveError, StoreClosedError, StoreUnavailableError
+from sessionstore.errors import NotEffectiveError, StoreClosedError, StoreUnavailableError, TooFewViewsError
 from sessionstore.protocol import calls, operations
-from sessionstore.protocol.calls import Call, WriteContext
+from sessionstore.protocol.calls import Call, Terms, WriteContext
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import Applied, SessionState
 from sessionstore.protocol.operations import AwaitApplied, Pause
-from sessionstore.protocol.replies import IndexPage, LeaseStatusReply, SessionsReply, WriteReply
+from sessionstore.protocol.replies import IndexPage, LeaseStatusReply, SessionsReply, ViewReply, ViewsReply, WriteReply
 from sessionstore.session import Session, SessionPatch
 
 STATE = SessionState("ci-42", 7, "x", None, (), 0, 0, 1, 1, 10**13)
@@ -22,11 +22,11 @@ STATE = SessionState("ci-42", 7, "x", None, (), 0, 0, 1, 1, 10**13)
 class Write:
     """One put, whose steps are answered by the test."""
 
-    def __init__(self, **reply: Any) -> None:
+    def __init__(self, views: int = 0, **reply: Any) -> None:
         self.now = 100.0
         context = WriteContext(EnvironmentKeyspace("ss", "checkout", "staging"), 1000, 2000, lambda: self.now)
         call = calls.put(context, "w7", "ci-42", SessionPatch(label="x"))
-        self.operation: Generator[Any, Any, Session] = operations.write(context, call, wait=True)
+        self.operation: Generator[Any, Any, Session] = operations.write(context, call, Terms(views=views))
         self.session: Session | None = None
         step = next(self.operation)
         assert isinstance(step, Call)
@@ -70,6 +70,11 @@ def lease_status(**fields: Any) -> LeaseStatusReply:
         "epoch": "e",
     }
     return LeaseStatusReply(**{**defaults, **fields})
+
+
+def views_at(*applied: int, rev: int = 7, epoch: str = "e") -> ViewsReply:
+    """Live views that have reported these revisions."""
+    return ViewsReply(1, rev, epoch, tuple(ViewReply(f"l{n}", "{}", one, 500) for n, one in enumerate(applied)))
 
 
 def test_closing_the_store_during_a_pause_reports_the_write_as_committed() -> None:
@@ -163,6 +168,74 @@ def test_if_redis_stays_away_the_wait_ends_and_the_error_says_committed() -> Non
         stay_away()
     assert isinstance(caught.value.__cause__, StoreUnavailableError)
     assert write.now < 100 + 2 * (1 + 1 / 3 + 1 / 20) + 1 + 1.1
+
+
+class TestReports:
+    """A write that asks for views counts their own reports once it is effective."""
+
+    def test_are_counted_after_the_wait(self) -> None:
+        write = Write(views=2, live=3, pending=3)
+        assert isinstance(write.step, AwaitApplied)
+        write.answer(Applied(7, 3, 0, "e"), after=0.002)
+        assert isinstance(write.step, Call)
+
+        write.answer(views_at(7, 6, 9))
+
+        assert write.session is not None
+        assert write.session.effect is not None
+        assert write.session.effect.confirmed == 2
+
+    def test_too_few_are_an_error_that_says_that_the_state_is_set(self) -> None:
+        write = Write(views=2, live=1)
+
+        with pytest.raises(TooFewViewsError, match="The state is set, as revision 7 of checkout/staging") as caught:
+            write.answer(views_at(7))
+
+        assert (caught.value.revision, caught.value.confirmed) == (7, 1)
+
+    def test_of_live_views_are_waited_for(self) -> None:
+        # Given a view that joined after the write: no writer waits for it, and it has yet to report
+        write = Write(views=1, live=1, pending=0)
+        write.answer(views_at(6))
+        assert isinstance(write.step, Pause)
+        write.answer(None, after=write.step.seconds)
+
+        # When it has renewed its lease
+        write.answer(views_at(7))
+
+        assert write.session is not None
+
+    def test_are_not_waited_for_longer_than_a_lease_can_last(self) -> None:
+        write = Write(views=1, live=1, pending=0)
+
+        def never_report() -> None:
+            for _ in range(100):
+                write.answer(views_at(6))
+                write.answer(None, after=write.step.seconds)
+
+        with pytest.raises(TooFewViewsError):
+            never_report()
+        assert 2 * (1 + 1 / 3) < write.now - 100 < 2 * (1 + 1 / 3 + 1 / 20) + 0.6
+
+    @pytest.mark.parametrize("lost", [views_at(7, rev=6), views_at(7, epoch="other")])
+    def test_of_another_history_count_for_nothing(self, lost: ViewsReply) -> None:
+        write = Write(views=1, live=1, pending=0)
+
+        with pytest.raises(NotEffectiveError, match="emptied, restarted or replaced"):
+            write.answer(lost)
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (StoreUnavailableError("Redis can't be reached; nothing was changed."), "stopped answering"),
+            (StoreClosedError("closed"), "closed"),
+        ],
+    )
+    def test_that_cant_be_counted_do_not_deny_the_write(self, error: Exception, words: str) -> None:
+        write = Write(views=1, live=1, pending=0)
+
+        with pytest.raises(NotEffectiveError, match=f"was committed as revision 7.*{words}"):
+            write.fail(error)
 
 
 def test_a_page_is_short_if_the_index_names_many_expired_sessions() -> None:
