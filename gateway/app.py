@@ -42,7 +42,7 @@ audit.setLevel(audit.level or logging.CRITICAL)
 #: A request id that a client or a proxy may choose; it appears in logs.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _STOPPING = "The gateway is stopping; nothing was changed. Send the request again."
-_STOPPING_WRITE = "The gateway is stopping; the write was applied whole or not at all. A PUT is safe to send again."
+_STOPPING_WRITE = "The gateway is stopping; a session was changed whole or not at all. A PUT is safe to send again."
 #: What a Host may hold (RFC 9112, 3.2; RFC 3986, 3.2.2). h11 checks that there is one.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*+)?\Z")
 #: What comes before the path in the absolute form of a request target (RFC 9112, 3.2.2).

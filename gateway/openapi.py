@@ -36,6 +36,10 @@ _INSIDE = r"[^\u0000-\u0009\u000b\u000c\u000e-\u001f\u007f-\u009f]"
 #: first 200 characters; the rest is cut off.
 SESSION_KEY_PATTERN = rf"^[{_BLANK}]*{_VISIBLE}({_INSIDE}*{_VISIBLE})?[{_BLANK}]*$"
 
+_IN_PREFIX = r"[^\u0000-\u001f\u007f-\u009f\u2028\u2029]"
+#: How a session key may begin: with something visible; and a whole key, of 200 characters, ends so.
+KEY_PREFIX_PATTERN = rf"^{_VISIBLE}({_IN_PREFIX}{{0,198}}|{_IN_PREFIX}{{198}}{_VISIBLE})$"
+
 #: `inputs.parse_entity_tags` also takes the white space and empty members that RFC 9110 allows.
 ENTITY_TAGS_PATTERN = r'^(\*|(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*)$'
 
@@ -83,6 +87,11 @@ _QUERY = {
         "description": "Entries of a page.",
         "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": DEFAULT_PAGE},
     },
+    "prefix": _text(
+        "How the session keys begin, compared byte by byte as UTF-8. It is not normalised.",
+        "ci-4821-",
+        pattern=KEY_PREFIX_PATTERN,
+    ),
     "views": {
         "description": "Live views that must have reported the write themselves. If fewer have, the state is set, and "
         "the answer is `too_few_views`. It waits for no view to appear. Not with `respond-async`.",
@@ -110,6 +119,13 @@ _VARIANTS = {
         enum=["merge", "replace"],
         default="merge",
     ),
+    ("deleteSessions", "mode"): {
+        **_text(
+            "`reset` clears the sessions and keeps them, `delete` removes them.", "delete", enum=["reset", "delete"]
+        ),
+        "required": True,
+    },
+    ("deleteSessions", "prefix"): {**_QUERY["prefix"], "required": True},
 }
 
 _HEADERS = {

@@ -8,11 +8,11 @@ as it was sent, percent-encoded, so a session key may hold a slash.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 from urllib.parse import unquote
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect
 from sessionstore.errors import InvalidQueryError, SessionNotFoundError
+from sessionstore.protocol.bulk_operations import MAX_CHANGED
 from sessionstore.session import SessionDocument, normalize_session_key
 
 from . import inputs
@@ -39,6 +40,15 @@ class DeletionDocument(Struct, frozen=True):
 
     ok: bool
     mode: Literal["reset", "delete"]
+
+
+class BulkDocument(Struct, frozen=True):
+    """Answer of DELETE on the sessions whose keys begin alike."""
+
+    ok: bool
+    mode: Literal["reset", "delete"]
+    count: Annotated[int, Meta(description="Sessions that the call changed.", ge=0, le=MAX_CHANGED)]
+    more: Annotated[bool, Meta(description="Whether there are more to change; send the call again.")]
 
 
 class OverrideDocument(Struct, frozen=True, rename="camel"):
@@ -97,7 +107,7 @@ class API:
             self._secured(
                 f"{session}/overrides/{{overrideId}}", POST=self.activate_override, DELETE=self.deactivate_override
             ),
-            self._secured(f"{BASE_PATH}/sessions", GET=self.list_sessions),
+            self._secured(f"{BASE_PATH}/sessions", GET=self.list_sessions, DELETE=self.delete_sessions),
             self._secured(f"{BASE_PATH}/scenarios", GET=self.list_scenarios),
             open_endpoint(f"{BASE_PATH}/openapi.json", GET=self.openapi),
             open_endpoint("/healthz", GET=self.healthz),
@@ -147,7 +157,7 @@ class API:
         environment. The answer comes when every live proxy serves the new state.
         """
         query = record_of(request).query
-        mode = _mode(request, ("merge", "replace"))
+        mode = _mode(request, ("merge", "replace"), default="merge")
         if_match = _if_match(request)
         if_none_match = _create_only(request)
         inputs.check_media_type(_header(request, "content-type"), _header(request, "content-encoding"))
@@ -158,7 +168,7 @@ class API:
             inputs.agree("environment", query.get("environment"), body.environment),
         )
         key = inputs.decode_session_key(request.path_params["sessionKey"])
-        _record_write(request, "put", environment, key)
+        _record_write(request, "put", environment, normalize_session_key(key))
         session = await environment.put(
             key,
             body,
@@ -178,11 +188,11 @@ class API:
         """
         _refuse(request, "If-None-Match")
         if_match = _if_match(request)
-        mode = _mode(request, ("reset", "delete"))
+        mode = _mode(request, ("reset", "delete"), default="reset")
         environment = await self._environment(request)
         key = inputs.decode_session_key(request.path_params["sessionKey"])
         await inputs.skip_body(request)
-        _record_write(request, mode, environment, key)
+        _record_write(request, mode, environment, normalize_session_key(key))
         if mode == "delete":
             deletion = await environment.delete(key, if_match=if_match, **_terms(request))
             return _answer(DeletionDocument(True, "delete"), _effect_headers(request, deletion.effect))
@@ -196,7 +206,7 @@ class API:
         Other overrides stay active. Repeating the call changes nothing.
         """
         environment, key, override = await self._override(request)
-        _record_write(request, "activate", environment, key)
+        _record_write(request, "activate", environment, normalize_session_key(key))
         session = await environment.activate(key, override, **_terms(request))
         return _answer(OverrideDocument(override, True), _effect_headers(request, session.effect))
 
@@ -207,19 +217,41 @@ class API:
         Other overrides stay active. Repeating the call changes nothing. The session must exist.
         """
         environment, key, override = await self._override(request)
-        _record_write(request, "deactivate", environment, key)
+        _record_write(request, "deactivate", environment, normalize_session_key(key))
         session = await environment.deactivate(key, override, **_terms(request))
         return _answer(OverrideDocument(override, False), _effect_headers(request, session.effect))
 
-    @Operation(answer=SessionListDocument, query=(*_PLACE, "limit", "cursor"))
+    @Operation(answer=SessionListDocument, query=(*_PLACE, "limit", "cursor", "prefix"))
     async def list_sessions(self, request: Request) -> Response:
         """List the live sessions of an environment, newest seen first."""
         query = record_of(request).query
         limit = inputs.parse_number(query.get("limit"), inputs.DEFAULT_PAGE)
         environment = await self._environment(request)
-        page = await environment.list(limit, query.get("cursor"))
+        page = await environment.list(limit, query.get("cursor"), query.get("prefix"))
         sessions = tuple(session.document() for session in page.sessions)
         return _answer(SessionListDocument(sessions, page.next_cursor))
+
+    @Operation(answer=BulkDocument, query=(*_PLACE, "prefix", "mode", "views"), headers=("Prefer",))
+    async def delete_sessions(self, request: Request) -> Response:
+        """Reset or remove the sessions whose keys begin alike.
+
+        At most 1,000 in one call. Each session changes atomically, but not all of them together; sending the call again
+        is safe. The answer comes when every live proxy serves the new state.
+        """
+        _refuse(request, "If-Match")
+        _refuse(request, "If-None-Match")
+        prefix = record_of(request).query.get("prefix", "")
+        mode = _mode(request, ("reset", "delete"), default=None)
+        environment = await self._environment(request)
+        await inputs.skip_body(request)
+        _record_write(request, f"{mode} prefix", environment, prefix)
+        if mode == "delete":
+            result = await environment.delete_prefix(prefix, **_terms(request))
+            document = BulkDocument(True, "delete", result.count, result.more)
+        else:
+            result = await environment.reset_prefix(prefix, **_terms(request))
+            document = BulkDocument(True, "reset", result.count, result.more)
+        return _answer(document, _effect_headers(request, result.effect))
 
     @Operation(answer=ScenarioListDocument, query=(*_PLACE, "limit", "search", "before"))
     async def list_scenarios(self, request: Request) -> Response:
@@ -382,8 +414,7 @@ def _effect_headers(request: Request, effect: Effect | None) -> dict[str, str]:
 
 def _record_write(request: Request, operation: str, environment: AsyncEnvironment, key: str) -> None:
     """Record a write that is about to be sent, for the audit log."""
-    session_key = normalize_session_key(key)
-    record_of(request).write = Write(operation, environment.project, environment.name, session_key)
+    record_of(request).write = Write(operation, environment.project, environment.name, key)
 
 
 class _Terms(TypedDict):
@@ -398,11 +429,11 @@ def _terms(request: Request) -> _Terms:
     return {"wait": wait, "views": inputs.parse_number(record_of(request).query.get("views"), 0)}
 
 
-def _mode(request: Request, modes: tuple[str, str]) -> str:
-    """Read the mode of a call; the first is the default."""
-    mode = record_of(request).query.get("mode", modes[0])
+def _mode(request: Request, modes: tuple[str, str], default: str | None) -> str:
+    """Read the mode of a call."""
+    mode = record_of(request).query.get("mode", default)
     if mode not in modes:
-        raise RequestError("invalid_mode", f"mode must be {modes[0]!r}, the default, or {modes[1]!r}.")
+        raise RequestError("invalid_mode", f"mode must be {modes[0]!r} or {modes[1]!r}.")
     return mode
 
 

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         ViewStats as ViewStats,
     )
     from .session import (
+        BulkResult as BulkResult,
         Deletion as Deletion,
         Effect as Effect,
         LiveCounts as LiveCounts,
@@ -129,6 +130,7 @@ _NAMES = {
     ".protocol.catalog_operations": ("CatalogReport", "EnvironmentReport"),
     ".replica.view": ("BaseView", "ChangeCallback", "OnStale", "ViewStats"),
     ".session": (
+        "BulkResult",
         "Deletion",
         "Effect",
         "LiveCounts",

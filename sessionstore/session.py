@@ -22,6 +22,7 @@ from msgspec.structs import force_setattr
 from .errors import (
     InvalidFieldError,
     InvalidOverrideError,
+    InvalidQueryError,
     InvalidScenarioError,
     InvalidSessionKeyError,
     InvalidSlugError,
@@ -276,6 +277,24 @@ class Deletion(Struct, frozen=True, gc=False):
         return self.existed
 
 
+class BulkResult(Struct, frozen=True, gc=False):
+    """What `delete_prefix` and `reset_prefix` return.
+
+    Attributes
+    ----------
+    count : int
+        Sessions that the call changed.
+    more : bool
+        Whether there are more to change: a call changes 1,000.
+    effect : Effect or None
+        How the last change took effect, and with it all others.
+    """
+
+    count: int
+    more: bool
+    effect: Effect | None = None
+
+
 class LiveView(Struct, frozen=True, gc=False, rename="camel"):
     """A view with a lease: writers wait for it.
 
@@ -388,6 +407,27 @@ def validate_session_key(key: str) -> str:
     if not key.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in key):
         raise InvalidSessionKeyError("The session key holds a control character; use printable text.")
     return key
+
+
+def validate_key_prefix(prefix: str) -> str:
+    """Check the beginning of session keys, which is compared byte by byte: 1 to 200 characters.
+
+    Raises
+    ------
+    InvalidQueryError
+        It is too short or too long, or no normalised key begins so.
+    """
+    if not isinstance(prefix, str) or not 1 <= len(prefix) <= MAX_SESSION_KEY_LENGTH:
+        raise InvalidQueryError(f"prefix must have 1 to {MAX_SESSION_KEY_LENGTH} characters.")
+    try:
+        possible = validate_session_key(prefix + "x").startswith(prefix)
+    except InvalidSessionKeyError:
+        possible = False
+    if not possible:
+        raise InvalidQueryError(
+            "No session key has this prefix: a key has no line break or control character, nor white space at its ends."
+        )
+    return prefix
 
 
 def validate_slug(value: str, what: str) -> str:

@@ -34,7 +34,7 @@ def _if_match_of(text: str | None) -> int | str | None:
 
 
 #: The bounds of the shared options that are times, in seconds.
-_BOUNDS = {"ttl": TTL_RANGE_S, "lease": LEASE_RANGE_S}
+_BOUNDS = {"default_ttl": TTL_RANGE_S, "lease": LEASE_RANGE_S}
 
 
 def seconds_of(parameter: typer.CallbackParam, text: str | None) -> float | None:
@@ -67,10 +67,10 @@ RedisUrlOption = Annotated[
         help="redis://, rediss:// or unix://; set the variable instead if the URL has a password.",
     ),
 ]
-PrefixOption = Annotated[
+RedisPrefixOption = Annotated[
     str, typer.Option(envvar="SESSIONSTORE_PREFIX", metavar="TEXT", help="Prefix of every Redis key.")
 ]
-TtlOption = Annotated[
+DefaultTtlOption = Annotated[
     Any,
     typer.Option(
         envvar="SESSIONSTORE_TTL",
@@ -103,6 +103,9 @@ IfMatchOption = Annotated[
         help='Only if the session is at this revision; "*": only if it exists.',
     ),
 ]
+PrefixOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="The sessions whose keys begin with this, byte by byte.")
+]
 SessionKeyArgument = Annotated[str, typer.Argument(metavar="SESSION_KEY", help="The session's key, such as ci-42.")]
 
 
@@ -128,12 +131,12 @@ def _given(make: Callable[..., Made]) -> Callable[[Callable[Concatenate[Made, ..
 def _open_store(
     context: typer.Context,
     redis_url: RedisUrlOption,
-    prefix: PrefixOption = DEFAULT_PREFIX,
-    ttl: TtlOption = show_seconds(DEFAULT_TTL_S),  # noqa: B008  a constant
+    redis_prefix: RedisPrefixOption = DEFAULT_PREFIX,
+    default_ttl: DefaultTtlOption = show_seconds(DEFAULT_TTL_S),  # noqa: B008  a constant
     lease: LeaseOption = show_seconds(DEFAULT_LEASE_S),  # noqa: B008
 ) -> SessionStore:
     """Open the store that the options name. It is closed when the command returns."""
-    store = SessionStore.from_url(redis_url, max_connections=4, prefix=prefix, lease_s=lease, ttl_s=ttl)
+    store = SessionStore.from_url(redis_url, max_connections=4, prefix=redis_prefix, lease_s=lease, ttl_s=default_ttl)
     return context.with_resource(store)
 
 

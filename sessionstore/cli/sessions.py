@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -9,9 +10,17 @@ import typer
 from msgspec import UNSET
 
 from ..errors import InvalidInputError, SessionNotFoundError
-from ..session import Session
+from ..session import BulkResult, Session
 from ..sync.environment import Environment
-from .options import IfMatchOption, JsonOption, NoWaitOption, SessionKeyArgument, ViewsOption, on_environment
+from .options import (
+    IfMatchOption,
+    JsonOption,
+    NoWaitOption,
+    PrefixOption,
+    SessionKeyArgument,
+    ViewsOption,
+    on_environment,
+)
 from .output import delay_of, effect_document, print_json, print_result, say, time_of
 
 
@@ -73,6 +82,9 @@ def put(
     _print_session(session, as_json)
 
 
+SessionKeyOrNone = Annotated[
+    str | None, typer.Argument(metavar="SESSION_KEY", help="The session's key, such as ci-42.")
+]
 OverrideArgument = Annotated[str, typer.Argument(metavar="MOCK", help="The published mock, ovr_….")]
 
 
@@ -105,28 +117,38 @@ def off(
 @on_environment
 def reset(
     environment: Environment,
-    session_key: SessionKeyArgument,
+    session_key: SessionKeyOrNone = None,
+    prefix: PrefixOption = None,
     if_match: IfMatchOption = None,
     no_wait: NoWaitOption = False,
     views: ViewsOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Clear every property that put can set, and keep the session."""
-    session = environment.reset(session_key, if_match=if_match, wait=not no_wait, views=views)
+    """Clear every property that put can set, and keep the session; or the sessions, with --prefix."""
+    if prefix is not None:
+        _check_alone(session_key, if_match)
+        _change_all(environment.reset_prefix, prefix, not no_wait, views, "Reset", as_json)
+        return
+    session = environment.reset(_named(session_key), if_match=if_match, wait=not no_wait, views=views)
     _print_session(session, as_json)
 
 
 @on_environment
 def delete(
     environment: Environment,
-    session_key: SessionKeyArgument,
+    session_key: SessionKeyOrNone = None,
+    prefix: PrefixOption = None,
     if_match: IfMatchOption = None,
     no_wait: NoWaitOption = False,
     views: ViewsOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a session. It is no error if the session does not exist."""
-    deletion = environment.delete(session_key, if_match=if_match, wait=not no_wait, views=views)
+    """Delete a session, or the sessions with --prefix. It is no error if none exists."""
+    if prefix is not None:
+        _check_alone(session_key, if_match)
+        _change_all(environment.delete_prefix, prefix, not no_wait, views, "Deleted", as_json)
+        return
+    deletion = environment.delete(_named(session_key), if_match=if_match, wait=not no_wait, views=views)
     if as_json:
         print_json({"existed": deletion.existed, "effect": effect_document(deletion.effect)})
     else:
@@ -139,13 +161,14 @@ def list_sessions(
     limit: Annotated[int, typer.Option(metavar="N", help="Sessions of one page, 1 to 100.")] = 50,
     cursor: Annotated[str | None, typer.Option(metavar="TEXT", help="nextCursor of the previous page.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All pages.")] = False,
+    prefix: PrefixOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the live sessions, last used first."""
-    page = environment.list(limit, cursor)
+    page = environment.list(limit, cursor, prefix)
     sessions = list(page.sessions)
     while every and page.next_cursor:
-        page = environment.list(limit, page.next_cursor)
+        page = environment.list(limit, page.next_cursor, prefix)
         sessions += page.sessions
     print_result(
         as_json,
@@ -155,6 +178,32 @@ def list_sessions(
     )
     if page.next_cursor and not as_json:
         say(f"There are more: --cursor {page.next_cursor}, or --all.")
+
+
+def _named(session_key: str | None) -> str:
+    if session_key is None:
+        raise InvalidInputError("Name a session, or several with --prefix.")
+    return session_key
+
+
+def _check_alone(session_key: str | None, if_match: Any) -> None:
+    if session_key is not None or if_match is not None:
+        raise InvalidInputError("--prefix goes with neither a session key nor --if-match.")
+
+
+def _change_all(
+    change: Callable[..., BulkResult], prefix: str, wait: bool, views: int, done: str, as_json: bool
+) -> None:
+    """Repeat a call on a prefix until it has changed all sessions."""
+    result = change(prefix, wait=wait, views=views)
+    count = result.count
+    while result.more:
+        result = change(prefix, wait=wait, views=views)
+        count += result.count
+    if as_json:
+        print_json({"count": count, "effect": effect_document(result.effect)})
+    else:
+        say(f"{done} {count} {'session' if count == 1 else 'sessions'}.")
 
 
 def _chosen(value: Any, option: str = "", cleared: bool = False, clear_option: str = "", empty: Any = UNSET) -> Any:

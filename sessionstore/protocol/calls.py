@@ -25,6 +25,8 @@ from .server_identity import ServerIdentity
 
 #: Sessions that one script reads: some 10 µs each, during which Redis serves no other client.
 READ_BATCH = 100
+#: Members of the index that one script looks at: only names, so more than one reads.
+LOOK_BATCH = 1000
 #: Environments whose sessions and views one script counts.
 COUNT_BATCH = 100
 #: Sessions that one script touches.
@@ -234,13 +236,15 @@ def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[re
     )
 
 
-def page(keyspace: EnvironmentKeyspace, limit: int, after: tuple[int, str] | None) -> Call[replies.IndexPage]:
+def page(
+    keyspace: EnvironmentKeyspace, limit: int, after: tuple[int, str] | None, *, prefix: str = ""
+) -> Call[replies.IndexPage]:
     """Read one page of the index, newest seen first, after the member that `after` names."""
-    score, member = ("+inf", "") if after is None else after
+    score, member = ("", "") if after is None else after
     return Call(
         load_script("page"),
         (keyspace.index, keyspace.environments),
-        (keyspace.environment, limit, score, member),
+        (keyspace.environment, limit, LOOK_BATCH if prefix else limit, score, member, prefix),
         partial(_checked, decoder(replies.IndexPage), keyspace, "", False),
     )
 
@@ -255,9 +259,14 @@ def read(keyspace: EnvironmentKeyspace, session_keys: Sequence[str]) -> Call[rep
     )
 
 
-def scan(keyspace: EnvironmentKeyspace, cursor: str, count: int = READ_BATCH) -> Call[replies.ScanReply]:
+def scan(keyspace: EnvironmentKeyspace, cursor: str, *, prefix: str = "") -> Call[replies.ScanReply]:
     """Read one page of the index in no order, for a snapshot; the cursor is ``"0"`` at first and at the end."""
-    return Call(load_script("scan"), (keyspace.index,), (cursor, count), decoder(replies.ScanReply))
+    return Call(
+        load_script("scan"),
+        (keyspace.index, keyspace.environments),
+        (cursor, LOOK_BATCH, prefix, keyspace.environment),
+        decoder(replies.ScanReply),
+    )
 
 
 def snapshot(

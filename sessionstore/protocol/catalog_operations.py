@@ -19,9 +19,6 @@ from .replies import CatalogApplied, unknown_environment
 #: Attempts of an apply to name all sessions, while others create new ones.
 _ATTEMPTS = 10
 
-#: Members of the index in one page of a scan, about: only names, so more than a snapshot reads.
-_SCAN_BATCH = 1000
-
 #: Returns the context of an environment of the project, by slug.
 Contexts = Callable[[str], WriteContext]
 
@@ -172,7 +169,7 @@ def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, wait:
         session_keys.update(dict.fromkeys(reply.missing))
         cursor = "0" if reply.more else None
         while cursor is not None:
-            page = yield calls.scan(context.keyspace, cursor, _SCAN_BATCH)
+            page = yield calls.scan(context.keyspace, cursor)
             session_keys.update(dict.fromkeys(page.members))
             cursor = page.cursor if page.cursor != "0" else None
     raise StoreUnavailableError(

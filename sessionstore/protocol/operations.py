@@ -14,12 +14,12 @@ from msgspec.structs import replace
 
 from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError, TooFewViewsError
 from ..paging import decode_cursor, encode_cursor, validate_limit
-from ..session import Deletion, Effect, LiveCounts, LiveView, Session, SessionPage
+from ..session import Deletion, Effect, LiveCounts, LiveView, Session, SessionPage, validate_key_prefix
 from . import calls
 from .calls import Call, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied, SessionState
-from .replies import LeaseStatusReply, ViewsReply, WriteReply, decode_view_info, session_from_state
+from .replies import IndexPage, LeaseStatusReply, ViewsReply, WriteReply, decode_view_info, session_from_state
 
 #: Seconds between two looks at the leases while a writer waits, at first and at most. Usually a message ends the wait;
 #: the looks are for messages that are lost.
@@ -141,31 +141,34 @@ def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
     return touched
 
 
-def list_sessions(keyspace: EnvironmentKeyspace, limit: int, cursor: str | None) -> Operation[SessionPage]:
-    """Read one page of the live sessions, newest seen first; it is short if the index names many expired ones."""
+def list_sessions(
+    keyspace: EnvironmentKeyspace, limit: int, cursor: str | None, prefix: str | None
+) -> Operation[SessionPage]:
+    """Read one page of the live sessions, newest seen first; it is short if the index names many others."""
     validate_limit(limit)
+    if prefix is not None:
+        validate_key_prefix(prefix)
     after = None if cursor is None else decode_cursor(cursor, tuple[int, str], "cursor")
     sessions: list[Session] = []
-    # One extra member tells whether there is a next page. The index may name expired sessions, so a page may take
-    # several looks; after the last it is returned short, with a cursor.
+    # The index may name expired sessions, so a page may take several looks; after the last it is returned short, with a
+    # cursor.
     count = limit
     for _ in range(_MAX_LOOKS):
-        members = (yield calls.page(keyspace, count + 1, after)).members
-        looked_at = members[:count]
+        page: IndexPage = yield calls.page(keyspace, count, after, prefix=prefix or "")
         states = {}
-        if looked_at:
-            reply = yield calls.read(keyspace, [key for key, _ in looked_at])
+        if page.members:
+            reply = yield calls.read(keyspace, [key for key, _ in page.members])
             states = {state.session_key: state for state in reply.sessions}
-        for number, (key, last_seen_at) in enumerate(looked_at, 1):
-            after = (last_seen_at, key)
+        for number, (key, last_seen_at) in enumerate(page.members, 1):
             if key in states:
                 sessions.append(_session(keyspace, states[key]))
-                if len(sessions) == limit and number < len(members):
-                    return SessionPage(tuple(sessions), encode_cursor(after))
-        if len(members) <= count:
+                if len(sessions) == limit and (number < len(page.members) or page.next is not None):
+                    return SessionPage(tuple(sessions), encode_cursor((last_seen_at, key)))
+        if page.next is None:
             return SessionPage(tuple(sessions), None)
+        key, last_seen_at = page.next
+        after = (last_seen_at, key)
         count = calls.READ_BATCH
-    assert after is not None, "there was a member, since there are more"
     return SessionPage(tuple(sessions), encode_cursor(after))
 
 
@@ -192,7 +195,7 @@ def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:
 def take_effect(
     context: WriteContext, started: float, reply: WriteReply, session: Session | None, terms: Terms
 ) -> Operation[Effect]:
-    """Wait until every live lease has applied the write or has expired; then count the reports that the terms ask for."""
+    """Wait until every live lease has applied the write or has expired; then count the reports that are asked for."""
     clock = context.clock
     committed = clock()
     context.learn(reply.rev, recounting=reply.countable_in_ms > 0)

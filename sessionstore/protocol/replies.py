@@ -89,6 +89,8 @@ class IndexPage(Reply, frozen=True, kw_only=True):
     """Answer of page: session keys with their lastSeenAt, newest first."""
 
     members: tuple[tuple[str, int], ...] = ()
+    #: the last member that was looked at; None at the end of the index
+    next: tuple[str, int] | None = None
 
 
 class ScanReply(Struct, frozen=True):
@@ -96,6 +98,8 @@ class ScanReply(Struct, frozen=True):
 
     cursor: str
     members: tuple[str, ...]
+    #: whether the environment is registered, or its project has registered none
+    known: bool
 
 
 class SessionsReply(Struct, frozen=True):

@@ -8,12 +8,12 @@ from typing import Literal, Unpack
 
 from ..catalog.model import Catalog, ScenarioPage
 from ..errors import InvalidFieldError
-from ..protocol import calls, catalog_operations, operations
+from ..protocol import bulk_operations, calls, catalog_operations, operations
 from ..protocol.calls import IfMatch, Terms, WriteContext
 from ..protocol.operations import new_id
 from ..replica.follower import DEFAULT_TOUCH_INTERVAL_S
 from ..replica.view import DEFAULT_OPEN_TIMEOUT_S, OnStale
-from ..session import Deletion, LiveView, Session, SessionPage, SessionPatch, SessionProperties, make_patch
+from ..session import BulkResult, Deletion, LiveView, Session, SessionPage, SessionPatch, SessionProperties, make_patch
 from .runner import Runner
 from .view import View
 
@@ -159,7 +159,28 @@ class Environment:
         call = calls.delete(self._context, new_id(), session_key, if_match=if_match, terms=terms)
         return self._runner.run(operations.delete(self._context, call, terms))
 
-    def list(self, limit: int = 50, cursor: str | None = None) -> SessionPage:
+    def delete_prefix(self, prefix: str, *, wait: bool = True, views: int = 0) -> BulkResult:
+        """Remove the sessions whose keys begin with `prefix`, byte by byte: at most 1,000 of them in one call.
+
+        Each session changes atomically, but not all of them together. Calling again is safe.
+
+        Raises
+        ------
+        InvalidQueryError
+            `prefix` must have 1 to 200 characters that a session key can begin with.
+        OutcomeUnknownError
+            Redis failed midway.
+        """
+        return self._runner.run(bulk_operations.change_prefix(self._context, prefix, "delete", Terms(wait, views)))
+
+    def reset_prefix(self, prefix: str, *, wait: bool = True, views: int = 0) -> BulkResult:
+        """Reset the sessions whose keys begin with `prefix`, as `delete_prefix` removes them.
+
+        Sessions with nothing to clear are left as they are, and not counted.
+        """
+        return self._runner.run(bulk_operations.change_prefix(self._context, prefix, "reset", Terms(wait, views)))
+
+    def list(self, limit: int = 50, cursor: str | None = None, prefix: str | None = None) -> SessionPage:
         """Read one page of the live sessions, newest seen first.
 
         Parameters
@@ -168,12 +189,14 @@ class Environment:
             1 to 100.
         cursor : str, optional
             `SessionPage.next_cursor` of the previous page.
+        prefix : str, optional
+            Only sessions whose keys begin with this, byte by byte: 1 to 200 characters.
 
         Raises
         ------
         InvalidQueryError
         """
-        return self._runner.run(operations.list_sessions(self._context.keyspace, limit, cursor))
+        return self._runner.run(operations.list_sessions(self._context.keyspace, limit, cursor, prefix))
 
     def catalog(self) -> Catalog | None:
         """Read the environment's catalog. Without one (None), it accepts any well-formed id."""

@@ -31,6 +31,7 @@ from sessionstore.errors import (
     StoreUnavailableError,
     TooFewViewsError,
 )
+from sessionstore.protocol import bulk_operations
 from sessionstore.protocol.messages import Change, decode_change
 from sessionstore.protocol.replies import HeadReply
 
@@ -152,6 +153,37 @@ class TestSessions:
             assert "The state is set" in cli.error(name, "ci-42", *override, *STAGING, "--views", "1", code=8)
         assert "does not wait" in cli.error("put", "ci-42", *STAGING, "--views", "1", "--no-wait", code=2)
 
+    def test_sessions_whose_keys_begin_alike(self, cli: Cli) -> None:
+        for name in ("ci-1", "ci-2", "ci", "other"):
+            cli("put", name, *STAGING, "--label", "x")
+
+        shown = cli.json("list", *STAGING, "--prefix", "ci-", "--limit", "1", "--all")
+        assert {session["sessionKey"] for session in shown["sessions"]} == {"ci-1", "ci-2"}
+        assert cli("reset", *STAGING, "--prefix", "ci-2").stderr == "Reset 1 session.\n"
+        assert cli.json("reset", *STAGING, "--prefix", "ci-", "--no-wait")["count"] == 1
+        assert cli("delete", *STAGING, "--prefix", "ci-").stderr == "Deleted 2 sessions.\n"
+        shown = cli.json("delete", *STAGING, "--prefix", "ci-")
+        assert (shown["count"], shown["effect"]["waited"]) == (0, True)
+        assert {session["sessionKey"] for session in cli.json("list", *STAGING)["sessions"]} == {"ci", "other"}
+
+    @pytest.mark.parametrize("command", ["delete", "reset"])
+    def test_a_prefix_stands_alone(self, cli: Cli, command: str) -> None:
+        cli("put", "ci-1", *STAGING, "--label", "x")
+
+        for options in (("ci-1", "--prefix", "ci-"), ("--prefix", "ci-", "--if-match", "1")):
+            assert "--prefix goes with neither" in cli.error(command, *options, *STAGING, code=2)
+        assert "Name a session" in cli.error(command, *STAGING, code=2)
+        assert "prefix must have" in cli.error(command, "--prefix", "", *STAGING, code=2)
+        assert "The state is set" in cli.error(command, "--prefix", "ci-2", "--views", "1", *STAGING, code=8)
+        assert cli.json("get", "ci-1", *STAGING)["label"] == "x"
+
+    def test_more_than_one_call_changes_are_changed(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bulk_operations, "MAX_CHANGED", 2)
+        for number in range(5):
+            cli("put", f"ci-{number}", *STAGING)
+
+        assert cli.json("delete", *STAGING, "--prefix", "ci-")["count"] == 5
+
     def test_preconditions(self, cli: Cli) -> None:
         cli("put", "ci-42", *STAGING, "--create")
         assert "is at revision 1" in cli.error("put", "ci-42", *STAGING, "--create", code=4)
@@ -172,7 +204,7 @@ class TestSessions:
             (("--label", "x", "--clear-label"), "either --label or --clear-label"),
             (("--scenario", "scn_x", "--clear-scenario"), "either --scenario or --clear-scenario"),
             (("--override", "ovr_x", "--no-overrides"), "either --override or --no-overrides"),
-            (("--ttl", "0"), "--ttl must be"),
+            (("--default-ttl", "0"), "--default-ttl must be"),
             (("--lease", "100"), "--lease must be"),
         ],
     )
@@ -432,12 +464,12 @@ class TestErrors:
         )
 
     def test_a_time_takes_a_unit(self, cli: Cli, store: SessionStore) -> None:
-        cli("put", "ci-42", *STAGING, "--ttl", "30m")
+        cli("put", "ci-42", *STAGING, "--default-ttl", "30m")
         session = store.environment("checkout", "staging").get("ci-42")
         assert session is not None
         assert session.expires_at - session.created_at == 1_800_000
-        message = cli.error("put", "ci-42", *STAGING, "--ttl", "400d", code=2)
-        assert message == "sessionstore: --ttl must be a time from 0.001s to 366d, such as 90s, 30m, 12h or 1d."
+        message = cli.error("put", "ci-42", *STAGING, "--default-ttl", "400d", code=2)
+        assert message == "sessionstore: --default-ttl must be a time from 0.001s to 366d, such as 90s, 30m, 12h or 1d."
 
     def test_every_variable_is_in_the_help(self, cli: Cli) -> None:
         shown = cli("put", "--help").stdout

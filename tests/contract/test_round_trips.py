@@ -28,6 +28,9 @@ CALLS: dict[str, tuple[Callable[[AsyncEnvironment], Awaitable[Any]], list[str]]]
     "touch": (lambda staging: staging.touch({"ci-42": 5, "other": 6}), ["touch"]),
     "touch 201": (lambda staging: staging.touch({f"k{number}": 5 for number in range(201)}), ["touch", "touch"]),
     "list": (lambda staging: staging.list(), ["page", "read"]),
+    "list a prefix": (lambda staging: staging.list(prefix="ci-"), ["page", "read"]),
+    "delete a prefix": (lambda staging: staging.delete_prefix("ci-"), ["scan", "read", "delete"]),
+    "reset a prefix": (lambda staging: staging.reset_prefix("ci-"), ["scan", "read", "reset"]),
 }
 
 

@@ -19,6 +19,7 @@ from ..support.gateway import API, AUTHORIZATION, KEY, PLACE, assert_error
 
 SECURED = [
     ("GET", "/sessions"),
+    ("DELETE", "/sessions"),
     ("GET", "/sessions/ci-42"),
     ("PUT", "/sessions/ci-42"),
     ("DELETE", "/sessions/ci-42"),
@@ -82,7 +83,7 @@ class TestRoutes:
     @pytest.mark.parametrize(
         ("path", "allow"),
         [
-            ("/api/v1/sessions", "GET, HEAD"),
+            ("/api/v1/sessions", "DELETE, GET, HEAD"),
             ("/api/v1/sessions/ci-42", "DELETE, GET, HEAD, PUT"),
             ("/api/v1/sessions/ci-42/overrides/ovr_a", "DELETE, POST"),
             ("/healthz", "GET, HEAD"),

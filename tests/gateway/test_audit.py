@@ -59,6 +59,21 @@ async def test_has_one_line_for_each_write(api: API, audit: pytest.LogCaptureFix
         assert (line["keyId"], line["client"]) == (key_id, "127.0.0.1")
 
 
+async def test_has_one_line_for_all_sessions_of_a_prefix(api: API, audit: pytest.LogCaptureFixture) -> None:
+    for number in range(3):
+        await api.put(f"ci-{number}", {"label": "x"})
+    audit.clear()
+
+    for mode in ("reset", "delete"):
+        await api.call("DELETE", "/sessions", params={**PLACE, "prefix": "ci-", "mode": mode})
+
+    # Then it names the prefix, and the revision of the last change
+    assert [(line["operation"], line["sessionKey"], line["revision"]) for line in lines(audit)] == [
+        ("reset prefix", "ci-", 6),
+        ("delete prefix", "ci-", 9),
+    ]
+
+
 async def test_has_no_line_for_a_refused_write(api: API, audit: pytest.LogCaptureFixture) -> None:
     await api.put("ci-42", {"label": 5})
     await api.put("ci-42", {}, headers={"If-Match": '"9"'})

@@ -196,6 +196,7 @@ class TestMatrix:
             ("POST", f"{session}/overrides/ovr_a"),
             ("DELETE", f"{session}/overrides/ovr_a"),
             ("GET", "/api/v1/sessions"),
+            ("DELETE", "/api/v1/sessions"),
             ("GET", "/api/v1/scenarios"),
         }
         # Exactly these ask for no key
@@ -217,9 +218,10 @@ class TestMatrix:
             params["project"] = str(PLACES[place])
         for method, path, secured in calls_of(first.app):
             body = {"json": {"label": "changed", "overrides": ["ovr_b"]}} if method == "PUT" else {}
+            more = {"prefix": "ci-", "mode": "reset"} if (method, path) == ("DELETE", "/api/v1/sessions") else {}
             before = {project: contents(shared_redis, prefix, project) for project in ("checkout", "search")}
 
-            response = await first.request(method, path, keys[kind], params=params, **body)
+            response = await first.request(method, path, keys[kind], params={**params, **more}, **body)
 
             status, code = expected(kind, place, secured)
             assert response.status_code == status, (method, path, response.text)

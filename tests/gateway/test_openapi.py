@@ -18,16 +18,17 @@ from gateway.auth import Authenticator
 from gateway.errors import STATUS
 from gateway.limits import Limit, RateLimiter, limit_storage
 from gateway.metrics import Metrics
-from gateway.openapi import ENTITY_TAGS_PATTERN, SESSION_KEY_PATTERN
+from gateway.openapi import ENTITY_TAGS_PATTERN, KEY_PREFIX_PATTERN, SESSION_KEY_PATTERN
 from sessionstore import (
     AsyncSessionStore,
     EmbeddedServer,
+    InvalidQueryError,
     InvalidSessionKeyError,
     NotEffectiveError,
     OutcomeUnknownError,
     SessionStoreError,
 )
-from sessionstore.session import validate_session_key
+from sessionstore.session import validate_key_prefix, validate_session_key
 
 from ..support.gateway import KEY, LEASE_S, assert_error
 from ..support.redis_server import free_port
@@ -87,13 +88,14 @@ class TestDocument:
             ("POST", f"{session}/overrides/{{overrideId}}"),
             ("DELETE", f"{session}/overrides/{{overrideId}}"),
             ("GET", "/api/v1/sessions"),
+            ("DELETE", "/api/v1/sessions"),
             ("GET", "/api/v1/scenarios"),
             ("GET", "/api/v1/openapi.json"),
             ("GET", "/healthz"),
             ("GET", "/readyz"),
             ("GET", "/metrics"),
         }
-        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 11
+        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 12
 
     def test_says_which_calls_need_a_key(self, document: dict[str, Any]) -> None:
         without = {path for path, _, operation in operations(document) if operation.get("security") == []}
@@ -141,6 +143,23 @@ class TestDocument:
         else:
             taken = True
         assert bool(re.search(SESSION_KEY_PATTERN.removesuffix("$") + r"\Z", key)) is taken
+
+    @given(st.text(max_size=5), st.text(st.sampled_from("a \u2028\x85é"), max_size=203))
+    def test_pattern_of_a_prefix_matches_the_library(self, first: str, rest: str) -> None:
+        for prefix in (first + rest, (first + rest)[:200]):
+            try:
+                validate_key_prefix(prefix)
+            except InvalidQueryError:
+                taken = False
+            else:
+                taken = True
+            assert bool(re.search(KEY_PREFIX_PATTERN.removesuffix("$") + r"\Z", prefix)) is taken
+
+    @pytest.mark.parametrize("prefix", ["a" * 200, "a" * 199 + " ", "a" * 198 + " ", "a" * 201, "a ", " a", "a"])
+    def test_pattern_of_a_prefix_at_its_bounds(self, prefix: str) -> None:
+        taken = prefix.strip() == prefix or len(prefix) < 200
+        taken = taken and len(prefix) <= 200 and not prefix.startswith(" ")
+        assert bool(re.search(KEY_PREFIX_PATTERN.removesuffix("$") + r"\Z", prefix)) is taken
 
     @pytest.mark.parametrize(
         ("value", "fits"),
@@ -212,6 +231,7 @@ SECURED = [
     ("/api/v1/sessions/{sessionKey}/overrides/{overrideId}", "post"),
     ("/api/v1/sessions/{sessionKey}/overrides/{overrideId}", "delete"),
     ("/api/v1/sessions", "get"),
+    ("/api/v1/sessions", "delete"),
     ("/api/v1/scenarios", "get"),
 ]
 OPEN = [(path, "get") for path in ("/api/v1/openapi.json", "/healthz", "/readyz", "/metrics")]
@@ -242,6 +262,10 @@ def json_call(call: Call, body: object) -> Call:
     return replace(call, headers={"Content-Type": "application/json"}, content=json.dumps(body).encode())
 
 
+def without(call: Call, name: str) -> Call:
+    return replace(call, params={other: value for other, value in call.params.items() if other != name})
+
+
 def with_place(call: Call, **place: str) -> Call:
     return replace(call, params={"project": "checkout", "environment": "staging", **place})
 
@@ -252,9 +276,9 @@ SPOILERS: dict[str, Callable[[Call, World], Call]] = {
     "scope_mismatch": lambda call, world: replace(
         call, headers={**call.headers, "Authorization": f"Bearer {world.searcher}"}
     ),
-    "project_required": lambda call, world: replace(call, params={"environment": "staging"}),
-    "environment_required": lambda call, world: replace(call, params={"project": "checkout"}),
-    "not_found": lambda call, world: with_place(call, environment="live"),
+    "project_required": lambda call, world: without(call, "project"),
+    "environment_required": lambda call, world: without(call, "environment"),
+    "not_found": lambda call, world: with_place(call, **{**call.params, "environment": "live"}),
     "invalid_query": lambda call, world: replace(call, params={"project": "checkout", "enviroment": "staging"}),
     "invalid_session_key": lambda call, world: replace(call, path=call.path.replace("{sessionKey}", "a%00b")),
     "invalid_override": lambda call, world: (
@@ -270,7 +294,7 @@ SPOILERS: dict[str, Callable[[Call, World], Call]] = {
     "unsupported_media_type": lambda call, world: replace(
         call, headers={"Content-Type": "application/x-www-form-urlencoded"}
     ),
-    "too_few_views": lambda call, world: with_place(call, views="1"),
+    "too_few_views": lambda call, world: with_place(call, **{**call.params, "views": "1"}),
     "precondition_failed": lambda call, world: replace(call, headers={**call.headers, "If-Match": '"999"'}),
 }
 #: Codes that need more than a request: a failure, a limit, or bytes that never reach the app (test_server).
@@ -292,6 +316,8 @@ def codes_of(operation: dict[str, Any]) -> dict[str, int]:
 
 def fine_call(path: str, method: str) -> Call:
     call = Call(method.upper(), path, {"project": "checkout", "environment": "staging"})
+    if (path, method) == ("/api/v1/sessions", "delete"):
+        return with_place(call, prefix="ci-", mode="delete")
     return json_call(call, {"label": "x"}) if method == "put" else call
 
 

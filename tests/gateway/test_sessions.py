@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 
+import httpx
 import pytest
 
 from ..support.gateway import API, PLACE, assert_error
@@ -282,6 +283,87 @@ class TestDelete:
 
         assert_error(await api.delete("ci-42", mode), 422, "invalid_mode", "reset", "delete")
         assert state((await api.get("ci-42")).json()) == FULL
+
+
+class TestPrefix:
+    async def fill(self, api: API, *keys: str) -> None:
+        for key in keys:
+            await api.put(key.replace("%", "%25"), {"label": key})
+
+    async def keys(self, api: API, **params: str) -> set[str]:
+        response = await api.call("GET", "/sessions", params={**PLACE, **params})
+        assert response.status_code == 200, response.text
+        return {session["sessionKey"] for session in response.json()["sessions"]}
+
+    async def change(self, api: API, prefix: str, mode: str, **options: object) -> httpx.Response:
+        return await api.call("DELETE", "/sessions", params={**PLACE, "prefix": prefix, "mode": mode}, **options)
+
+    async def test_lists_the_keys_that_begin_so(self, api: API) -> None:
+        await self.fill(api, "ci-1", "ci-2", "CI-1", "ci", "ci%", "ci é")
+
+        assert await self.keys(api, prefix="ci-") == {"ci-1", "ci-2"}
+        assert await self.keys(api, prefix="ci%") == {"ci%"}
+        assert await self.keys(api, prefix="ci é") == {"ci é"}
+        assert await self.keys(api, prefix="*") == set()
+
+    async def test_deletes_them(self, api: API) -> None:
+        await self.fill(api, "ci-1", "ci-2", "ci", "other")
+
+        response = await self.change(api, "ci-", "delete")
+
+        assert response.status_code == 200, response.text
+        assert response.json() == {"ok": True, "mode": "delete", "count": 2, "more": False}
+        assert response.headers["session-views"] == "confirmed=0, expired=0"
+        assert await self.keys(api) == {"ci", "other"}
+        assert (await self.change(api, "ci-", "delete")).json()["count"] == 0
+
+    async def test_resets_them(self, api: API) -> None:
+        await self.fill(api, "ci-1", "ci-2", "other")
+
+        response = await self.change(api, "ci-", "reset", headers={"Prefer": "respond-async"})
+
+        assert response.json() == {"ok": True, "mode": "reset", "count": 2, "more": False}
+        assert response.headers["preference-applied"] == "respond-async"
+        assert (await api.get("ci-1")).json()["label"] is None
+        assert (await api.get("other")).json()["label"] == "other"
+
+    @pytest.mark.parametrize("mode", [None, "", "merge", "Delete"])
+    async def test_mode_is_required(self, api: API, mode: str | None) -> None:
+        await self.fill(api, "ci-1")
+
+        params = {**PLACE, "prefix": "ci-", **({} if mode is None else {"mode": mode})}
+        response = await api.call("DELETE", "/sessions", params=params)
+
+        assert_error(response, 422, "invalid_mode", "reset", "delete")
+        assert await self.keys(api) == {"ci-1"}
+
+    @pytest.mark.parametrize("beginning", [None, "", " ", " ci-", "ci\n", "x" * 201, "a\x00"])
+    async def test_what_no_key_begins_with_is_422(self, api: API, beginning: str | None) -> None:
+        await self.fill(api, "ci-1")
+        params = {**PLACE, **({} if beginning is None else {"prefix": beginning})}
+
+        response = await api.call("DELETE", "/sessions", params={**params, "mode": "delete"})
+        assert_error(response, 422, "invalid_query", "prefix")
+        if beginning is not None:
+            assert_error(await api.call("GET", "/sessions", params=params), 422, "invalid_query", "prefix")
+        assert await self.keys(api) == {"ci-1"}
+
+    @pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+    async def test_preconditions_are_422(self, api: API, name: str) -> None:
+        await self.fill(api, "ci-1")
+
+        assert_error(await self.change(api, "ci-", "delete", headers={name: "*"}), 422, "invalid_query", name)
+        assert await self.keys(api) == {"ci-1"}
+
+    async def test_too_few_views(self, api: API) -> None:
+        await self.fill(api, "ci-1")
+        params = {**PLACE, "prefix": "ci-", "mode": "delete", "views": "1"}
+
+        response = await api.call("DELETE", "/sessions", params=params)
+
+        assert_error(response, 503, "too_few_views", "The state is set")
+        assert "etag" not in response.headers
+        assert await self.keys(api) == set()
 
 
 class TestOverrides:

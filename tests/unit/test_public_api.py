@@ -77,6 +77,7 @@ PROMISED = {
     "AsyncProject",
     "AsyncSessionStore",
     "AsyncView",
+    "BulkResult",
     "Catalog",
     "CatalogDiff",
     "CatalogDocument",

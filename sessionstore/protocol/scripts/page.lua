@@ -1,11 +1,12 @@
 -- One page of an environment's index, newest seen first. Members may have expired: read.lua leaves those out.
 --
 -- KEYS[1] index  [2] environments
--- ARGV[1] environment  [2] how many  [3] the score to start at (or '+inf')  [4] the last member of the page before, or
---         ''
+-- ARGV[1] environment  [2] how many members to return, at most, and [3] to look at
+--     [4] the score and [5] the member after which the page begins; '' and '' for the first page
+--     [6] how the members begin, byte by byte; '' for every member
 --
--- Returns {"status": "ok", "members": [[session key, lastSeenAt], …]}; or lib/failure.lua with the status
---         unknown_environment. Fewer members than asked for mark the last page
+-- Returns {"status": "ok", "members": [[session key, lastSeenAt], …], "next": the last member that was looked at, in the
+--         same form, or null at the end of the index}; or lib/failure.lua with the status unknown_environment
 
 --@include lib/environment
 --@include lib/failure
@@ -25,20 +26,38 @@ local function comes_before(a, b)
   return #a < #b
 end
 
-local limit = tonumber(ARGV[2])
-local members = {}
-local offset = 0
-while #members < limit do
-  local batch = redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[3], '-inf', 'WITHSCORES', 'LIMIT', offset, limit + 1)
-  for i = 1, #batch, 2 do
-    -- Members of one score come in descending order, and those down to the last one have been listed.
-    if (ARGV[4] == '' or batch[i + 1] ~= ARGV[3] or comes_before(batch[i], ARGV[4])) and #members < limit then
-      members[#members + 1] = '[' .. cjson.encode(batch[i]) .. ',' .. batch[i + 1] .. ']'
+-- Find the rank of the first member after the place by halving: the member there may have moved or gone.
+local first = 0
+if ARGV[4] ~= '' then
+  local place, behind = tonumber(ARGV[4]), redis.call('ZCARD', KEYS[1])
+  while first < behind do
+    local middle = math.floor((first + behind) / 2)
+    local entry = redis.call('ZREVRANGE', KEYS[1], middle, middle, 'WITHSCORES')
+    local score = tonumber(entry[2])
+    -- Members of one score come in descending order.
+    if score < place or score == place and comes_before(entry[1], ARGV[5]) then
+      behind = middle
+    else
+      first = middle + 1
     end
   end
-  if #batch < 2 * (limit + 1) then
-    break
-  end
-  offset = offset + limit + 1
 end
-return '{"status":"ok","members":[' .. table.concat(members, ',') .. ']}'
+
+local limit, prefix = tonumber(ARGV[2]), ARGV[6]
+-- One more entry than it looks at tells whether the index ends here.
+local last = first + tonumber(ARGV[3])
+local entries = redis.call('ZREVRANGE', KEYS[1], first, last, 'WITHSCORES')
+local members = {}
+local looked_at = 0
+while #members < limit and first + looked_at < last and 2 * looked_at < #entries do
+  looked_at = looked_at + 1
+  local member, score = entries[2 * looked_at - 1], entries[2 * looked_at]
+  if string.sub(member, 1, #prefix) == prefix then
+    members[#members + 1] = '[' .. cjson.encode(member) .. ',' .. score .. ']'
+  end
+end
+local next_page = 'null'
+if 2 * looked_at < #entries then
+  next_page = '[' .. cjson.encode(entries[2 * looked_at - 1]) .. ',' .. entries[2 * looked_at] .. ']'
+end
+return '{"status":"ok","members":[' .. table.concat(members, ',') .. '],"next":' .. next_page .. '}'

@@ -240,7 +240,7 @@ class TestReports:
 
 def test_a_page_is_short_if_the_index_names_many_expired_sessions() -> None:
     # Given: an index whose members are all gone.
-    listing = operations.list_sessions(EnvironmentKeyspace("ss", "checkout", "staging"), 5, None)
+    listing = operations.list_sessions(EnvironmentKeyspace("ss", "checkout", "staging"), 5, None, None)
     step: Any = next(listing)
     looks = 0
 
@@ -250,9 +250,8 @@ def test_a_page_is_short_if_the_index_names_many_expired_sessions() -> None:
             if step.script.name == "page":
                 looks += 1
                 count = int(step.args[1])
-                step = listing.send(
-                    IndexPage(status="ok", members=tuple((f"k{looks}-{n}", 10**6 - looks) for n in range(count)))
-                )
+                members = tuple((f"k{looks}-{n}", 10**6 - looks) for n in range(count))
+                step = listing.send(IndexPage(status="ok", members=members, next=members[-1]))
             else:
                 step = listing.send(SessionsReply(1, ()))
 
