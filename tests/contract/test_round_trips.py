@@ -77,9 +77,10 @@ _IN_SCRIPTS = (
         "zcard",
         "zcount",
         "zrangebyscore",
-        "zrevrangebyscore",
         "zrem",
         "zrange",
+        "zrevrange",
+        "zscan",
     ),
 )
 
