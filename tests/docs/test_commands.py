@@ -126,9 +126,9 @@ def runnable(command: str, reader: Reader) -> str:
     return command
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def empty_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment in which the pages install what they need."""
+    """An environment in which a page installs what it needs."""
     require_package_index()
     folder = tmp_path_factory.mktemp("python")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
