@@ -30,7 +30,8 @@ class SessionStoreAddon:
 
     Options: ``sessionstore_url`` (Redis), ``sessionstore_project``, ``sessionstore_environment``;
     ``sessionstore_prefix``, ``sessionstore_ttl`` and ``sessionstore_lease`` (seconds), which must equal the gateway's;
-    and ``sessionstore_delay`` (apply the session's global delay).
+    ``sessionstore_delay`` (apply the session's global delay); and ``sessionstore_forward_header`` (send the session's
+    header to the server, too).
 
     Attributes
     ----------
@@ -49,6 +50,7 @@ class SessionStoreAddon:
         for name, variable, default, meaning in _SETTINGS:
             loader.add_option(name, str, os.environ.get(variable) or default, meaning)
         loader.add_option("sessionstore_delay", bool, False, "Apply each session's global delay.")
+        loader.add_option("sessionstore_forward_header", bool, False, "Send the session's header to the server, too.")
 
     def configure(self, updated: set[str]) -> None:
         """Check the options; nothing connects yet."""
@@ -83,10 +85,12 @@ class SessionStoreAddon:
             await self._store.aclose()
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        """Put the session into the flow's metadata, and apply its delay if the option is on."""
+        """Put the session into the flow's metadata, remove its header, and apply its delay if the option is on."""
         raw = next((value for name, value in flow.request.headers.fields if name.lower() == _HEADER), None)
         session = None if self.view is None else self.view.get_by_header(raw)
         flow.metadata[STATE_KEY] = session
+        if not ctx.options.sessionstore_forward_header:
+            flow.request.headers.pop(SESSION_HEADER, None)
         if session is not None and ctx.options.sessionstore_delay:
             await apply_delay(session)
 

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,6 +43,13 @@ class Mocks:
 
 
 addons = [SessionStoreAddon(), Mocks()]
+"""
+
+#: Passes each request on to its server.
+NO_MOCKS = """
+from sessionstore.contrib.mitmproxy import SessionStoreAddon
+
+addons = [SessionStoreAddon()]
 """
 
 _LISTENING = re.compile(r"listening at (?:http://)?(?:\*|127\.0\.0\.1):(\d+)")
@@ -159,6 +168,38 @@ def test_a_request_gets_the_state_of_the_last_put(mitmdump: str, shared_redis: R
     # The proxy has closed its view, so no writer waits for it.
     with SessionStore.from_url(shared_redis.url) as store:
         assert store.environment(project, place["environment"]).views() == ()
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_the_header_reaches_the_server_only_if_asked_for(
+    mitmdump: str, shared_redis: RedisServer, prefix: str, tmp_path: Path, forward: bool
+) -> None:
+    received: list[list[str] | None] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append(self.headers.get_all("x-flowmock-session"))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    options = {
+        "sessionstore_url": shared_redis.url,
+        "sessionstore_prefix": prefix,
+        "sessionstore_project": "checkout",
+        "sessionstore_environment": "staging",
+        **({"sessionstore_forward_header": "true"} if forward else {}),
+    }
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with run_proxy(mitmdump, tmp_path, NO_MOCKS, {}, **options) as proxy:
+            url = f"http://127.0.0.1:{server.server_port}/pay"
+            headers = [("X-Flowmock-Session", "ci-42"), ("x-flowmock-session", "ci-43")]
+            assert proxy.client.get(url, headers=headers).status_code == 204
+        server.shutdown()
+
+    assert received == [["ci-42", "ci-43"] if forward else None]
 
 
 def test_the_example_answers_by_scenario_and_reads_its_settings_from_the_environment(
