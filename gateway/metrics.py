@@ -33,9 +33,11 @@ _EFFECT_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.
 
 _METHODS = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
 
-#: Projects whose live sessions are counted.
+#: Projects whose live sessions are counted, and named ones that may have no environment.
 _MAX_PROJECTS = 100
-#: Seconds for which a count is reused. /metrics asks for no key, so scrapes must not load Redis.
+#: Seconds for which a scrape and a count are reused. /metrics asks for no key, so scrapes must load neither the gateway
+#: nor Redis.
+_SCRAPE_AGAIN_S = 1.0
 _COUNT_AGAIN_S = 5.0
 #: Seconds that a scrape waits for the counts before it leaves them out.
 _COUNT_DEADLINE_S = 1.0
@@ -101,9 +103,12 @@ class Metrics:
             ("project", "environment"),
             registry=registry,
         )
+        #: projects that have registered environments, and those that were named since the last count
         self._projects: dict[str, AsyncSessionStore] = {}
-        self._counted_at = float("-inf")
-        self._counting = asyncio.Lock()
+        self._named: dict[str, AsyncSessionStore] = {}
+        self._counted_at = self._scraped_at = float("-inf")
+        self._scrape = b""
+        self._scraping = asyncio.Lock()
 
     # Called by the app
 
@@ -141,37 +146,50 @@ class Metrics:
 
     def served(self, store: AsyncSessionStore, project: str) -> None:
         """Remember a project. Its live sessions are counted from now on if it has registered environments."""
-        if project not in self._projects:
-            if len(self._projects) >= _MAX_PROJECTS:
-                del self._projects[next(iter(self._projects))]
-            self._projects[project] = store
+        if project in self._projects:
+            self._projects[project] = self._projects.pop(project)  # the newest one
+        elif len(self._named) < _MAX_PROJECTS:
+            self._named[project] = store
 
     # Called by Prometheus
 
     @Operation(answer="text/plain")
     async def read_metrics(self, request: Request) -> Response:
         """Metrics for Prometheus, in its text format."""
-        await self._count_live()
-        return Response(prometheus.generate_latest(self._registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        async with self._scraping:
+            if time.monotonic() - self._scraped_at >= _SCRAPE_AGAIN_S:
+                await self._count_live()
+                self._scrape = prometheus.generate_latest(self._registry)
+                self._scraped_at = time.monotonic()
+        return Response(self._scrape, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def _count_live(self) -> None:
-        async with self._counting:
-            if time.monotonic() - self._counted_at < _COUNT_AGAIN_S:
-                return
-            self._counted_at = time.monotonic()
-            self._live_sessions.clear()
-            self._live_views.clear()
-            try:
-                async with asyncio.timeout(_COUNT_DEADLINE_S):
-                    for project, store in tuple(self._projects.items()):
-                        await self._count_project(project, store)
-            except (SessionStoreError, TimeoutError) as exc:
-                log.info("The live sessions and views can't be counted: %s", str(exc) or type(exc).__name__)
+        if time.monotonic() - self._counted_at < _COUNT_AGAIN_S:
+            return
+        self._counted_at = time.monotonic()
+        self._live_sessions.clear()
+        self._live_views.clear()
+        try:
+            async with asyncio.timeout(_COUNT_DEADLINE_S):
+                for project in tuple(self._named):
+                    await self._check_named(project)
+                for project, store in tuple(self._projects.items()):
+                    await self._count_project(project, store)
+        except (SessionStoreError, TimeoutError) as exc:
+            log.info("The live sessions and views can't be counted: %s", str(exc) or type(exc).__name__)
+
+    async def _check_named(self, project: str) -> None:
+        """Take a project in, in place of the oldest one, if it has environments. Else a client mistyped its name."""
+        registered = await self._named[project].project(project).environments()
+        store = self._named.pop(project)
+        if registered:
+            while len(self._projects) >= _MAX_PROJECTS:
+                del self._projects[next(iter(self._projects))]
+            self._projects[project] = store
 
     async def _count_project(self, project: str, store: AsyncSessionStore) -> None:
         found = await store.project(project).live_counts()
         if not found:
-            # It has registered no environment: perhaps a client mistyped its name.
             self._projects.pop(project, None)
         for environment, counts in found.items():
             self._live_sessions.labels(project, environment).set(counts.sessions)

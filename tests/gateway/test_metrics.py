@@ -29,6 +29,12 @@ TEMPLATE = "/api/v1/sessions/{sessionKey}"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
+@pytest.fixture(autouse=True)
+def new_scrapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Render each scrape anew, unless a test says otherwise."""
+    monkeypatch.setattr("gateway.metrics._SCRAPE_AGAIN_S", 0.0)
+
+
 @dataclass
 class Measured:
     client: httpx.AsyncClient
@@ -282,6 +288,51 @@ class TestLiveSessions:
             await measured.client.get(f"{SESSIONS}/a", params={**PLACE, "project": project})
 
         assert len(self.found(await measured.scrape())) == 2
+
+    async def test_of_a_project_stay_when_others_are_made_up(
+        self, measured: Measured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("gateway.metrics._MAX_PROJECTS", 2)
+        monkeypatch.setattr("gateway.metrics._COUNT_AGAIN_S", 0.0)
+        await self.register(measured, "checkout", "staging")
+        await measured.client.get(f"{SESSIONS}/a")
+        for round_ in range(3):
+            for number in range(5):
+                project = f"made-up-{round_}-{number}"
+                await measured.client.get(f"{SESSIONS}/a", params={**PLACE, "project": project})
+
+            assert self.found(await measured.scrape()) == {("checkout", "staging"): 0}
+
+        # And another project that is real is found, after those that were named before it
+        await self.register(measured, "search", "staging")
+        await measured.client.get(f"{SESSIONS}/a", params={**PLACE, "project": "search"})
+        assert ("search", "staging") in self.found(await measured.scrape())
+
+    async def test_of_the_project_that_was_served_last_stay(
+        self, measured: Measured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("gateway.metrics._MAX_PROJECTS", 2)
+        monkeypatch.setattr("gateway.metrics._COUNT_AGAIN_S", 0.0)
+        for project in ("one", "two", "three", "one", "four"):
+            await self.register(measured, project, "staging")
+            await measured.client.get(f"{SESSIONS}/a", params={**PLACE, "project": project})
+            found = self.found(await measured.scrape())
+
+        assert {project for project, _ in found} == {"one", "four"}
+
+
+class TestScrape:
+    async def test_is_reused_for_a_second(self, measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 100.0
+        monkeypatch.setattr("gateway.metrics._SCRAPE_AGAIN_S", 1.0)
+        monkeypatch.setattr("gateway.metrics.time.monotonic", lambda: now)
+        first = await measured.client.get("/metrics")
+        await measured.client.get(f"{SESSIONS}/a")
+
+        now += 0.999
+        assert (await measured.client.get("/metrics")).content == first.content
+        now += 0.001
+        assert (await measured.client.get("/metrics")).content != first.content
 
 
 class TestText:
