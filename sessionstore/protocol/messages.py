@@ -96,7 +96,7 @@ def decode_change(payload: bytes | str) -> Change:
     try:
         change: Change = _changes.decode(payload)
         return change
-    except (msgspec.DecodeError, UnicodeError) as exc:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
         raise CorruptDataError(f"A message on the changes channel does not decode: {exc}.") from exc
 
 
@@ -109,5 +109,5 @@ def decode_applied(payload: bytes | str) -> Applied:
     """
     try:
         return _applied.decode(payload)
-    except (msgspec.DecodeError, UnicodeError) as exc:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
         raise CorruptDataError(f"A message on the applied channel does not decode: {exc}.") from exc

@@ -228,7 +228,7 @@ def _decoder(reply: type[Any]) -> Callable[[Payload], Any]:
     def decode_reply(payload: Payload) -> Any:
         try:
             return decode(payload)
-        except (msgspec.DecodeError, UnicodeError, TypeError) as exc:
+        except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError) as exc:
             raise CorruptDataError(f"Redis answered with an invalid {reply.__name__}: {exc}.") from exc
 
     return decode_reply
@@ -317,5 +317,5 @@ def decode_view_info(text: str) -> ViewInfo:
     """The inverse of `encode_view_info`; invalid text gives an empty `ViewInfo`."""
     try:
         return msgspec.json.decode(text, type=ViewInfo)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return ViewInfo()
