@@ -130,13 +130,16 @@ class Boundary:
         doubtful = "transfer-encoding" in request_headers and "content-length" in request_headers
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
+            begins = message["type"] == "http.response.start"
+            if begins:
                 headers = MutableHeaders(scope=message)
                 headers.update({"x-request-id": record.request_id, **record.limit_headers})
                 if doubtful:
                     headers["connection"] = "close"
             await send(message)
+            if begins:
+                # Not before: a client that reads nothing delays it, and a request that ends meanwhile has no response.
+                record.status = message["status"]
 
         try:
             if not _HOST.match(request_headers.get("host", "")):

@@ -19,6 +19,7 @@ Heads, trailers and chunk lines are bounded by h11 itself (`MAX_HEAD_BYTES`), an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,10 +70,20 @@ class Neighbours:
     on_refusal: Callable[[str], object] = lambda code: None
     guards: set[Guard] = field(default_factory=set)
 
-    def close(self) -> None:
-        """Close the connections that are left when the server has stopped."""
-        for guard in self.guards:
+    async def aclose(self) -> None:
+        """End the connections that are left when the server has stopped; what a client doesn't read soon is lost."""
+        for guard in tuple(self.guards):
             guard.transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._lost()
+        for guard in tuple(self.guards):
+            guard.transport.abort()
+        await self._lost()
+
+    async def _lost(self) -> None:
+        while self.guards:  # noqa: ASYNC110  the loop calls `connection_lost`
+            await asyncio.sleep(0.01)
 
 
 def guarded(stock: type[asyncio.Protocol], neighbours: Neighbours) -> type[asyncio.Protocol]:

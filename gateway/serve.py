@@ -138,7 +138,7 @@ async def _serve(
         _on_signal(stop)
         await server.serve(listeners)
     # Requests that the grace has cut off were answered meanwhile.
-    neighbours.close()
+    await neighbours.aclose()
 
 
 def _on_signal(handler: Callable[[], object]) -> None:

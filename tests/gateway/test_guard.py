@@ -443,11 +443,24 @@ class TestEnd:
         assert connection.neighbours.guards == set()
         assert all(timer.cancelled for timer in connection.loop.timers)
 
-    def test_closes_all_neighbours(self, connection: Connection) -> None:
-        connection.receive(b"\x00\x01\r\n\r\n")
-        connection.neighbours.close()
-
+    async def test_of_the_server_gives_clients_a_moment_to_read(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A client that reads nothing must not keep the process from ending."""
+        monkeypatch.setattr(guard, "LINGER_S", 0.05)
+        connection.receive(GET)
+        connection.loop.answer()
+        aborted = asyncio.Event()
+        monkeypatch.setattr(connection.transport, "abort", aborted.set)
+        closing = asyncio.create_task(connection.neighbours.aclose())
+        await asyncio.wait([closing], timeout=0.01)
         assert connection.transport.closed
+        assert not aborted.is_set()
+        await aborted.wait()
+        assert not closing.done()
+        connection.guard.connection_lost(None)
+
+        await closing
 
 
 class TestLimit:
@@ -495,7 +508,7 @@ async def serving(served: Any, **options: Any) -> AsyncIterator[tuple[asyncio.St
     finally:
         writer.close()
         server.close()
-        neighbours.close()
+        await neighbours.aclose()
         await asyncio.sleep(0.05)
 
 

@@ -152,6 +152,32 @@ class TestSignals:
             assert gateway.wait() == 0
             assert "Traceback" not in gateway.log
 
+    def test_with_clients_that_do_not_read_it_logs_json_only(self, shared_redis: RedisServer, prefix: str) -> None:
+        # Given clients that ask for more than the gateway can send, and read nothing
+        options = ("--shutdown-grace", "0.2", "--rate-limit", "off", "--prefix", prefix)
+        with GatewayProcess(shared_redis.url, *options) as gateway, gateway.client() as client:
+            overrides = [f"ovr_{number:0>120}" for number in range(200)]
+            for number in range(10):
+                client.put(f"/sessions/ci-{number}", json={"overrides": overrides}).raise_for_status()
+            lists = 200 * (
+                "GET /api/v1/sessions?project=checkout&environment=staging HTTP/1.1\r\nHost: localhost\r\n"
+                f"Authorization: {AUTHORIZATION['Authorization']}\r\n\r\n"
+            )
+            with contextlib.ExitStack() as stack:
+                for _ in range(10):
+                    connection = stack.enter_context(gateway.connect())
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    connection.sendall(lists.encode())
+                    assert connection.recv(1024).startswith(b"HTTP/1.1 200 ")
+
+                # When it is told to stop
+                gateway.signal(signal.SIGTERM)
+
+                # Then it ends, and every line of its log is JSON
+                assert gateway.wait() == 0
+            assert all(isinstance(json.loads(line), dict) for line in gateway.log.splitlines())
+            assert "Traceback" not in gateway.log
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_ends_a_start_that_waits_for_redis(self, number: signal.Signals) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
