@@ -198,6 +198,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         headers = {**headers, **etag(error.revision)}
         if record.write is not None:
             record.write.revision = error.revision
+    if isinstance(error, TooFewViewsError):
+        headers = {**headers, "session-views": f"confirmed={error.confirmed}"}
     body = error_body(code, sentence)
     return Response(body, STATUS[code], headers, media_type="application/json")
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect
 from sessionstore.errors import InvalidQueryError, SessionNotFoundError
 from sessionstore.protocol.bulk_operations import MAX_CHANGED
-from sessionstore.session import SessionDocument, normalize_session_key
+from sessionstore.session import SessionDocument, ViewDocument, ViewListDocument, normalize_session_key
 
 from . import inputs
 from .auth import Authenticator
@@ -109,6 +109,7 @@ class API:
             ),
             self._secured(f"{BASE_PATH}/sessions", GET=self.list_sessions, DELETE=self.delete_sessions),
             self._secured(f"{BASE_PATH}/scenarios", GET=self.list_scenarios),
+            self._secured(f"{BASE_PATH}/views", GET=self.list_views),
             open_endpoint(f"{BASE_PATH}/openapi.json", GET=self.openapi),
             open_endpoint("/healthz", GET=self.healthz),
             open_endpoint("/readyz", GET=self.readyz),
@@ -265,6 +266,20 @@ class API:
         page = await environment.scenarios(limit, query.get("search"), query.get("before"))
         scenarios = tuple(ScenarioDocument(item.id, item.name, item.url_id) for item in page.scenarios)
         return _answer(ScenarioListDocument(scenarios, page.next_before))
+
+    @Operation(answer=ViewListDocument, query=_PLACE)
+    async def list_views(self, request: Request) -> Response:
+        """List the live views of an environment: the proxies that a write waits for.
+
+        If there is none, a proxy may run on another environment of the project.
+        """
+        environment = await self._environment(request)
+        live = await self.store.project(environment.project).live_views(environment.name)
+        views = tuple(
+            ViewDocument(view.host, view.pid, view.version, view.applied_revision, view.lease_left_ms)
+            for view in live.views
+        )
+        return _answer(ViewListDocument(live.revision, views, live.elsewhere))
 
     @Operation(answer="application/json")
     async def openapi(self, request: Request) -> Response:

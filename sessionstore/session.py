@@ -322,6 +322,45 @@ class LiveView(Struct, frozen=True, gc=False, rename="camel"):
     lease_left_ms: int
 
 
+class LiveViews(Struct, frozen=True):
+    """The live views of an environment.
+
+    Attributes
+    ----------
+    revision : int
+        The environment's revision.
+    views : tuple of LiveView
+        In the order in which their leases expire.
+    elsewhere : dict of str to int
+        How many live views each other registered environment of the project has, if it has any.
+    """
+
+    revision: int
+    views: tuple[LiveView, ...]
+    elsewhere: dict[str, int]
+
+
+class ViewDocument(Struct, frozen=True, rename="camel"):
+    """A live view as the HTTP API shows it."""
+
+    host: Annotated[str, Meta(description="The host that the proxy runs on, as it says.", examples=["proxy-1"])]
+    pid: int
+    version: Annotated[str, Meta(description="The proxy's release of the library.", examples=["0.2.0"])]
+    revision: Annotated[int, Meta(description="The last revision that it has reported as applied.")]
+    lease_left_ms: Annotated[int, Meta(description="Milliseconds until its lease expires.")]
+
+
+class ViewListDocument(Struct, frozen=True):
+    """The live views of an environment as the HTTP API shows them."""
+
+    revision: Annotated[int, Meta(description="The environment's revision.")]
+    views: tuple[ViewDocument, ...]
+    elsewhere: Annotated[
+        dict[str, int],
+        Meta(description="How many live views the project's other environments have.", examples=[{"uat": 2}]),
+    ]
+
+
 class LiveCounts(Struct, frozen=True, gc=False):
     """The number of live sessions and of live views of an environment."""
 

@@ -14,12 +14,20 @@ from msgspec.structs import replace
 
 from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError, TooFewViewsError
 from ..paging import decode_cursor, encode_cursor, validate_limit
-from ..session import Deletion, Effect, LiveCounts, LiveView, Session, SessionPage, validate_key_prefix
+from ..session import Deletion, Effect, LiveCounts, LiveView, LiveViews, Session, SessionPage, validate_key_prefix
 from . import calls
 from .calls import Call, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied, SessionState
-from .replies import IndexPage, LeaseStatusReply, ViewsReply, WriteReply, decode_view_info, session_from_state
+from .replies import (
+    IndexPage,
+    LeaseStatusReply,
+    ViewsReply,
+    WriteReply,
+    decode_view_info,
+    session_from_state,
+    unknown_environment,
+)
 
 #: Seconds between two looks at the leases while a writer waits, at first and at most. Usually a message ends the wait;
 #: the looks are for messages that are lost.
@@ -174,7 +182,22 @@ def list_sessions(
 
 def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:
     """List the views that hold a lease, in the order in which the leases expire."""
-    reply = yield calls.views(keyspace)
+    return _live((yield calls.views(keyspace)))
+
+
+def live_views(
+    keyspace: EnvironmentKeyspace, project: ProjectKeyspace, contexts: Callable[[str], WriteContext]
+) -> Operation[LiveViews]:
+    """List the views of one environment, and count those of the project's others."""
+    reply: ViewsReply = yield calls.views(keyspace)
+    counts = yield from live_counts(project, contexts)
+    if counts and keyspace.environment not in counts:
+        raise unknown_environment(keyspace, counts)
+    elsewhere = {name: count.views for name, count in counts.items() if count.views and name != keyspace.environment}
+    return LiveViews(reply.rev, _live(reply), elsewhere)
+
+
+def _live(reply: ViewsReply) -> tuple[LiveView, ...]:
     found = []
     for view in reply.views:
         info = decode_view_info(view.info)

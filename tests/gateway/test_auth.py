@@ -198,6 +198,7 @@ class TestMatrix:
             ("GET", "/api/v1/sessions"),
             ("DELETE", "/api/v1/sessions"),
             ("GET", "/api/v1/scenarios"),
+            ("GET", "/api/v1/views"),
         }
         # Exactly these ask for no key
         assert {path for _, path, asks in calls_of(first.app) if not asks} == {
@@ -263,6 +264,7 @@ class TestScope:
             ("GET", "/sessions?environment=staging%3A%7Bsearch%7D", None, {422}),
             ("GET", "/sessions?environment=..%2Fsearch%2Fstaging", None, {422}),
             ("GET", "/scenarios?project=search&environment=staging", None, {403}),
+            ("GET", "/views?project=search&environment=staging", None, {403}),
             ("GET", "/sessions/ci-42?project=search&environment=staging", None, {403}),
             ("GET", "/sessions/..%2Fsearch%2Fci-42?environment=staging", None, {404}),
             ("GET", "/sessions/%2E%2E%2F%2E%2E%2Fsearch?environment=staging", None, {404}),

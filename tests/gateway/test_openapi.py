@@ -90,12 +90,13 @@ class TestDocument:
             ("GET", "/api/v1/sessions"),
             ("DELETE", "/api/v1/sessions"),
             ("GET", "/api/v1/scenarios"),
+            ("GET", "/api/v1/views"),
             ("GET", "/api/v1/openapi.json"),
             ("GET", "/healthz"),
             ("GET", "/readyz"),
             ("GET", "/metrics"),
         }
-        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 12
+        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 13
 
     def test_says_which_calls_need_a_key(self, document: dict[str, Any]) -> None:
         without = {path for path, _, operation in operations(document) if operation.get("security") == []}
@@ -233,6 +234,7 @@ SECURED = [
     ("/api/v1/sessions", "get"),
     ("/api/v1/sessions", "delete"),
     ("/api/v1/scenarios", "get"),
+    ("/api/v1/views", "get"),
 ]
 OPEN = [(path, "get") for path in ("/api/v1/openapi.json", "/healthz", "/readyz", "/metrics")]
 

@@ -104,6 +104,7 @@ PROMISED = {
     "KeySnapshot",
     "LiveCounts",
     "LiveView",
+    "LiveViews",
     "Mock",
     "NewApiKey",
     "NotEffectiveError",
