@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from .embedded import EmbeddedServer as EmbeddedServer
     from .errors import (
+        AccessDeniedError as AccessDeniedError,
         ApiKeyNotFoundError as ApiKeyNotFoundError,
         CorruptDataError as CorruptDataError,
         EnvironmentNotFoundError as EnvironmentNotFoundError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         OutcomeUnknownError as OutcomeUnknownError,
         OverrideNotFoundError as OverrideNotFoundError,
         PreconditionFailedError as PreconditionFailedError,
+        RateLimitedError as RateLimitedError,
         SessionNotFoundError as SessionNotFoundError,
         SessionStoreError as SessionStoreError,
         StaleView as StaleView,
@@ -101,6 +103,7 @@ _NAMES = {
     ".catalog.model": ("Catalog", "CatalogDiff", "Mock", "Scenario", "ScenarioPage", "diff_catalogs"),
     ".embedded": ("EmbeddedServer",),
     ".errors": (
+        "AccessDeniedError",
         "ApiKeyNotFoundError",
         "CorruptDataError",
         "EnvironmentNotFoundError",
@@ -118,6 +121,7 @@ _NAMES = {
         "OutcomeUnknownError",
         "OverrideNotFoundError",
         "PreconditionFailedError",
+        "RateLimitedError",
         "SessionNotFoundError",
         "SessionStoreError",
         "StaleView",

@@ -6,12 +6,13 @@ a delay.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, TypedDict
 
@@ -28,6 +29,8 @@ from .errors import (
     InvalidSlugError,
 )
 
+#: The header of a proxied request that names its session.
+SESSION_HEADER = "x-flowmock-session"
 #: Code points of a session key. The rest is cut off.
 MAX_SESSION_KEY_LENGTH = 200
 #: Characters of a project's or environment's slug.
@@ -393,18 +396,47 @@ def _format_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
+def parse_time(text: str) -> int:
+    """Milliseconds since 1970 of a time that the HTTP API wrote.
+
+    Raises
+    ------
+    ValueError
+    """
+    return (datetime.fromisoformat(text) - _EPOCH) // timedelta(milliseconds=1)
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
 def normalize_session_key(key: str) -> str:
     """Normalise a session key to the form that is stored and compared.
 
     Line breaks (CR, LF, U+2028, U+2029) are removed, surrounding white space is trimmed, and the rest is cut at 200
     code points. Normalising twice changes nothing. The result may be empty; `validate_session_key` rejects that.
     """
+    return _without_line_breaks(key)[:MAX_SESSION_KEY_LENGTH].rstrip()
+
+
+def _without_line_breaks(key: str) -> str:
     # A hostile header may have megabytes, so each step must be fast. Line breaks are white space, so the first step
     # removes those that come before the key.
     key = key.lstrip()
     for line_break in _LINE_BREAKS:
         key = key.replace(line_break, "")
-    return key[:MAX_SESSION_KEY_LENGTH].rstrip()
+    return key
+
+
+def shorten_session_key(key: str) -> str:
+    """Normalise a session key, but shorten a long one so that it stays another key than those that begin the same.
+
+    Of more than 200 code points remain the first 183, ``~``, and 16 digits of the SHA-256 of the whole.
+    """
+    key = _without_line_breaks(key).rstrip()
+    if len(key) <= MAX_SESSION_KEY_LENGTH:
+        return key
+    suffix = "~" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return key[: MAX_SESSION_KEY_LENGTH - len(suffix)] + suffix
 
 
 def session_key_from_header(value: bytes | str | None) -> str | None:
@@ -430,7 +462,7 @@ def _header_bytes(text: str) -> bytes | None:
     return None  # a lone surrogate that no header decodes to
 
 
-def validate_session_key(key: str) -> str:
+def validate_session_key(key: str, normalize: Callable[[str], str] = normalize_session_key) -> str:
     """Normalise a session key and check it.
 
     Raises
@@ -440,7 +472,7 @@ def validate_session_key(key: str) -> str:
     """
     if not isinstance(key, str):
         raise InvalidSessionKeyError(f"The session key must be text, not {type(key).__name__}.")
-    key = normalize_session_key(key)
+    key = normalize(key)
     if not key:
         raise InvalidSessionKeyError("The session key is empty; name the session with at least one visible character.")
     if not key.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in key):
