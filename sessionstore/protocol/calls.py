@@ -27,6 +27,10 @@ from .server_identity import ServerIdentity
 READ_BATCH = 100
 #: Members of the index that one script looks at: only names, so more than one reads.
 LOOK_BATCH = 1000
+#: Sessions that one step of a snapshot reads: two steps may be in flight, so Redis may run two in a row.
+SNAPSHOT_BATCH = 50
+#: Members of the index that one step of a snapshot finds, about: enough for two steps.
+FIND_BATCH = 100
 #: Environments whose sessions and views one script counts.
 COUNT_BATCH = 100
 #: Sessions that one script touches.
@@ -270,9 +274,9 @@ def scan(keyspace: EnvironmentKeyspace, cursor: str, *, prefix: str = "") -> Cal
 
 
 def snapshot(
-    keyspace: EnvironmentKeyspace, cursor: str, session_keys: Sequence[str] = (), *, count: int = READ_BATCH
+    keyspace: EnvironmentKeyspace, cursor: str, session_keys: Sequence[str] = (), *, count: int = FIND_BATCH
 ) -> Call[replies.SnapshotReply]:
-    """Read the sessions named, at most `READ_BATCH`, and find about `count` members of the index after the cursor.
+    """Read the sessions named, at most `SNAPSHOT_BATCH`, and find about `count` members of the index after the cursor.
 
     The cursor is ``"0"`` at first and at the end; with a count of 0 it stays where it is.
     """

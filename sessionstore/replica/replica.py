@@ -119,7 +119,6 @@ class Replica:
         self._syncs = 0
         #: only while SYNCING
         self._snapshot: Snapshot | None = None
-        self._in_flight: Call[Any] | None = None
         #: when sessions expire, the first on top; an entry is void if its session expires at another time
         self._expiries: list[tuple[int, str]] = []
         #: values that many sessions share, so that each is held once
@@ -159,29 +158,23 @@ class Replica:
     # Calls
 
     def poll(self) -> Call[Any] | None:
-        """Take the call that is due; None if none is due, or one is in flight. Each call is an object of its own."""
-        if self._snapshot is None or self._in_flight is not None:
-            return None
-        self._in_flight = self._snapshot.next_call()
-        return self._in_flight
+        """Take a call that is due, if any. Poll again: two may be in flight."""
+        return None if self._snapshot is None else self._snapshot.next_call()
 
     def answered(self, call: Call[Any], reply: Any) -> None:
-        """Take the decoded answer to a call of `poll`."""
-        if call is not self._in_flight or self._snapshot is None:
+        """Take the decoded answer to a call of `poll`. An answer to a call of an earlier sync is ignored."""
+        if self._snapshot is None:
             return
-        self._in_flight = None
         try:
-            self._snapshot.answered(reply)
+            self._snapshot.answered(call, reply)
             self._serve_if_complete(self._snapshot)
         except Inconsistent as exc:
             self.resync(str(exc))
 
     def failed(self, call: Call[Any]) -> None:
         """A call gets no answer: read the index again from its start."""
-        if call is not self._in_flight or self._snapshot is None:
-            return
-        self._in_flight = None
-        self._snapshot.restart()
+        if self._snapshot is not None:
+            self._snapshot.failed(call)
 
     @property
     def awaited(self) -> int | None:
@@ -231,7 +224,6 @@ class Replica:
             self.resync_reason = reason
         if event is Event.COMPLETED:
             return
-        self._in_flight = None
         self.chain = None
         self._snapshot = None
         if state is State.SYNCING:
