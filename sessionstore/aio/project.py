@@ -91,7 +91,7 @@ class AsyncProject:
         )
 
     async def diff_catalog(self, document: CatalogDocument | dict[str, Any], *, prune: bool = False) -> CatalogReport:
-        """Report what `apply_catalog` would change, without changing it. The report counts no sessions.
+        """Report what `apply_catalog` would change, without changing it. It reads all live sessions.
 
         Raises
         ------

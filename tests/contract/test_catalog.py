@@ -306,6 +306,27 @@ async def test_a_diff_shows_the_changes_and_makes_none(store: AsyncSessionStore,
     ]
 
 
+async def test_a_diff_counts_the_sessions_that_would_lose_something(
+    store: AsyncSessionStore, staging: AsyncEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given sessions with ids that no catalog has, and pages of few sessions
+    monkeypatch.setattr("sessionstore.protocol.calls.READ_BATCH", 2)
+    project = store.project("checkout")
+    for number in range(5):
+        await staging.put(f"kept-{number}", overrides=["ovr_a"], scenario="scn_x")
+        await staging.put(f"lost-{number}", overrides=["ovr_a", "ovr_unknown"])
+    await staging.put("lost-scenario", scenario="scn_unknown")
+    await staging.put("empty")
+
+    # When a first catalog is planned and applied, then both count the same sessions
+    for later in (document(staging=STAGING), document(staging={"mocks": STAGING["mocks"]}), document()):
+        planned = await project.diff_catalog(later, prune=True)
+        done = await project.apply_catalog(later, prune=True)
+        assert [entry.sessions for entry in planned.environments] == [entry.sessions for entry in done.environments]
+        assert planned.sessions > 0
+    assert (await project.diff_catalog(document(staging=STAGING))).sessions == 0
+
+
 async def test_scenarios_come_in_pages(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
     assert (await staging.scenarios()).scenarios == ()
     await store.project("checkout").apply_catalog(document(staging=STAGING))
