@@ -170,14 +170,15 @@ class API:
         )
         key = inputs.decode_session_key(request.path_params["sessionKey"])
         _record_write(request, "put", environment, normalize_session_key(key))
-        session = await environment.put(
-            key,
-            body,
-            replace=mode == "replace",
-            if_match=if_match,
-            if_none_match=if_none_match,
-            **_terms(request),
-        )
+        async with inputs.while_connected(request):
+            session = await environment.put(
+                key,
+                body,
+                replace=mode == "replace",
+                if_match=if_match,
+                if_none_match=if_none_match,
+                **_terms(request),
+            )
         return _answer(session.document(), {**etag(session.revision), **_effect_headers(request, session.effect)})
 
     @Operation(answer=DeletionDocument, query=(*_PLACE, "mode", "views"), headers=("If-Match", "Prefer"))
@@ -195,9 +196,11 @@ class API:
         await inputs.skip_body(request)
         _record_write(request, mode, environment, normalize_session_key(key))
         if mode == "delete":
-            deletion = await environment.delete(key, if_match=if_match, **_terms(request))
+            async with inputs.while_connected(request):
+                deletion = await environment.delete(key, if_match=if_match, **_terms(request))
             return _answer(DeletionDocument(True, "delete"), _effect_headers(request, deletion.effect))
-        session = await environment.reset(key, if_match=if_match, **_terms(request))
+        async with inputs.while_connected(request):
+            session = await environment.reset(key, if_match=if_match, **_terms(request))
         return _answer(DeletionDocument(True, "reset"), _effect_headers(request, session.effect))
 
     @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
@@ -208,7 +211,8 @@ class API:
         """
         environment, key, override = await self._override(request)
         _record_write(request, "activate", environment, normalize_session_key(key))
-        session = await environment.activate(key, override, **_terms(request))
+        async with inputs.while_connected(request):
+            session = await environment.activate(key, override, **_terms(request))
         return _answer(OverrideDocument(override, True), _effect_headers(request, session.effect))
 
     @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
@@ -219,7 +223,8 @@ class API:
         """
         environment, key, override = await self._override(request)
         _record_write(request, "deactivate", environment, normalize_session_key(key))
-        session = await environment.deactivate(key, override, **_terms(request))
+        async with inputs.while_connected(request):
+            session = await environment.deactivate(key, override, **_terms(request))
         return _answer(OverrideDocument(override, False), _effect_headers(request, session.effect))
 
     @Operation(answer=SessionListDocument, query=(*_PLACE, "limit", "cursor", "prefix"))
@@ -247,10 +252,12 @@ class API:
         await inputs.skip_body(request)
         _record_write(request, f"{mode} prefix", environment, prefix)
         if mode == "delete":
-            result = await environment.delete_prefix(prefix, **_terms(request))
+            async with inputs.while_connected(request):
+                result = await environment.delete_prefix(prefix, **_terms(request))
             document = BulkDocument(True, "delete", result.count, result.more)
         else:
-            result = await environment.reset_prefix(prefix, **_terms(request))
+            async with inputs.while_connected(request):
+                result = await environment.reset_prefix(prefix, **_terms(request))
             document = BulkDocument(True, "reset", result.count, result.more)
         return _answer(document, _effect_headers(request, result.effect))
 

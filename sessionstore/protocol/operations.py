@@ -224,19 +224,20 @@ def take_effect(
     context.learn(reply.rev, recounting=reply.countable_in_ms > 0)
     live, pending, expired = reply.live, reply.pending, reply.expired
     # Until then leases may be missing from the count.
-    settled = max(committed + reply.countable_in_ms / 1000, context.server.countable_at)
+    settled = max(committed + _countable_in_s(context, reply), context.server.countable_at)
     longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
+    until = longest + _PATIENCE_S
     look_s = next_look_s = _FIRST_LOOK_S
     since_s = committed - started
     unreachable: StoreUnavailableError | None = None
     while terms.wait and (pending or clock() < settled):
         now = clock()
-        if now > max(settled, longest) + _PATIENCE_S:
+        if now >= until:
             raise _not_effective(reply, session, _STOPPED if unreachable else _OUTLASTED) from unreachable
         try:
             if not pending:
                 # Only time is missing: views that join from now on have the write already.
-                yield Pause(max(0.0, settled - now))
+                yield Pause(max(0.0, min(settled, until) - now))
                 continue
             timeout_s = next_look_s
             look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
@@ -259,7 +260,7 @@ def take_effect(
         # The newest answer decides: if an earlier reply was late, its end was too late.
         settled = max(
             context.server.countable_at,
-            clock() + lease_status.countable_in_ms / 1000 if lease_status.countable_in_ms else 0.0,
+            clock() + _countable_in_s(context, lease_status) if lease_status.countable_in_ms else 0.0,
         )
         if pending:
             # Redis drops a lease one millisecond after its last.
@@ -281,6 +282,11 @@ def take_effect(
 
 def _session(keyspace: EnvironmentKeyspace, state: SessionState) -> Session:
     return session_from_state(Session, keyspace, state, state.scenario, state.overrides)
+
+
+def _countable_in_s(context: WriteContext, reply: WriteReply | LeaseStatusReply) -> float:
+    """Seconds until leases can be counted: never more than a lease, whatever Redis says."""
+    return min(reply.countable_in_ms, context.lease_ms) / 1000
 
 
 def _count_reports(
