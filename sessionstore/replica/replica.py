@@ -98,9 +98,9 @@ class Replica:
         Syncs after the first.
     resync_reason : str or None
         Why it last stopped being LIVE, as a clause.
-    on_change : callable or None
+    watchers : list of callable
         Called with session key and session after each change is applied, and for each difference that a resync finds.
-        None stands for a session that was deleted or has expired. A new `last_seen_at` alone is no change. The callable
+        None stands for a session that was deleted or has expired. A new `last_seen_at` alone is no change. A watcher
         must not raise, and must not call the replica.
     """
 
@@ -114,7 +114,7 @@ class Replica:
         self.id = ""
         self.resyncs = 0
         self.resync_reason: str | None = None
-        self.on_change: Callable[[str, Session | None], None] | None = None
+        self.watchers: list[Callable[[str, Session | None], None]] = []
         self._keyspace = keyspace
         self._syncs = 0
         #: only while SYNCING
@@ -323,5 +323,5 @@ class Replica:
         return held if held is not None and held == session else session
 
     def _report(self, session_key: str, session: Session | None) -> None:
-        if self.on_change is not None:
-            self.on_change(session_key, session)
+        for watcher in tuple(self.watchers):
+            watcher(session_key, session)

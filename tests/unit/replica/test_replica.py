@@ -79,7 +79,7 @@ def catalog_reply(rev: int = 0, catalog: Catalog | None = None) -> CatalogReply:
 
 
 class Recorder(list[tuple[str, Session | None]]):
-    """The arguments of `on_change`."""
+    """The arguments of a watcher."""
 
     def take(self) -> list[tuple[str, Session | None]]:
         taken = list(self)
@@ -95,7 +95,7 @@ def replica() -> Replica:
 @pytest.fixture
 def told(replica: Replica) -> Recorder:
     recorder = Recorder()
-    replica.on_change = lambda key, session: recorder.append((key, session))
+    replica.watchers.append(lambda key, session: recorder.append((key, session)))
     return recorder
 
 

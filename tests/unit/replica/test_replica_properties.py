@@ -183,9 +183,9 @@ def keeps_what_was_deleted_meanwhile(patch: pytest.MonkeyPatch) -> None:
 @plant
 def tells_nobody_what_a_resync_found(patch: pytest.MonkeyPatch) -> None:
     def serve(self: Replica, snapshot: Snapshot) -> None:
-        on_change, self.on_change = self.on_change, None
+        watchers, self.watchers = self.watchers, []
         original(self, snapshot)
-        self.on_change = on_change
+        self.watchers = watchers
 
     original = Replica._serve_if_complete
     patch.setattr(Replica, "_serve_if_complete", serve)
