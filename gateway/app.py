@@ -173,6 +173,8 @@ async def _answer_late(error: Exception, scope: Scope, receive: Receive, send: S
 
 async def _answer_no_route(request: Request, error: Exception) -> Response:
     sentence = f"No route has this path. Those of the API begin with {BASE_PATH}/sessions; send a '/' in a key as %2F."
+    if request.scope["path"].startswith(f"{BASE_PATH}/sessions/"):
+        sentence += " If you did, a proxy in front of the gateway decodes it; let it pass the path on unchanged."
     return await _answer_error(request, RequestError("not_found", sentence))
 
 

@@ -228,7 +228,7 @@ def decode_body(body: bytes) -> SessionBody:
     ------
     RequestError
         invalid_json: it is not JSON, or names a field twice; invalid_body: a field is unknown or of a wrong type.
-    InvalidFieldError, InvalidScenarioError, InvalidOverrideError
+    InvalidFieldError, InvalidOverrideError
         A field is out of its bounds.
     """
     try:

@@ -80,6 +80,13 @@ class ScenarioListDocument(Struct, frozen=True, rename="camel"):
     next_before: str | None
 
 
+class IndexDocument(Struct, frozen=True):
+    """Answer of the gateway's bare address."""
+
+    api: str
+    document: str
+
+
 class StatusDocument(Struct, frozen=True):
     """Answer of the health checks."""
 
@@ -111,6 +118,7 @@ class API:
             self._secured(f"{BASE_PATH}/scenarios", GET=self.list_scenarios),
             self._secured(f"{BASE_PATH}/views", GET=self.list_views),
             open_endpoint(f"{BASE_PATH}/openapi.json", GET=self.openapi),
+            open_endpoint("/", GET=self.index),
             open_endpoint("/healthz", GET=self.healthz),
             open_endpoint("/readyz", GET=self.readyz),
         ]
@@ -292,6 +300,11 @@ class API:
     async def openapi(self, request: Request) -> Response:
         """Describe the API: OpenAPI 3.1."""
         return _answer(msgspec.Raw(self.document))
+
+    @Operation(answer=IndexDocument)
+    async def index(self, request: Request) -> Response:
+        """Lead to the API and to its document."""
+        return _answer(IndexDocument(BASE_PATH, f"{BASE_PATH}/openapi.json"))
 
     @Operation(answer=StatusDocument)
     async def healthz(self, request: Request) -> Response:

@@ -39,6 +39,8 @@ class SessionStoreError(Exception):
     """The root of this library's errors. The message says what happened and what to do."""
 
     code: str = "internal_error"
+    #: the mock or scenario that the catalog lacks
+    unknown: str | None = None
 
 
 class InvalidInputError(SessionStoreError, ValueError):

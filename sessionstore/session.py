@@ -79,7 +79,8 @@ Delay = Annotated[int, Meta(description="Milliseconds that each response is dela
 DelayMax = Annotated[
     int,
     Meta(
-        description="If it is greater than globalDelayMs, the delay is drawn evenly between the two.",
+        description="If it is greater than globalDelayMs, the delay is drawn evenly between the two. "
+        "A smaller one has no effect.",
         extra_json_schema=_DELAY_BOUNDS,
     ),
 ]
@@ -232,7 +233,7 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
 
     Raises
     ------
-    InvalidFieldError, InvalidScenarioError, InvalidOverrideError
+    InvalidFieldError, InvalidOverrideError
         Raised by the constructor. A msgspec decoder raises ``ValidationError`` with this as its cause.
     """
 
@@ -243,8 +244,7 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
     label: Label | None | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        if self.scenario is not UNSET and self.scenario is not None:
-            validate_scenario(self.scenario)
+        # `calls.put` checks the form of the scenario's id: a wrong one may be an urlId, which only the catalog knows.
         if self.overrides is not UNSET:
             force_setattr(self, "overrides", validate_overrides(self.overrides))
         if self.global_delay_ms is not UNSET and self.global_delay_ms is not None:
@@ -540,9 +540,10 @@ def validate_scenario(value: str) -> str:
     if not isinstance(value, str):
         raise InvalidScenarioError(f"scenario must be a string or null, not {type(value).__name__}.")
     if not _SCENARIO_ID.match(value):
-        raise InvalidScenarioError(
-            f"{_shown(value)} is not a scenario id: use 'scn_' and 1 to 124 letters, digits, '_' or '-'."
-        )
+        sentence = f"{_shown(value)} is not a scenario id: use 'scn_' and 1 to 124 letters, digits, '_' or '-'."
+        error = InvalidScenarioError(sentence)
+        error.unknown = value
+        raise error
     return value
 
 

@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from ..catalog.model import Catalog
 from ..errors import InvalidFieldError, InvalidQueryError
-from ..session import MAX_OVERRIDES, SessionPatch, validate_override, validate_session_key
+from ..session import MAX_OVERRIDES, SessionPatch, validate_override, validate_scenario, validate_session_key
 from . import replies
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .replies import Payload, Reply, decoder, encode_overrides, failure
@@ -168,6 +168,8 @@ def put(
 def _patch_arguments(patch: SessionPatch, replace: bool) -> Iterator[str | int]:
     for attribute, name in zip(SessionPatch.__struct_fields__, SessionPatch.__struct_encode_fields__, strict=True):
         value = getattr(patch, attribute)
+        if attribute == "scenario" and value is not UNSET and value is not None:
+            validate_scenario(value)
         if value is UNSET and replace:
             value = () if attribute == "overrides" else None
         if value is None:

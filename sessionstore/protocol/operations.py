@@ -12,7 +12,14 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError, TooFewViewsError
+from ..errors import (
+    InvalidInputError,
+    NotEffectiveError,
+    NotFoundError,
+    SessionStoreError,
+    StoreUnavailableError,
+    TooFewViewsError,
+)
 from ..paging import decode_cursor, encode_cursor, validate_limit
 from ..session import Deletion, Effect, LiveCounts, LiveView, LiveViews, Session, SessionPage, validate_key_prefix
 from . import calls
@@ -20,6 +27,7 @@ from .calls import Call, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied, SessionState
 from .replies import (
+    CatalogReply,
     IndexPage,
     LeaseStatusReply,
     ViewsReply,
@@ -118,11 +126,26 @@ def get(keyspace: EnvironmentKeyspace, session_key: str) -> Operation[Session | 
 def write(context: WriteContext, call: Call[WriteReply], terms: Terms) -> Operation[Session]:
     """Write a session; returns it with its effect."""
     started = context.clock()
-    reply: WriteReply = yield call
+    try:
+        reply: WriteReply = yield call
+    except (InvalidInputError, NotFoundError) as exc:
+        raise (yield from suggest(context.keyspace, exc)) from None
     assert reply.session is not None, "a script that writes a session answers with it"
     session = _session(context.keyspace, reply.session)
     effect = yield from take_effect(context, started, reply, session, terms)
     return replace(session, effect=effect)
+
+
+def suggest(keyspace: EnvironmentKeyspace, error: SessionStoreError) -> Operation[SessionStoreError]:
+    """Add to an error about an unknown id the one that the catalog has in another case, or for this urlId."""
+    if error.unknown is None:
+        return error
+    try:
+        reply: CatalogReply = yield calls.read_catalog(keyspace)
+    except SessionStoreError:
+        return error
+    near = None if reply.catalog is None else reply.catalog.nearest_id(error.unknown)
+    return error if near is None else type(error)(f"{error} Did you mean {near!r}?")
 
 
 def delete(context: WriteContext, call: Call[WriteReply], terms: Terms) -> Operation[Deletion]:

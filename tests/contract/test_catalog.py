@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from sessionstore import (
     OverrideNotFoundError,
     Scenario,
     Session,
+    SessionPatch,
+    SessionStoreError,
     StoreUnavailableError,
     parse_catalog_document,
 )
@@ -181,6 +184,39 @@ async def test_ids_are_checked_against_the_catalog(store: AsyncSessionStore, sta
     with pytest.raises(InvalidOverrideError, match="ovr_own"):
         await staging.activate("ci-42", "ovr_own")
     assert await state(staging, "ci-42") == before
+
+
+async def test_suggests_the_id_that_was_meant(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
+    await store.project("checkout").apply_catalog(document(staging=STAGING))
+    cases: list[tuple[Awaitable[object], type[SessionStoreError], str]] = [
+        (staging.put("ci-42", scenario="scn_X"), InvalidScenarioError, "There is no scenario 'scn_X'.*'scn_x'"),
+        (staging.put("ci-42", scenario="SCN_x"), InvalidScenarioError, "is not a scenario id.*'scn_x'"),
+        (staging.put("ci-42", scenario="X"), InvalidScenarioError, "is not a scenario id.*'scn_x'"),
+        (staging.put("ci-42", SessionPatch(scenario="x")), InvalidScenarioError, "is not a scenario id.*'scn_x'"),
+        (
+            staging.put("ci-42", overrides=["ovr_a", "ovr_B"]),
+            InvalidOverrideError,
+            "no published mock 'ovr_B'.*'ovr_b'",
+        ),
+        (staging.activate("ci-42", "ovr_A"), OverrideNotFoundError, "no published mock 'ovr_A'.*'ovr_a'"),
+    ]
+    for call, error, sentence in cases:
+        meant, near = sentence.rsplit(".*", 1)
+        with pytest.raises(error, match=rf"{meant}.* Did you mean {near}\?$"):
+            await call
+    # An id that resembles none gets no suggestion, and neither does one that only a scenario may use
+    for scenario in ("scn_other", "ovr_own"):
+        with pytest.raises(InvalidScenarioError) as caught:
+            await staging.put("ci-42", scenario=scenario)
+        assert "Did you mean" not in str(caught.value)
+    assert await staging.get("ci-42") is None
+
+
+async def test_a_malformed_id_is_reported_without_redis(store: AsyncSessionStore) -> None:
+    staging = store.environment("checkout", "staging")
+    await store.aclose()
+    with pytest.raises(InvalidScenarioError, match=r"is not a scenario id: use .*\.$"):
+        await staging.put("ci-42", scenario="payment-declined")
 
 
 async def test_a_removed_mock_is_deactivated_in_every_session(

@@ -202,6 +202,7 @@ class TestMatrix:
         }
         # Exactly these ask for no key
         assert {path for _, path, asks in calls_of(first.app) if not asks} == {
+            "/",
             "/healthz",
             "/readyz",
             "/metrics",
@@ -526,6 +527,25 @@ class TestLife:
         assert_error(await second.get(key.secret), 401, "unauthorized")
 
     @pytest.mark.usefixtures("quick_refusals")
+    async def test_one_cause_has_one_sentence(self, own_redis: RedisServer, prefix: str) -> None:
+        bootstrap = generate_secret()
+        async with open_gateway(own_redis, prefix, bootstrap=bootstrap) as only:
+            # Given a Redis whose password the gateway lacks
+            with own_redis.client() as client:
+                client.config_set("requirepass", "secret")
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert not await only.authenticator.load()
+
+            # When it checks a key, serves the bootstrap key, and checks Redis, then each answer says the same
+            answers = [
+                await only.request("PUT", "/api/v1/sessions/a", generate_secret(), json={}),
+                await only.get(bootstrap),
+                await only.request("GET", "/readyz", None),
+            ]
+            sentences = {assert_error(answer, 503, "store_unavailable", "password") for answer in answers}
+            assert len(sentences) == 1
+
+    @pytest.mark.usefixtures("quick_refusals")
     async def test_only_the_bootstrap_key_works_while_redis_is_down(
         self, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -572,7 +592,7 @@ class TestLife:
             for _ in range(3):
                 assert await only.authenticator.load()
 
-        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+        assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
     async def test_loss_of_all_keys_is_logged(
         self, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
