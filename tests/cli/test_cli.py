@@ -272,6 +272,13 @@ class TestSessions:
             }
             assert listed == {("checkout", "qa"): 0, ("checkout", "staging"): 0, ("checkouts", "staging"): 1}
 
+    def test_views_says_if_it_may_not_scan(self, cli: Cli, own_redis: RedisServer) -> None:
+        with own_redis.client() as client:
+            client.execute_command("ACL", "SETUSER", "weak", "on", ">pass", "~*", "&*", "+@all", "-scan")
+        cli.environment["SESSIONSTORE_REDIS_URL"] = own_redis.url.replace("//", "//weak:pass@", 1)
+        message = cli.error("views", code=3)
+        assert message.startswith("sessionstore: The environments can't be listed: Redis denies this user the command")
+
     def test_views_of_an_environment_need_its_project(self, cli: Cli) -> None:
         assert "with --project" in cli.error("views", "-e", "staging", code=2)
 
