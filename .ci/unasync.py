@@ -11,11 +11,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sessionstore"
-#: The files for asyncio, and what is made of each.
-FILES = {
-    f"aio/{name}.py": f"sync/{name}.py" for name in ("api_keys", "environment", "project", "runner", "store", "view")
-}
-FILES["client/aio.py"] = "client/sync.py"
+NAMES = ("api_keys", "environment", "project", "runner", "store", "view")
 
 #: Each is applied in turn to the whole text.
 REPLACEMENTS = [
@@ -37,14 +33,14 @@ REPLACEMENTS = [
 ]
 
 
-def generate(source: str, target: str) -> str:
+def generate(name: str) -> str:
     """The text of one file for threads."""
-    text = (PACKAGE / source).read_text(encoding="utf-8")
+    text = (PACKAGE / "aio" / f"{name}.py").read_text(encoding="utf-8")
     for pattern, replacement in REPLACEMENTS:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
-    text = f"# Generated from {source} by .ci/unasync.py: change that file instead.\n{text}"
+    text = f"# Generated from aio/{name}.py by .ci/unasync.py: change that file instead.\n{text}"
     for action in (["check", "--fix-only", "--select", "I"], ["format"]):
-        command = [sys.executable, "-m", "ruff", *action, "--stdin-filename", str(PACKAGE / target), "-"]
+        command = [sys.executable, "-m", "ruff", *action, "--stdin-filename", str(PACKAGE / "sync" / f"{name}.py"), "-"]
         text = subprocess.run(command, input=text, text=True, capture_output=True, check=True).stdout
     return text
 
@@ -53,15 +49,15 @@ def main() -> int:
     """Write or check every file; returns the exit code."""
     checks = sys.argv[1:] == ["--check"]
     stale = []
-    for source, target in FILES.items():
-        path, text = PACKAGE / target, generate(source, target)
+    for name in NAMES:
+        path, text = PACKAGE / "sync" / f"{name}.py", generate(name)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
-        stale.append(target)
+        stale.append(path.name)
         if not checks:
             path.write_text(text, encoding="utf-8")
     if checks and stale:
-        print(f"Not generated from the files for asyncio: {', '.join(stale)}; run python .ci/unasync.py.")
+        print(f"Not generated from sessionstore/aio: sync/{', sync/'.join(stale)}; run python .ci/unasync.py.")
         return 1
     return 0
 

@@ -18,8 +18,6 @@
     │   ├── EnvironmentNotFoundError
     │   └── ApiKeyNotFoundError
     ├── PreconditionFailedError                 if_match or if_none_match did not hold; nothing was changed
-    ├── AccessDeniedError                       over HTTP: the API key is invalid, or for another project
-    ├── RateLimitedError                        over HTTP: the API key has made its requests of this window
     ├── StoreUnavailableError                   Redis can't be reached, or refuses
     │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
     │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
@@ -34,31 +32,31 @@ Every class has the ``code`` of the HTTP API's answer.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class SessionStoreError(Exception):
     """The root of this library's errors. The message says what happened and what to do."""
 
-    code: str = "internal_error"
-    #: the mock or scenario that the catalog lacks
-    unknown: str | None = None
+    code: ClassVar[str] = "internal_error"
 
 
 class InvalidInputError(SessionStoreError, ValueError):
     """The caller's input can't be used; nothing was changed."""
 
-    code = "invalid_body"
+    code: ClassVar[str] = "invalid_body"
 
 
 class InvalidSessionKeyError(InvalidInputError):
     """A session key is empty after normalising, or holds control characters."""
 
-    code = "invalid_session_key"
+    code: ClassVar[str] = "invalid_session_key"
 
 
 class InvalidSlugError(InvalidInputError):
     """The name of a project or environment is no slug."""
 
-    code = "invalid_query"
+    code: ClassVar[str] = "invalid_query"
 
 
 class InvalidFieldError(InvalidInputError):
@@ -68,19 +66,19 @@ class InvalidFieldError(InvalidInputError):
 class InvalidOverrideError(InvalidInputError):
     """An override id is malformed, not in the catalog, or belongs to a scenario."""
 
-    code = "invalid_override"
+    code: ClassVar[str] = "invalid_override"
 
 
 class InvalidScenarioError(InvalidInputError):
     """A scenario id is malformed or not in the catalog."""
 
-    code = "invalid_scenario"
+    code: ClassVar[str] = "invalid_scenario"
 
 
 class InvalidQueryError(InvalidInputError):
     """A limit, a cursor or a similar parameter can't be used."""
 
-    code = "invalid_query"
+    code: ClassVar[str] = "invalid_query"
 
 
 class InvalidCatalogError(InvalidInputError):
@@ -94,7 +92,7 @@ class TooManyApiKeysError(InvalidInputError):
 class NotFoundError(SessionStoreError):
     """The call names something that does not exist."""
 
-    code = "not_found"
+    code: ClassVar[str] = "not_found"
 
 
 class SessionNotFoundError(NotFoundError):
@@ -116,31 +114,19 @@ class ApiKeyNotFoundError(NotFoundError):
 class PreconditionFailedError(SessionStoreError):
     """``if_match`` or ``if_none_match`` did not hold; nothing was changed."""
 
-    code = "precondition_failed"
-
-
-class AccessDeniedError(SessionStoreError):
-    """Over HTTP: the API key is missing, invalid, revoked or expired, or does not open this project."""
-
-    code = "unauthorized"
-
-
-class RateLimitedError(SessionStoreError):
-    """Over HTTP: the API key has made its requests of this window; nothing was changed."""
-
-    code = "rate_limited"
+    code: ClassVar[str] = "precondition_failed"
 
 
 class StoreUnavailableError(SessionStoreError):
     """Redis can't be reached, is loading, is out of memory, is read-only, or did not answer in time."""
 
-    code = "store_unavailable"
+    code: ClassVar[str] = "store_unavailable"
 
 
 class OutcomeUnknownError(StoreUnavailableError):
     """A write was sent, and its answer was lost: it was applied whole or not at all. A PUT is safe to repeat."""
 
-    code = "outcome_unknown"
+    code: ClassVar[str] = "outcome_unknown"
 
 
 class NotEffectiveError(StoreUnavailableError):
@@ -152,7 +138,7 @@ class NotEffectiveError(StoreUnavailableError):
         The session's committed revision; None for a deletion and for a catalog.
     """
 
-    code = "not_effective"
+    code: ClassVar[str] = "not_effective"
 
     def __init__(self, message: str, revision: int | None = None) -> None:
         super().__init__(message)
@@ -170,7 +156,7 @@ class TooFewViewsError(SessionStoreError):
         Live views that have reported the write.
     """
 
-    code = "too_few_views"
+    code: ClassVar[str] = "too_few_views"
 
     def __init__(self, message: str, revision: int | None = None, confirmed: int = 0) -> None:
         super().__init__(message)
@@ -193,4 +179,4 @@ class StoreClosedError(SessionStoreError):
 class StaleView(SessionStoreError):  # noqa: N818  a state of the view rather than a fault
     """A view can't prove that it is current, and was opened with ``on_stale="raise"``."""
 
-    code = "store_unavailable"
+    code: ClassVar[str] = "store_unavailable"

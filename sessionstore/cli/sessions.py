@@ -53,10 +53,7 @@ def put(
     ] = None,
     global_delay_max_ms: Annotated[
         int | None,
-        typer.Option(
-            metavar="MS",
-            help="Draw the delay between --global-delay-ms and this. A smaller value than that has no effect.",
-        ),
+        typer.Option(metavar="MS", help="Draw the delay between --global-delay-ms and this; 0: no random delay."),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Clear unnamed properties.")] = False,
     if_match: IfMatchOption = None,
