@@ -108,6 +108,23 @@ def _draw_effective(figures: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def _draw_redis(figures: list[dict[str, Any]]) -> Figure:
+    figure, (axes,) = _axes(1)
+    _group(
+        axes,
+        [f"{row['views']:,}" for row in figures],
+        {
+            "a write": (_OURS, [row["us"] for row in figures]),
+            "the exchange by hand": (_THEIRS, [row["by_hand_us"] for row in figures]),
+        },
+    )
+    axes.set_yscale("log")
+    axes.set_ylabel("CPU time of Redis, µs, logarithmic")
+    axes.set_xlabel("live views")
+    axes.legend()
+    return figure
+
+
 def _draw_sync(figures: list[dict[str, Any]]) -> Figure:
     figure, (time, ping) = _axes(2)
     sizes = [f"{row['sessions']:,}" for row in figures]
@@ -136,6 +153,7 @@ PLOTS: dict[str, Callable[[Any], Figure]] = {
     "propagation": _draw_propagation,
     "sync": _draw_sync,
     "effective": _draw_effective,
+    "redis": _draw_redis,
 }
 
 

@@ -375,9 +375,16 @@ def renew(
     return _lease_call("renew", keyspace, (keyspace.changes,), lease_id, lease_ms, applied_rev, applied_id)
 
 
-def ack(keyspace: EnvironmentKeyspace, lease_id: str, applied_rev: int, applied_id: str) -> Call[replies.LeaseReply]:
-    """Acknowledge the position of a lease's view."""
-    return _lease_call("ack", keyspace, (), lease_id, applied_rev, applied_id)
+def ack(
+    keyspace: EnvironmentKeyspace, lease_id: str, applied_rev: int, applied_id: str, epoch: str
+) -> Call[replies.AckReply]:
+    """Acknowledge the position of a lease's view; `epoch` is the lease's."""
+    return Call(
+        load_script("ack"),
+        (*keyspace.lease_keys, keyspace.applied),
+        (lease_id, applied_rev, applied_id, epoch),
+        decoder(replies.AckReply),
+    )
 
 
 def leave(keyspace: EnvironmentKeyspace, lease_id: str) -> Call[replies.LeaseReply]:

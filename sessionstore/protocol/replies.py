@@ -174,8 +174,12 @@ class LeaseStatusReply(Struct, frozen=True, gc=False):
     epoch: str
 
 
+class AckReply(Reply, frozen=True, gc=False, kw_only=True):
+    """Answer of ack: the status is ok, expired or forked, as in `LeaseReply`."""
+
+
 class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
-    """Answer of join, renew, ack and leave: the head, and how long the lease lasts.
+    """Answer of join, renew and leave: the head, and how long the lease lasts.
 
     The status is ok, expired (the lease has expired), refused (the view lags behind the head of its last answer) or
     forked (the view's position is not on the head's chain).

@@ -20,7 +20,7 @@ from ..errors import EnvironmentNotFoundError, SessionStoreError, StoreUnavailab
 from ..protocol import calls
 from ..protocol.calls import Call, WriteContext
 from ..protocol.operations import new_id
-from ..protocol.replies import TouchReply, unknown_environment
+from ..protocol.replies import AckReply, TouchReply, unknown_environment
 from ..session import Session
 from .held_session import HeldSession
 from .lease import Lease, LeaseRequest
@@ -249,7 +249,8 @@ class Follower:
     def answered(self, request: FollowerRequest, reply: Any, now: float) -> None:
         """Take the decoded answer to a request of `poll`."""
         self._asked.discard(request)
-        self._read_clock(reply.now, request.sent_at, now)
+        if not isinstance(reply, AckReply):
+            self._read_clock(reply.now, request.sent_at, now)
         purpose = request.purpose
         if purpose is None:
             self._sync_backoff.succeeded()

@@ -34,7 +34,7 @@ from msgspec import Struct
 from ..protocol import calls
 from ..protocol.calls import Call
 from ..protocol.keyspace import EnvironmentKeyspace
-from ..protocol.replies import LeaseReply
+from ..protocol.replies import AckReply, LeaseReply
 from .chain import Chain, Inconsistent, Position
 
 #: The margin, as a part of the lease. It covers clocks of different rates, small steps of Redis's clock, and the
@@ -194,11 +194,12 @@ class Lease:
         if chain is None or self._id is None or self._leaving is not None:
             return None
         if self._wants_ack(chain):
-            return self._send("ack", calls.ack(self._keyspace, self._id, *chain.position), self._id, now)
+            call = calls.ack(self._keyspace, self._id, *chain.position, self._epoch)
+            return self._send("ack", call, self._id, now)
         self._ack_wanted = False
         return None
 
-    def answered(self, request: LeaseRequest, reply: LeaseReply, now: float) -> None:
+    def answered(self, request: LeaseRequest, reply: LeaseReply | AckReply, now: float) -> None:
         """Take the answer to a request of `poll`."""
         if request is not self._in_flight or self._closed:
             return
@@ -212,20 +213,21 @@ class Lease:
             self._revoke(
                 "the view lags behind: its subscription may be dead"
                 if reply.status == "refused"
-                else f"Redis is at revision {reply.rev} of another history than this view has followed"
+                else "Redis has another history than this view has followed"
             )
             return
         assert request.position is not None, "only leave has no position, and no held lease has its id"
         if request.kind == "join":
+            assert isinstance(reply, LeaseReply), "only ack answers otherwise"
             self._held = True
             # Writers wait for what comes after this head.
             self._acked_rev = reply.rev
             self._epoch = reply.epoch
         else:
             self._acked_rev = max(self._acked_rev, request.position.rev)
-        if self._head is None:
-            self._head = (reply.rev, reply.id, request.position.rev)
-        if request.kind != "ack":
+        if isinstance(reply, LeaseReply):
+            if self._head is None:
+                self._head = (reply.rev, reply.id, request.position.rev)
             self._prolong(request, reply, _Reading(reply.now, request.sent_at, now))
         # A step of Redis's clock may have ended the lease.
         if self._held and self._chain is not None:
@@ -257,7 +259,11 @@ class Lease:
         return self._ack_wanted and self._held and chain.rev > self._acked_rev
 
     def _send(
-        self, kind: Literal["join", "renew", "ack", "leave"], call: Call[LeaseReply], lease_id: str, now: float
+        self,
+        kind: Literal["join", "renew", "ack", "leave"],
+        call: Call[LeaseReply] | Call[AckReply],
+        lease_id: str,
+        now: float,
     ) -> LeaseRequest:
         if kind == "renew" or kind == "ack":
             self._ack_wanted = False

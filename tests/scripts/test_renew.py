@@ -127,18 +127,59 @@ def test_a_lease_that_never_was_is_not_made(scripts: Scripts, leases: Leases) ->
     assert (leases.expiry("l2"), leases.acked("l2"), leases.view_fields("l2")) == (None, None, {})
 
 
-def test_a_lease_of_another_run_of_the_server_is_not_prolonged(scripts: Scripts, leases: Leases) -> None:
+def restart(scripts: Scripts, leases: Leases) -> None:
+    """Have the head and a lease belong to another run of the server."""
     if leases.server_run() == "-":
         pytest.skip("fakeredis never restarts")
-    given(scripts, leases)
     scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
     scripts.redis.hset(scripts.views, "l1:epoch", OTHER_EPOCH)
+
+
+def test_a_lease_of_another_run_of_the_server_is_not_prolonged(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    leases.join("l1", 1, "g1")
+    restart(scripts, leases)
     expiry = leases.expiry("l1")
 
     assert leases.renew("l1", 2, "g2")["status"] == "expired"
     # Then writers wait for it until it has run out, and for leases that may be missing
     assert leases.expiry("l1") == expiry
     assert 0 < scripts.put("ci-44")["countableInMs"] <= LEASE_MS
+
+
+def test_an_idle_view_keeps_its_lease_until_somebody_writes(scripts: Scripts, leases: Leases) -> None:
+    # Given a view that has acknowledged the head, in an earlier run of the server
+    given(scripts, leases)
+    restart(scripts, leases)
+    leases.age("l1", 500)
+    before = scripts.everything()
+
+    # When it renews, then its expiry is all that changes
+    reply = leases.renew("l1", 2, "g2")
+    assert (reply["status"], reply["epoch"], reply["leaseMs"]) == ("ok", OTHER_EPOCH, LEASE_MS)
+    assert leases.expiry("l1") == reply["now"] + LEASE_MS
+    leases.age("l1", int(reply["now"] + LEASE_MS - dict(before[scripts.leases])["l1"]))
+    assert scripts.everything() == before
+
+    # Until a write finds the other run, and waits for leases that may be missing
+    assert 0 < scripts.put("ci-44", op="g3")["countableInMs"] <= LEASE_MS
+    assert leases.renew("l1", 3, "g3")["status"] == "expired"
+
+
+def test_an_idle_view_behind_the_head_of_its_join_acknowledges_it(scripts: Scripts, leases: Leases) -> None:
+    scripts.put("ci-42", op="g1")
+    leases.join("l1", 0, "")
+
+    assert leases.renew("l1", 1, "g1")["status"] == "ok"
+    assert leases.view_fields("l1")["l1:applied"] == "1"
+
+
+def test_an_idle_view_whose_lease_has_run_out_joins_again(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    leases.run_out("l1")
+
+    assert leases.renew("l1", 2, "g2")["status"] == "expired"
+    assert leases.expiry("l1") is None
 
 
 def test_where_everything_was_flushed(scripts: Scripts, leases: Leases) -> None:

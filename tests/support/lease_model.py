@@ -7,7 +7,7 @@ it. Times are ms of Redis's clock, which the caller moves.
 from __future__ import annotations
 
 from sessionstore.protocol.messages import Applied
-from sessionstore.protocol.replies import LeaseReply, LeaseStatusReply, WriteReply
+from sessionstore.protocol.replies import AckReply, LeaseReply, LeaseStatusReply, WriteReply
 
 __all__ = ["Rules", "ServerModel"]
 
@@ -106,6 +106,9 @@ class ServerModel:
         return self._reply(status, lease_ms if status == "ok" else 0)
 
     def renew(self, lease_id: str, lease_ms: int, rev: int, write_id: str) -> LeaseReply:
+        if self._is_idle(lease_id, rev, write_id):
+            self.leases[lease_id] = self.now + lease_ms
+            return self._reply("ok", lease_ms)
         if self._open(lease_ms, known=rev):
             self.rev = self.rev or 0
         floor = self._floor()
@@ -127,21 +130,23 @@ class ServerModel:
         self._announce(floor)
         return self._reply(status, lasts)
 
-    def ack(self, lease_id: str, rev: int, write_id: str) -> LeaseReply:
+    def ack(self, lease_id: str, rev: int, write_id: str, epoch: str) -> AckReply:
+        forked = self._is_forked(rev, write_id)
+        if epoch == self.epoch and not forked and rev > self.acks.get(lease_id, rev) and self._slowest() != lease_id:
+            # Expired leases are not dropped.
+            self._acknowledge(lease_id, rev)
+            return AckReply(status="ok")
         floor = self._floor()
         self._purge()
-        status, lasts = "ok", 0
-        if lease_id not in self.leases or self.notes[lease_id][2] != self.epoch:
+        status = "ok"
+        if lease_id not in self.leases or epoch != self.epoch:
             status = "expired"
-        elif self._is_forked(rev, write_id):
+        elif forked:
             status = "forked"
         else:
-            lasts = self.leases[lease_id] - self.now
-            self.acks[lease_id] = max(self.acks[lease_id], rev)
-            head, _, epoch = self.notes[lease_id]
-            self.notes[lease_id] = (head, rev, epoch)
+            self._acknowledge(lease_id, rev)
         self._announce(floor)
-        return self._reply(status, lasts)
+        return AckReply(status=status)
 
     def leave(self, lease_id: str) -> LeaseReply:
         floor = self._floor()
@@ -219,12 +224,27 @@ class ServerModel:
         self.acks.pop(lease_id, None)
         self.notes.pop(lease_id, None)
 
+    def _is_idle(self, lease_id: str, rev: int, write_id: str) -> bool:
+        """Whether a live lease's view has acknowledged the head already."""
+        if self.leases.get(lease_id, 0) <= self.now or (self.rev, self.id) != (rev, write_id):
+            return False
+        return self.notes[lease_id][1:] == (rev, self.epoch)
+
+    def _acknowledge(self, lease_id: str, rev: int) -> None:
+        self.acks[lease_id] = max(self.acks[lease_id], rev)
+        head, _, epoch = self.notes[lease_id]
+        self.notes[lease_id] = (head, rev, epoch)
+
     def _is_forked(self, rev: int, write_id: str) -> bool:
         head = self.rev or 0
         return rev > head or (rev == head and write_id != self.id)
 
     def _floor(self) -> int:
         return min(self.acks.values(), default=self.rev or 0)
+
+    def _slowest(self) -> str:
+        """The first of the leases that have applied the least."""
+        return min(self.acks, key=lambda name: (self.acks[name], name))
 
     def _announce(self, before: int) -> None:
         floor = self._floor()

@@ -39,8 +39,9 @@ class Leases:
         keys = [*self._keys, self.scripts.changes, self.applied]
         return self.scripts.run("renew", keys, [lease_id, lease, rev, id])
 
-    def ack(self, lease_id: str, rev: int, id: str) -> Any:  # noqa: A002
-        return self.scripts.run("ack", [*self._keys, self.applied], [lease_id, rev, id])
+    def ack(self, lease_id: str, rev: int, id: str, epoch: str | None = None) -> Any:  # noqa: A002
+        epoch = self.epoch() if epoch is None else epoch
+        return self.scripts.run("ack", [*self._keys, self.applied], [lease_id, rev, id, epoch])
 
     def leave(self, lease_id: str) -> Any:
         return self.scripts.run("leave", [*self._keys, self.applied], [lease_id])

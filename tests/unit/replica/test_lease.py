@@ -10,7 +10,7 @@ import pytest
 
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import SessionDeleted
-from sessionstore.protocol.replies import LeaseReply
+from sessionstore.protocol.replies import AckReply, LeaseReply
 from sessionstore.replica.chain import KNOWN_REVISIONS, Chain, Position
 from sessionstore.replica.lease import Lease, LeaseRequest
 
@@ -57,7 +57,8 @@ class View:
             "lease_ms": LEASE_MS,
         }
         self.now += after
-        self.lease.answered(request, LeaseReply(**{**reply, **fields}), self.now)
+        answer = AckReply(status=status) if request.kind == "ack" else LeaseReply(**{**reply, **fields})
+        self.lease.answered(request, answer, self.now)
 
     def resync(self, rev: int) -> None:
         """A new chain begins at this revision."""
@@ -318,8 +319,8 @@ class TestAck:
         assert held.lease.wake_at <= held.now
         request = held.send("ack")
 
-        assert request.call.args == ("l1", 3, "w3")
-        held.reply(request, head=AT_3)
+        assert request.call.args == ("l1", 3, "w3", EPOCH)
+        held.reply(request)
         assert held.poll() is None
 
     def test_one_acknowledges_several_changes(self, held: View) -> None:
@@ -329,7 +330,7 @@ class TestAck:
         held.apply(4)
         held.lease.want_ack()
 
-        held.reply(request, head=AT_3)
+        held.reply(request)
 
         assert held.send("ack").position == AT_4
 
@@ -345,7 +346,7 @@ class TestAck:
         held.apply(3)
         held.lease.want_ack()
         held.now = 100.5
-        held.reply(held.send("ack"), head=AT_3, lease_ms=2500)
+        held.reply(held.send("ack"))
 
         assert held.lease.fresh_until() == pytest.approx(102.7)
 
@@ -360,7 +361,7 @@ class TestAck:
     def test_if_the_lease_has_expired_it_joins_again(self, held: View) -> None:
         held.apply(3)
         held.lease.want_ack()
-        held.reply(held.send("ack"), "expired", lease_ms=0)
+        held.reply(held.send("ack"), "expired")
 
         assert not held.fresh
         assert held.send("join").lease_id == "l2"

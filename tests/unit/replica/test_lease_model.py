@@ -29,7 +29,7 @@ calls = st.one_of(
     st.tuples(st.just("write"), st.sampled_from([0, 0, 0, 1, 5])),
     st.tuples(st.just("join"), st.sampled_from(IDS), positions),
     st.tuples(st.just("renew"), st.sampled_from(IDS), positions),
-    st.tuples(st.just("ack"), st.sampled_from(IDS), positions),
+    st.tuples(st.just("ack"), st.sampled_from(IDS), positions, st.integers(0, 9).map(lambda n: n == 0)),
     st.tuples(st.just("leave"), st.sampled_from(IDS)),
     st.tuples(st.just("lease_status"), st.integers(0, 4)),
     st.tuples(st.just("wait"), st.sampled_from([1_000, 21_000, 25_000, 40_000, 61_000])),
@@ -89,11 +89,12 @@ class Both:
         self.model.now = reply["now"]
         return reply, self.model.renew(lease_id, LEASE_MS, rev, write_id)
 
-    def ack(self, lease_id: str, position: tuple[int, bool]) -> Any:
+    def ack(self, lease_id: str, position: tuple[int, bool], outdated: bool) -> Any:
         rev, write_id = self.position(*position)
-        reply = self.leases.ack(lease_id, rev, write_id)
-        self.model.now = reply["now"]
-        return reply, self.model.ack(lease_id, rev, write_id)
+        epoch = "another" if outdated else self.model.epoch
+        reply = self.leases.ack(lease_id, rev, write_id, epoch)
+        self.model.now = self.scripts.now()
+        return reply, self.model.ack(lease_id, rev, write_id, epoch)
 
     def leave(self, lease_id: str) -> Any:
         reply = self.leases.leave(lease_id)

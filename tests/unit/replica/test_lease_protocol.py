@@ -29,7 +29,7 @@ import pytest
 
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import SessionDeleted
-from sessionstore.protocol.replies import LeaseReply
+from sessionstore.protocol.replies import AckReply, LeaseReply
 from sessionstore.replica.chain import Chain, Inconsistent
 from sessionstore.replica.lease import Lease, LeaseRequest
 
@@ -108,7 +108,7 @@ class World:
         self.inbox: tuple[tuple[int, str, str, str], ...] = ()
         # Requests that have not run, and the answer to the one that the view waits for
         self.network: tuple[LeaseRequest, ...] = ()
-        self.answer: LeaseReply | None = None
+        self.answer: LeaseReply | AckReply | None = None
         # Writes: (revision, id, until when leases may be missing); those that every lease was seen to have applied
         self.waiting: tuple[tuple[int, str, int], ...] = ()
         self.latched: frozenset[str] = frozenset()
@@ -184,9 +184,10 @@ class World:
                 self.accept(*self.server.published[-1])
 
     def look(self) -> None:
-        """The writers look at the leases after each step: a write that may return does."""
+        """The writers that wait look at the leases after each step: a write that may return does."""
         server = self.server
-        server._purge()
+        if self.waiting:
+            server._purge()
         floor = server._floor() if server.leases else None
         for rev, write_id, settled in self.waiting:
             if floor is None or floor >= rev:
@@ -275,11 +276,11 @@ class World:
         self.network = self.network[:index] + self.network[index + 1 :]
         server, position = self.server, request.position
         if request.kind == "leave":
-            reply = server.leave(request.lease_id)
+            reply: LeaseReply | AckReply = server.leave(request.lease_id)
         else:
             assert position is not None
             if request.kind == "ack":
-                reply = server.ack(request.lease_id, *position)
+                reply = server.ack(request.lease_id, *position, str(request.call.args[3]))
             else:
                 run = server.join if request.kind == "join" else server.renew
                 reply = run(request.lease_id, LEASE_MS, *position)
@@ -391,22 +392,22 @@ class World:
         def request_key(request: LeaseRequest) -> Any:
             return request.kind, name[request.lease_id], request.position
 
-        def reply_key(reply: LeaseReply | None) -> Any:
-            if reply is None:
-                return None
+        def reply_key(reply: LeaseReply | AckReply | None) -> Any:
+            if not isinstance(reply, LeaseReply):
+                return reply and reply.status
             read_at = self.setup.drift and max(reply.now - now, -LEASE_MS)
             return reply.status, reply.rev, reply.id, epoch_key(reply.epoch), reply.lease_ms, read_at
 
         def server_key(server: ServerModel) -> Any:
             leases = sorted(
-                (name[i], expiry - now, server.acks[i], server.notes[i][0], epoch_key(server.notes[i][2]))
+                (name[i], max(0, expiry - now), server.acks[i], *server.notes[i][:2], epoch_key(server.notes[i][2]))
                 for i, expiry in server.leases.items()
-                if i in name and expiry > now
+                if i in name
             )
             # Of the other leases with one acknowledged revision, only the last to expire matters.
             ghosts: dict[int, int] = {}
             for i, expiry in server.leases.items():
-                if i not in name and expiry > now:
+                if i not in name:
                     ghosts[server.acks[i]] = max(ghosts.get(server.acks[i], 0), expiry - now)
             countable_in_ms = max(0, server.countable_at - now)
             run = server.epoch[:4], epoch_key(server.epoch), server.server_run
@@ -595,7 +596,7 @@ class ServesAfterJoin(Lease):
 class CountsFromReply(Lease):
     """A lease that begins when its answer arrives."""
 
-    def answered(self, request: LeaseRequest, reply: LeaseReply, now: float) -> None:
+    def answered(self, request: LeaseRequest, reply: LeaseReply | AckReply, now: float) -> None:
         if request is self._in_flight:
             request = self._in_flight = msgspec.structs.replace(request, sent_at=now)
         super().answered(request, reply, now)
