@@ -1,12 +1,11 @@
 """Use the installed packages as a new user does: import them, run the commands, call the gateway.
 
 Run it outside the source tree, with the Python of an environment that holds the wheel: ``smoke.py redis`` where it has
-the extras cli and gateway, ``smoke.py embedded`` where it has the extra embedded, too.
+the extras cli and gateway, ``smoke.py embedded`` where it has the extras client and embedded, too.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -61,20 +60,14 @@ def check_without_embedded() -> None:
 
 
 def check_embedded() -> None:
-    """A gateway on an embedded store accepts a PUT with the key that it prints."""
+    """The HTTP client sets a session on a gateway with an embedded store, with the key that the gateway prints."""
+    from sessionstore.client import SessionClient
+
     with _running(EMBEDDED, "curl -X DELETE") as said:
-        request = urllib.request.Request(
-            _find(r"http://\S+/ci-42\?[^']+", said),
-            data=json.dumps({"label": "smoke"}).encode(),
-            headers={
-                "Authorization": f"Bearer {_find(r'fmk_[A-Za-z0-9_-]+', said)}",
-                "Content-Type": "application/json",
-            },
-            method="PUT",
-        )
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            assert response.status == 200
-            assert json.load(response)["label"] == "smoke"
+        place, key = _find(r"http://\S+/api/v1", said), _find(r"fmk_[A-Za-z0-9_-]+", said)
+        client = SessionClient(place, key, project="checkout", environment="staging", timeout_s=TIMEOUT_S)
+        with client, client.session("ci-42", label="smoke") as session:
+            assert session.get().label == "smoke"
 
 
 def _environment(**variables: str) -> dict[str, str]:

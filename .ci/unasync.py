@@ -11,7 +11,11 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sessionstore"
-NAMES = ("api_keys", "environment", "project", "runner", "store", "view")
+#: The files for asyncio, and what is made of each.
+FILES = {
+    f"aio/{name}.py": f"sync/{name}.py" for name in ("api_keys", "environment", "project", "runner", "store", "view")
+}
+FILES["client/aio.py"] = "client/sync.py"
 
 #: Each is applied in turn to the whole text.
 REPLACEMENTS = [
@@ -33,14 +37,14 @@ REPLACEMENTS = [
 ]
 
 
-def generate(name: str) -> str:
+def generate(source: str, target: str) -> str:
     """The text of one file for threads."""
-    text = (PACKAGE / "aio" / f"{name}.py").read_text(encoding="utf-8")
+    text = (PACKAGE / source).read_text(encoding="utf-8")
     for pattern, replacement in REPLACEMENTS:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
-    text = f"# Generated from aio/{name}.py by .ci/unasync.py: change that file instead.\n{text}"
+    text = f"# Generated from {source} by .ci/unasync.py: change that file instead.\n{text}"
     for action in (["check", "--fix-only", "--select", "I"], ["format"]):
-        command = [sys.executable, "-m", "ruff", *action, "--stdin-filename", str(PACKAGE / "sync" / f"{name}.py"), "-"]
+        command = [sys.executable, "-m", "ruff", *action, "--stdin-filename", str(PACKAGE / target), "-"]
         text = subprocess.run(command, input=text, text=True, capture_output=True, check=True).stdout
     return text
 
@@ -49,15 +53,15 @@ def main() -> int:
     """Write or check every file; returns the exit code."""
     checks = sys.argv[1:] == ["--check"]
     stale = []
-    for name in NAMES:
-        path, text = PACKAGE / "sync" / f"{name}.py", generate(name)
+    for source, target in FILES.items():
+        path, text = PACKAGE / target, generate(source, target)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
-        stale.append(path.name)
+        stale.append(target)
         if not checks:
             path.write_text(text, encoding="utf-8")
     if checks and stale:
-        print(f"Not generated from sessionstore/aio: sync/{', sync/'.join(stale)}; run python .ci/unasync.py.")
+        print(f"Not generated from the files for asyncio: {', '.join(stale)}; run python .ci/unasync.py.")
         return 1
     return 0
 

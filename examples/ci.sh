@@ -5,5 +5,6 @@ session="http://localhost:8080/api/v1/sessions/ci-$RUN?project=checkout&environm
 call=(curl -sS --fail-with-body --retry 3 -H "Authorization: Bearer $KEY" -H "Content-Type: application/json")
 
 trap '"${call[@]}" -X DELETE "$session&mode=delete"' EXIT  # also when the tests fail
-"${call[@]}" -X PUT "$session" -d '{"scenario": "scn_paymentDeclined", "overrides": ["ovr_slowSearch"]}'
+# views=1: fail without a live proxy
+"${call[@]}" -X PUT "$session&views=1" -d '{"scenario": "scn_paymentDeclined", "overrides": ["ovr_slowSearch"]}'
 "$@"  # every live proxy already serves this session

@@ -173,6 +173,8 @@ async def _answer_late(error: Exception, scope: Scope, receive: Receive, send: S
 
 async def _answer_no_route(request: Request, error: Exception) -> Response:
     sentence = f"No route has this path. Those of the API begin with {BASE_PATH}/sessions; send a '/' in a key as %2F."
+    if request.scope["path"].startswith(f"{BASE_PATH}/sessions/"):
+        sentence += " If you did, a proxy in front of the gateway decodes it; let it pass the path on unchanged."
     return await _answer_error(request, RequestError("not_found", sentence))
 
 
@@ -198,6 +200,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         headers = {**headers, **etag(error.revision)}
         if record.write is not None:
             record.write.revision = error.revision
+    if isinstance(error, TooFewViewsError):
+        headers = {**headers, "session-views": f"confirmed={error.confirmed}"}
     body = error_body(code, sentence)
     return Response(body, STATUS[code], headers, media_type="application/json")
 

@@ -87,7 +87,8 @@ class Authenticator:
         #: when the last load was sent, by `lease_clock` like all times here
         self._loaded_from = float("-inf")
         self._waiting = 0
-        self._in_touch = True
+        #: why the last load failed
+        self._trouble: str | None = None
         self._retry_uses_at = float("-inf")
 
     async def authenticate(self, authorization: str | None) -> Principal:
@@ -118,19 +119,19 @@ class Authenticator:
         try:
             snapshot = await self._store.api_keys.snapshot()
         except SessionStoreError as exc:
-            if self._in_touch:
+            if self._trouble is None:
                 known = "only the bootstrap key is known" if self._bootstrapped else "none is known"
                 log.warning("The API keys can't be loaded, so %s: %s", known, with_cause(exc))
-            self._in_touch = False
+            self._trouble = str(exc)
             return False
         self.ring.load(snapshot, sent_at)
         if self._had_keys and not snapshot.keys:
             # Records outlive their keys, so Redis has lost them.
             log.error("Redis has lost all API keys, as after FLUSHALL. Make new ones: sessionstore keys create.")
         self._had_keys = bool(snapshot.keys)
-        if not self._in_touch:
-            log.info("The API keys are loaded again.")
-        self._in_touch = True
+        if self._trouble is not None:
+            log.warning("The API keys are loaded again.")
+        self._trouble = None
         self._loaded_from = sent_at
         self._loaded.set()
         self._loaded = asyncio.Event()
@@ -168,7 +169,10 @@ class Authenticator:
         if self._on_refusal is not None:
             self._on_refusal(key)
         if key is Refusal.UNAVAILABLE:
-            return StoreUnavailableError("Redis can't be reached to check this key; try again later.")
+            # One cause, one sentence: /readyz says the same.
+            return StoreUnavailableError(
+                self._trouble or "The API keys are too old to check this key; try again later."
+            )
         # One sentence for every header, so that the answer tells nothing about keys.
         sentence = _NO_HEADER if authorization is None else _NO_VALID_KEY
         return RequestError("unauthorized", sentence, {"www-authenticate": 'Bearer realm="sessions"'})

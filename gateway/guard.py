@@ -8,6 +8,8 @@ hostile clients needs:
   that half-closes after a whole request still gets its answer.
 - A request must arrive within `ARRIVAL_S`, from its first byte to the end of its body.
 - A client must read: a connection whose output does not move for `WRITE_S` is cut off.
+- A client that is gone ends the wait for its answer. A client that has half-closed looks the same until something is
+  sent to it. So it gets an interim response, which every client ignores (RFC 9110, 15.2).
 - The number of connections is bounded; a client over the limit gets 503.
 - A response that the server makes by itself becomes the API's error envelope.
 - The last response arrives: a close begins with half of it, and the guard reads on for `LINGER_S`, because closing
@@ -21,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -47,6 +50,11 @@ MAX_TURNED_AWAY = 100
 #: Bytes of one read. h11 keeps what it does not need yet, so this and `MAX_HEAD_BYTES` bound a connection's input.
 READ_BYTES = 16 * 1024
 _BUFFER = memoryview(bytearray(READ_BYTES))
+
+#: The client has closed its side (Linux tells), and the connection is gone.
+_HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
+_GONE = select.POLLERR | select.POLLHUP
+_INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 
 #: h11's states of a client that still has bytes to send.
 _NEEDS_BYTES = (h11.IDLE, h11.SEND_BODY)
@@ -118,6 +126,8 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         self._sent_at = self._since
         #: the guard has answered in place of the stock protocol, whose further output is dropped
         self._answered = False
+        #: the client was asked whether it is there still
+        self._asked = False
         #: the stock protocol is done with this connection
         self._closing = False
 
@@ -269,7 +279,22 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
                 self.transport.close()
         elif self._http.their_state not in _NEEDS_BYTES:
             self._since = now
+            self._check_client()
         elif now - self._since >= (ARRIVAL_S if self._begun else KEEP_ALIVE_S):
             if self._begun and self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 self._answer("bad_request", TOO_SLOW)
             self.close()
+
+    def _check_client(self) -> None:
+        """While a request is answered, find out whether its client is gone: the guard does not read meanwhile."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _HALF_CLOSED)
+        events = poll.poll(0)
+        if not events:
+            return
+        if events[0][1] & _GONE:
+            self.transport.abort()
+        elif not self._asked and self._http.our_state is h11.SEND_RESPONSE and self._http.their_http_version == b"1.1":
+            self._asked = True
+            self._written += len(_INTERIM)
+            self.transport.write(_INTERIM)

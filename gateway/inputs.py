@@ -5,23 +5,27 @@ An unknown or repeated query parameter or body field is an error that names it.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 import re
-from collections.abc import Iterable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from sessionstore import session
 from sessionstore.catalog.document import DuplicateNameError, unique_object
 from sessionstore.errors import InvalidQueryError, InvalidSessionKeyError, SessionStoreError
 
 from .errors import RequestError
+
+#: Seconds of a wait before it is watched whether the client is still there.
+_WATCH_AFTER_S = 0.5
 
 #: Bytes of a request's body.
 MAX_BODY_BYTES = 64 * 1024
@@ -185,6 +189,38 @@ async def skip_body(request: Request) -> None:
         pass
 
 
+@asynccontextmanager
+async def while_connected(request: Request) -> AsyncIterator[None]:
+    """Break a long wait off when the client has disconnected. The whole body must have been read.
+
+    Raises
+    ------
+    starlette.requests.ClientDisconnect
+    """
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        waiting.reschedule(loop.time())
+
+    # A task for each request would cost more than the usual wait.
+    timer = loop.call_later(_WATCH_AFTER_S, lambda: tasks.append(loop.create_task(watch())))
+    waiting = asyncio.timeout(None)
+    try:
+        async with waiting:
+            yield
+    except TimeoutError as exc:
+        if waiting.expired():
+            raise ClientDisconnect from exc
+        raise
+    finally:
+        timer.cancel()
+        for task in tasks:
+            task.cancel()
+
+
 def decode_body(body: bytes) -> SessionBody:
     """Decode the body of a PUT.
 
@@ -192,7 +228,7 @@ def decode_body(body: bytes) -> SessionBody:
     ------
     RequestError
         invalid_json: it is not JSON, or names a field twice; invalid_body: a field is unknown or of a wrong type.
-    InvalidFieldError, InvalidScenarioError, InvalidOverrideError
+    InvalidFieldError, InvalidOverrideError
         A field is out of its bounds.
     """
     try:

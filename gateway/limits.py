@@ -133,7 +133,7 @@ class RateLimiter:
             return None
         if not self._works:
             self._works = True
-            log.info("Requests are counted again.")
+            log.warning("Requests are counted again.")
         if len(self._windows) >= _MAX_REMEMBERED:
             self._windows.clear()
         self._windows[name] = (end, count)

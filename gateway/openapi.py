@@ -141,8 +141,9 @@ _HEADERS = {
         pattern=r"^commit;dur=[0-9.]+(, effective;dur=[0-9.]+)?$",
     ),
     "Session-Views": _text(
-        "Live views that confirmed the write, and views whose lease expired meanwhile. Absent with `respond-async`.",
-        pattern="^confirmed=[0-9]+, expired=[0-9]+$",
+        "Live views that confirmed the write, and views whose lease expired meanwhile. Absent with `respond-async`. "
+        "`too_few_views` tells the first only.",
+        pattern="^confirmed=[0-9]+(, expired=[0-9]+)?$",
     ),
     "Preference-Applied": _text("`respond-async` if the answer came at commit.", enum=["respond-async"]),
     "WWW-Authenticate": _text("How to authenticate.", enum=['Bearer realm="sessions"']),
@@ -255,7 +256,7 @@ def _responses(resource: Resource, method: str, operation: Operation, links: JSO
         headers = _required("X-Request-Id", *_ERROR_HEADERS.get(status, ()))
         if status == 503 and "Prefer" in operation.headers:
             # A write that was committed names the session's revision. `too_few_views` is not to be sent again.
-            headers |= {name: _ref("headers", name) for name in ("ETag", "Retry-After")}
+            headers |= {name: _ref("headers", name) for name in ("ETag", "Retry-After", "Session-Views")}
         choices = {"properties": {"code": {"enum": sorted(code for code in codes if STATUS[code] == status)}}}
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,

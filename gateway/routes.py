@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect
 from sessionstore.errors import InvalidQueryError, SessionNotFoundError
 from sessionstore.protocol.bulk_operations import MAX_CHANGED
-from sessionstore.session import SessionDocument, normalize_session_key
+from sessionstore.session import SessionDocument, ViewDocument, ViewListDocument, normalize_session_key
 
 from . import inputs
 from .auth import Authenticator
@@ -80,6 +80,13 @@ class ScenarioListDocument(Struct, frozen=True, rename="camel"):
     next_before: str | None
 
 
+class IndexDocument(Struct, frozen=True):
+    """Answer of the gateway's bare address."""
+
+    api: str
+    document: str
+
+
 class StatusDocument(Struct, frozen=True):
     """Answer of the health checks."""
 
@@ -109,7 +116,9 @@ class API:
             ),
             self._secured(f"{BASE_PATH}/sessions", GET=self.list_sessions, DELETE=self.delete_sessions),
             self._secured(f"{BASE_PATH}/scenarios", GET=self.list_scenarios),
+            self._secured(f"{BASE_PATH}/views", GET=self.list_views),
             open_endpoint(f"{BASE_PATH}/openapi.json", GET=self.openapi),
+            open_endpoint("/", GET=self.index),
             open_endpoint("/healthz", GET=self.healthz),
             open_endpoint("/readyz", GET=self.readyz),
         ]
@@ -169,14 +178,15 @@ class API:
         )
         key = inputs.decode_session_key(request.path_params["sessionKey"])
         _record_write(request, "put", environment, normalize_session_key(key))
-        session = await environment.put(
-            key,
-            body,
-            replace=mode == "replace",
-            if_match=if_match,
-            if_none_match=if_none_match,
-            **_terms(request),
-        )
+        async with inputs.while_connected(request):
+            session = await environment.put(
+                key,
+                body,
+                replace=mode == "replace",
+                if_match=if_match,
+                if_none_match=if_none_match,
+                **_terms(request),
+            )
         return _answer(session.document(), {**etag(session.revision), **_effect_headers(request, session.effect)})
 
     @Operation(answer=DeletionDocument, query=(*_PLACE, "mode", "views"), headers=("If-Match", "Prefer"))
@@ -194,9 +204,11 @@ class API:
         await inputs.skip_body(request)
         _record_write(request, mode, environment, normalize_session_key(key))
         if mode == "delete":
-            deletion = await environment.delete(key, if_match=if_match, **_terms(request))
+            async with inputs.while_connected(request):
+                deletion = await environment.delete(key, if_match=if_match, **_terms(request))
             return _answer(DeletionDocument(True, "delete"), _effect_headers(request, deletion.effect))
-        session = await environment.reset(key, if_match=if_match, **_terms(request))
+        async with inputs.while_connected(request):
+            session = await environment.reset(key, if_match=if_match, **_terms(request))
         return _answer(DeletionDocument(True, "reset"), _effect_headers(request, session.effect))
 
     @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
@@ -207,7 +219,8 @@ class API:
         """
         environment, key, override = await self._override(request)
         _record_write(request, "activate", environment, normalize_session_key(key))
-        session = await environment.activate(key, override, **_terms(request))
+        async with inputs.while_connected(request):
+            session = await environment.activate(key, override, **_terms(request))
         return _answer(OverrideDocument(override, True), _effect_headers(request, session.effect))
 
     @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
@@ -218,7 +231,8 @@ class API:
         """
         environment, key, override = await self._override(request)
         _record_write(request, "deactivate", environment, normalize_session_key(key))
-        session = await environment.deactivate(key, override, **_terms(request))
+        async with inputs.while_connected(request):
+            session = await environment.deactivate(key, override, **_terms(request))
         return _answer(OverrideDocument(override, False), _effect_headers(request, session.effect))
 
     @Operation(answer=SessionListDocument, query=(*_PLACE, "limit", "cursor", "prefix"))
@@ -246,10 +260,12 @@ class API:
         await inputs.skip_body(request)
         _record_write(request, f"{mode} prefix", environment, prefix)
         if mode == "delete":
-            result = await environment.delete_prefix(prefix, **_terms(request))
+            async with inputs.while_connected(request):
+                result = await environment.delete_prefix(prefix, **_terms(request))
             document = BulkDocument(True, "delete", result.count, result.more)
         else:
-            result = await environment.reset_prefix(prefix, **_terms(request))
+            async with inputs.while_connected(request):
+                result = await environment.reset_prefix(prefix, **_terms(request))
             document = BulkDocument(True, "reset", result.count, result.more)
         return _answer(document, _effect_headers(request, result.effect))
 
@@ -266,10 +282,29 @@ class API:
         scenarios = tuple(ScenarioDocument(item.id, item.name, item.url_id) for item in page.scenarios)
         return _answer(ScenarioListDocument(scenarios, page.next_before))
 
+    @Operation(answer=ViewListDocument, query=_PLACE)
+    async def list_views(self, request: Request) -> Response:
+        """List the live views of an environment: the proxies that a write waits for.
+
+        If there is none, a proxy may run on another environment of the project.
+        """
+        environment = await self._environment(request)
+        live = await self.store.project(environment.project).live_views(environment.name)
+        views = tuple(
+            ViewDocument(view.host, view.pid, view.version, view.applied_revision, view.lease_left_ms)
+            for view in live.views
+        )
+        return _answer(ViewListDocument(live.revision, views, live.elsewhere))
+
     @Operation(answer="application/json")
     async def openapi(self, request: Request) -> Response:
         """Describe the API: OpenAPI 3.1."""
         return _answer(msgspec.Raw(self.document))
+
+    @Operation(answer=IndexDocument)
+    async def index(self, request: Request) -> Response:
+        """Lead to the API and to its document."""
+        return _answer(IndexDocument(BASE_PATH, f"{BASE_PATH}/openapi.json"))
 
     @Operation(answer=StatusDocument)
     async def healthz(self, request: Request) -> Response:

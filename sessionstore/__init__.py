@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from .embedded import EmbeddedServer as EmbeddedServer
     from .errors import (
+        AccessDeniedError as AccessDeniedError,
         ApiKeyNotFoundError as ApiKeyNotFoundError,
         CorruptDataError as CorruptDataError,
         EnvironmentNotFoundError as EnvironmentNotFoundError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         OutcomeUnknownError as OutcomeUnknownError,
         OverrideNotFoundError as OverrideNotFoundError,
         PreconditionFailedError as PreconditionFailedError,
+        RateLimitedError as RateLimitedError,
         SessionNotFoundError as SessionNotFoundError,
         SessionStoreError as SessionStoreError,
         StaleView as StaleView,
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
         Effect as Effect,
         LiveCounts as LiveCounts,
         LiveView as LiveView,
+        LiveViews as LiveViews,
         Session as Session,
         SessionPage as SessionPage,
         SessionPatch as SessionPatch,
@@ -100,6 +103,7 @@ _NAMES = {
     ".catalog.model": ("Catalog", "CatalogDiff", "Mock", "Scenario", "ScenarioPage", "diff_catalogs"),
     ".embedded": ("EmbeddedServer",),
     ".errors": (
+        "AccessDeniedError",
         "ApiKeyNotFoundError",
         "CorruptDataError",
         "EnvironmentNotFoundError",
@@ -117,6 +121,7 @@ _NAMES = {
         "OutcomeUnknownError",
         "OverrideNotFoundError",
         "PreconditionFailedError",
+        "RateLimitedError",
         "SessionNotFoundError",
         "SessionStoreError",
         "StaleView",
@@ -135,6 +140,7 @@ _NAMES = {
         "Effect",
         "LiveCounts",
         "LiveView",
+        "LiveViews",
         "Session",
         "SessionPage",
         "SessionPatch",

@@ -18,6 +18,8 @@
     │   ├── EnvironmentNotFoundError
     │   └── ApiKeyNotFoundError
     ├── PreconditionFailedError                 if_match or if_none_match did not hold; nothing was changed
+    ├── AccessDeniedError                       over HTTP: the API key is invalid, or for another project
+    ├── RateLimitedError                        over HTTP: the API key has made its requests of this window
     ├── StoreUnavailableError                   Redis can't be reached, or refuses
     │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
     │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
@@ -32,31 +34,31 @@ Every class has the ``code`` of the HTTP API's answer.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class SessionStoreError(Exception):
     """The root of this library's errors. The message says what happened and what to do."""
 
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"
+    #: the mock or scenario that the catalog lacks
+    unknown: str | None = None
 
 
 class InvalidInputError(SessionStoreError, ValueError):
     """The caller's input can't be used; nothing was changed."""
 
-    code: ClassVar[str] = "invalid_body"
+    code = "invalid_body"
 
 
 class InvalidSessionKeyError(InvalidInputError):
     """A session key is empty after normalising, or holds control characters."""
 
-    code: ClassVar[str] = "invalid_session_key"
+    code = "invalid_session_key"
 
 
 class InvalidSlugError(InvalidInputError):
     """The name of a project or environment is no slug."""
 
-    code: ClassVar[str] = "invalid_query"
+    code = "invalid_query"
 
 
 class InvalidFieldError(InvalidInputError):
@@ -66,19 +68,19 @@ class InvalidFieldError(InvalidInputError):
 class InvalidOverrideError(InvalidInputError):
     """An override id is malformed, not in the catalog, or belongs to a scenario."""
 
-    code: ClassVar[str] = "invalid_override"
+    code = "invalid_override"
 
 
 class InvalidScenarioError(InvalidInputError):
     """A scenario id is malformed or not in the catalog."""
 
-    code: ClassVar[str] = "invalid_scenario"
+    code = "invalid_scenario"
 
 
 class InvalidQueryError(InvalidInputError):
     """A limit, a cursor or a similar parameter can't be used."""
 
-    code: ClassVar[str] = "invalid_query"
+    code = "invalid_query"
 
 
 class InvalidCatalogError(InvalidInputError):
@@ -92,7 +94,7 @@ class TooManyApiKeysError(InvalidInputError):
 class NotFoundError(SessionStoreError):
     """The call names something that does not exist."""
 
-    code: ClassVar[str] = "not_found"
+    code = "not_found"
 
 
 class SessionNotFoundError(NotFoundError):
@@ -114,19 +116,31 @@ class ApiKeyNotFoundError(NotFoundError):
 class PreconditionFailedError(SessionStoreError):
     """``if_match`` or ``if_none_match`` did not hold; nothing was changed."""
 
-    code: ClassVar[str] = "precondition_failed"
+    code = "precondition_failed"
+
+
+class AccessDeniedError(SessionStoreError):
+    """Over HTTP: the API key is missing, invalid, revoked or expired, or does not open this project."""
+
+    code = "unauthorized"
+
+
+class RateLimitedError(SessionStoreError):
+    """Over HTTP: the API key has made its requests of this window; nothing was changed."""
+
+    code = "rate_limited"
 
 
 class StoreUnavailableError(SessionStoreError):
     """Redis can't be reached, is loading, is out of memory, is read-only, or did not answer in time."""
 
-    code: ClassVar[str] = "store_unavailable"
+    code = "store_unavailable"
 
 
 class OutcomeUnknownError(StoreUnavailableError):
     """A write was sent, and its answer was lost: it was applied whole or not at all. A PUT is safe to repeat."""
 
-    code: ClassVar[str] = "outcome_unknown"
+    code = "outcome_unknown"
 
 
 class NotEffectiveError(StoreUnavailableError):
@@ -138,7 +152,7 @@ class NotEffectiveError(StoreUnavailableError):
         The session's committed revision; None for a deletion and for a catalog.
     """
 
-    code: ClassVar[str] = "not_effective"
+    code = "not_effective"
 
     def __init__(self, message: str, revision: int | None = None) -> None:
         super().__init__(message)
@@ -156,7 +170,7 @@ class TooFewViewsError(SessionStoreError):
         Live views that have reported the write.
     """
 
-    code: ClassVar[str] = "too_few_views"
+    code = "too_few_views"
 
     def __init__(self, message: str, revision: int | None = None, confirmed: int = 0) -> None:
         super().__init__(message)
@@ -179,4 +193,4 @@ class StoreClosedError(SessionStoreError):
 class StaleView(SessionStoreError):  # noqa: N818  a state of the view rather than a fault
     """A view can't prove that it is current, and was opened with ``on_stale="raise"``."""
 
-    code: ClassVar[str] = "store_unavailable"
+    code = "store_unavailable"

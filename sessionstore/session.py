@@ -6,12 +6,13 @@ a delay.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, TypedDict
 
@@ -28,6 +29,8 @@ from .errors import (
     InvalidSlugError,
 )
 
+#: The header of a proxied request that names its session.
+SESSION_HEADER = "x-flowmock-session"
 #: Code points of a session key. The rest is cut off.
 MAX_SESSION_KEY_LENGTH = 200
 #: Characters of a project's or environment's slug.
@@ -76,7 +79,8 @@ Delay = Annotated[int, Meta(description="Milliseconds that each response is dela
 DelayMax = Annotated[
     int,
     Meta(
-        description="If it is greater than globalDelayMs, the delay is drawn evenly between the two.",
+        description="If it is greater than globalDelayMs, the delay is drawn evenly between the two. "
+        "A smaller one has no effect.",
         extra_json_schema=_DELAY_BOUNDS,
     ),
 ]
@@ -229,7 +233,7 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
 
     Raises
     ------
-    InvalidFieldError, InvalidScenarioError, InvalidOverrideError
+    InvalidFieldError, InvalidOverrideError
         Raised by the constructor. A msgspec decoder raises ``ValidationError`` with this as its cause.
     """
 
@@ -240,8 +244,7 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
     label: Label | None | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        if self.scenario is not UNSET and self.scenario is not None:
-            validate_scenario(self.scenario)
+        # `calls.put` checks the form of the scenario's id: a wrong one may be an urlId, which only the catalog knows.
         if self.overrides is not UNSET:
             force_setattr(self, "overrides", validate_overrides(self.overrides))
         if self.global_delay_ms is not UNSET and self.global_delay_ms is not None:
@@ -322,6 +325,45 @@ class LiveView(Struct, frozen=True, gc=False, rename="camel"):
     lease_left_ms: int
 
 
+class LiveViews(Struct, frozen=True):
+    """The live views of an environment.
+
+    Attributes
+    ----------
+    revision : int
+        The environment's revision.
+    views : tuple of LiveView
+        In the order in which their leases expire.
+    elsewhere : dict of str to int
+        How many live views each other registered environment of the project has, if it has any.
+    """
+
+    revision: int
+    views: tuple[LiveView, ...]
+    elsewhere: dict[str, int]
+
+
+class ViewDocument(Struct, frozen=True, rename="camel"):
+    """A live view as the HTTP API shows it."""
+
+    host: Annotated[str, Meta(description="The host that the proxy runs on, as it says.", examples=["proxy-1"])]
+    pid: int
+    version: Annotated[str, Meta(description="The proxy's release of the library.", examples=["0.2.0"])]
+    revision: Annotated[int, Meta(description="The last revision that it has reported as applied.")]
+    lease_left_ms: Annotated[int, Meta(description="Milliseconds until its lease expires.")]
+
+
+class ViewListDocument(Struct, frozen=True):
+    """The live views of an environment as the HTTP API shows them."""
+
+    revision: Annotated[int, Meta(description="The environment's revision.")]
+    views: tuple[ViewDocument, ...]
+    elsewhere: Annotated[
+        dict[str, int],
+        Meta(description="How many live views the project's other environments have.", examples=[{"uat": 2}]),
+    ]
+
+
 class LiveCounts(Struct, frozen=True, gc=False):
     """The number of live sessions and of live views of an environment."""
 
@@ -354,18 +396,47 @@ def _format_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
+def parse_time(text: str) -> int:
+    """Milliseconds since 1970 of a time that the HTTP API wrote.
+
+    Raises
+    ------
+    ValueError
+    """
+    return (datetime.fromisoformat(text) - _EPOCH) // timedelta(milliseconds=1)
+
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
 def normalize_session_key(key: str) -> str:
     """Normalise a session key to the form that is stored and compared.
 
     Line breaks (CR, LF, U+2028, U+2029) are removed, surrounding white space is trimmed, and the rest is cut at 200
     code points. Normalising twice changes nothing. The result may be empty; `validate_session_key` rejects that.
     """
+    return _without_line_breaks(key)[:MAX_SESSION_KEY_LENGTH].rstrip()
+
+
+def _without_line_breaks(key: str) -> str:
     # A hostile header may have megabytes, so each step must be fast. Line breaks are white space, so the first step
     # removes those that come before the key.
     key = key.lstrip()
     for line_break in _LINE_BREAKS:
         key = key.replace(line_break, "")
-    return key[:MAX_SESSION_KEY_LENGTH].rstrip()
+    return key
+
+
+def shorten_session_key(key: str) -> str:
+    """Normalise a session key, but shorten a long one so that it stays another key than those that begin the same.
+
+    Of more than 200 code points remain the first 183, ``~``, and 16 digits of the SHA-256 of the whole.
+    """
+    key = _without_line_breaks(key).rstrip()
+    if len(key) <= MAX_SESSION_KEY_LENGTH:
+        return key
+    suffix = "~" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return key[: MAX_SESSION_KEY_LENGTH - len(suffix)] + suffix
 
 
 def session_key_from_header(value: bytes | str | None) -> str | None:
@@ -391,7 +462,7 @@ def _header_bytes(text: str) -> bytes | None:
     return None  # a lone surrogate that no header decodes to
 
 
-def validate_session_key(key: str) -> str:
+def validate_session_key(key: str, normalize: Callable[[str], str] = normalize_session_key) -> str:
     """Normalise a session key and check it.
 
     Raises
@@ -401,7 +472,7 @@ def validate_session_key(key: str) -> str:
     """
     if not isinstance(key, str):
         raise InvalidSessionKeyError(f"The session key must be text, not {type(key).__name__}.")
-    key = normalize_session_key(key)
+    key = normalize(key)
     if not key:
         raise InvalidSessionKeyError("The session key is empty; name the session with at least one visible character.")
     if not key.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in key):
@@ -469,9 +540,10 @@ def validate_scenario(value: str) -> str:
     if not isinstance(value, str):
         raise InvalidScenarioError(f"scenario must be a string or null, not {type(value).__name__}.")
     if not _SCENARIO_ID.match(value):
-        raise InvalidScenarioError(
-            f"{_shown(value)} is not a scenario id: use 'scn_' and 1 to 124 letters, digits, '_' or '-'."
-        )
+        sentence = f"{_shown(value)} is not a scenario id: use 'scn_' and 1 to 124 letters, digits, '_' or '-'."
+        error = InvalidScenarioError(sentence)
+        error.unknown = value
+        raise error
     return value
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, Unpack
 
 from ..catalog.model import Catalog, ScenarioPage
-from ..errors import InvalidFieldError
+from ..errors import InvalidFieldError, InvalidScenarioError
 from ..protocol import bulk_operations, calls, catalog_operations, operations
 from ..protocol.calls import IfMatch, Terms, WriteContext
 from ..protocol.operations import new_id
@@ -95,16 +95,19 @@ class AsyncEnvironment:
         elif properties:
             raise InvalidFieldError("put takes a patch or properties, not both; put all of them into the patch.")
         terms = Terms(wait, views)
-        call = calls.put(
-            self._context,
-            new_id(),
-            session_key,
-            patch,
-            replace=replace,
-            if_match=if_match,
-            if_none_match=if_none_match,
-            terms=terms,
-        )
+        try:
+            call = calls.put(
+                self._context,
+                new_id(),
+                session_key,
+                patch,
+                replace=replace,
+                if_match=if_match,
+                if_none_match=if_none_match,
+                terms=terms,
+            )
+        except InvalidScenarioError as exc:
+            raise await self._runner.run(operations.suggest(self._context.keyspace, exc)) from None
         return await self._runner.run(operations.write(self._context, call, terms))
 
     async def activate(self, session_key: str, override: str, *, wait: bool = True, views: int = 0) -> Session:

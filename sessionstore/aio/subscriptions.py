@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,15 @@ from ..errors import StoreClosedError
 from ..options import CLOSED, StoreConfig
 from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
-from ..replica.follower import Backoff, Follower
+from ..replica.follower import Backoff, Follower, FollowerRequest
 from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
 from ..transport.connect import never_reconnect, new_connection
 from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .connections import Connections
+
+#: Batches that are begun before the first is answered.
+_BEGUN = 2
 
 
 class SubscriptionsDriver:
@@ -35,6 +39,8 @@ class SubscriptionsDriver:
         self._connections = connections.with_deadline(self._deadline_s)
         self._wake_work = asyncio.Event()
         self._wake_pubsub = asyncio.Event()
+        #: batches of calls that were begun and not answered yet, while a snapshot is read
+        self._begun: deque[tuple[list[FollowerRequest], asyncio.Task[list[Any]]]] = deque()
         #: set when anything arrives
         self._progress = asyncio.Event()
         #: until when the task that runs the calls sleeps, and how many tasks wait for `_progress`
@@ -227,7 +233,7 @@ class SubscriptionsDriver:
         """Run the calls that are due, all together, until the store is closed; then those that are left."""
         backoff = Backoff()
         try:
-            while not self._closing or self.subscriptions.draining:
+            while not self._closing or self.subscriptions.draining or self._begun:
                 try:
                     await self._run_due()
                     backoff.succeeded()
@@ -239,13 +245,25 @@ class SubscriptionsDriver:
             if not self._closing:
                 await self._end_with_loop()
             raise
+        finally:
+            self._abandon()
 
     async def _run_due(self) -> None:
         self._wake_work.clear()
         now = lease_clock()
-        requests = self.subscriptions.poll(now)
+        requests = self.subscriptions.poll(now) if len(self._begun) < _BEGUN else []
         self._progress.set()
-        if not requests:
+        if requests and self.subscriptions.syncing:
+            # Redis reads the next page while this one is applied.
+            calls = [request.call for request in requests]
+            self._begun.append((requests, asyncio.create_task(self._connections.execute_all(calls))))
+            return
+        if not requests and self._begun:
+            requests, task = self._begun.popleft()
+            results = await task
+        elif requests:
+            results = await self._connections.execute_all([request.call for request in requests])
+        else:
             if not self._closing:
                 self._asleep_until = self.subscriptions.wake_at(now)
                 try:
@@ -253,14 +271,20 @@ class SubscriptionsDriver:
                 finally:
                     self._asleep_until = -math.inf
             return
-        results = await self._connections.execute_all([request.call for request in requests])
         deliver(self.subscriptions, requests, results, lease_clock())
         self._progress.set()
+
+    def _abandon(self) -> None:
+        """Drop the calls that were begun."""
+        for _, task in self._begun:
+            task.cancel()
+        self._begun.clear()
 
     async def _end_with_loop(self) -> None:
         """Leave before the event loop ends: ``asyncio.run`` cancels the remaining tasks."""
         self._closing = True
         self._tasks = []
+        self._abandon()
         self.subscriptions.close(lease_clock())
         while self.subscriptions.draining:
             await self._run_due()

@@ -55,6 +55,13 @@ class Catalog(Struct, rename="camel", frozen=True, dict=True):
         """Every scenario."""
         return {scenario.id: scenario for scenario in self.scenarios}
 
+    def nearest_id(self, name: str) -> str | None:
+        """The id of the published mock or scenario with this id or urlId in another case; None if there is none."""
+        wanted = name.casefold()
+        ids = {scenario.url_id.casefold(): scenario.id for scenario in self.scenarios}
+        ids |= {id_.casefold(): id_ for id_ in (*self.scenarios_by_id, *(mock.id for mock in self.mocks))}
+        return ids.get(wanted)
+
     def active_mocks(self, session: Session) -> tuple[Mock, ...]:
         """The active mocks of a session, by precedence: if two answer the same route, the first wins.
 

@@ -10,11 +10,11 @@ import msgspec
 import typer
 
 from ..catalog.document import CatalogDocument, parse_catalog_document
-from ..errors import InvalidCatalogError
+from ..errors import InvalidCatalogError, InvalidInputError, NotFoundError
 from ..protocol.catalog_operations import CatalogReport
 from ..sync.store import SessionStore
 from .options import EnvironmentOption, JsonOption, NoWaitOption, ProjectOption, on_store
-from .output import effect_document, print_result, say
+from .output import count, effect_document, print_result, print_table, say
 
 app = typer.Typer(help="The mocks and scenarios of environments.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,18 +34,34 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 def apply(
     store: SessionStore,
     file: FileArgument,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            "--project", "-p", envvar="SESSIONSTORE_PROJECT", metavar="SLUG", help="The project of the document."
+        ),
+    ] = None,
+    create: Annotated[bool, typer.Option("--create", help="Accept a document of another project.")] = False,
     prune: PruneOption = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Don't ask before it deactivates mocks and scenarios of live sessions.")
+    ] = False,
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give a project's environments the catalogs of a document."""
     document = _read(file)
-    report = store.project(document.project).apply_catalog(document, prune=prune, wait=not no_wait)
+    if project not in (None, document.project) and not create:
+        raise InvalidCatalogError(
+            f"The document is about project {document.project!r}, not {project!r} (--project, SESSIONSTORE_PROJECT); "
+            "correct it, or give --create."
+        )
+    applied = store.project(document.project)
+    if not yes:
+        _confirm(applied.diff_catalog(document, prune=prune))
+    report = applied.apply_catalog(document, prune=prune, wait=not no_wait)
     _print_report(report, as_json)
     if report.sessions and not as_json:
-        say(
-            f"Deactivated removed mocks and scenarios in {report.sessions} session{'s' if report.sessions > 1 else ''}."
-        )
+        say(f"Deactivated removed mocks and scenarios in {count(report.sessions, 'session')}.")
 
 
 @app.command()
@@ -55,6 +71,8 @@ def diff(store: SessionStore, file: FileArgument, prune: PruneOption = False, as
     document = _read(file)
     report = store.project(document.project).diff_catalog(document, prune=prune)
     _print_report(report, as_json)
+    if report.sessions and not as_json:
+        say(f"{count(report.sessions, 'live session')} would lose removed mocks and scenarios.")
     if report.changed:
         raise typer.Exit(1)
 
@@ -73,6 +91,8 @@ def show(
     else:
         catalog = store.environment(project, environment).catalog()
         document = CatalogDocument(project, {} if catalog is None else {environment: catalog})
+    if not document.environments:
+        raise NotFoundError(f"Project {project!r} has registered no environment; catalog apply registers them.")
     rows: list[tuple[str | tuple[str, ...] | None, ...]] = []
     for name, catalog in document.environments.items():
         rows += [(name, "mock", mock.id, mock.name, None, ()) for mock in catalog.mocks]
@@ -112,12 +132,29 @@ def _report_document(report: CatalogReport) -> dict[str, Any]:
     }
 
 
-def _print_report(report: CatalogReport, as_json: bool) -> None:
+def _confirm(plan: CatalogReport) -> None:
+    """Show what live sessions would lose, and ask. A script can't answer, so it needs --yes."""
+    if not plan.sessions:
+        return
+    print_table(_HEADER, _rows(plan), err=True)
+    losing = f"{count(plan.sessions, 'live session')} would lose removed mocks and scenarios"
+    if not sys.stdin or not sys.stdin.isatty():
+        raise InvalidInputError(f"{losing}; nothing was changed. To apply it, give --yes.")
+    typer.confirm(f"{losing}. Apply?", abort=True, err=True)
+
+
+_HEADER = ("ENVIRONMENT", "CHANGE", "WHAT", "ID")
+
+
+def _rows(report: CatalogReport) -> list[tuple[str, str, str, str]]:
     rows = []
     for entry in report.environments:
         rows.append((entry.environment, entry.change, " ", " "))
         for name, ids in msgspec.structs.asdict(entry.diff).items():
             kind, change = name.split("s_")
             rows += [(" ", " ", f"{_SIGNS[change]} {kind}", id_) for id_ in ids]
-    rows += [(name, "left alone", "not in the document", " ") for name in report.left_alone]
-    print_result(as_json, _report_document(report), ("ENVIRONMENT", "CHANGE", "WHAT", "ID"), rows)
+    return rows + [(name, "left alone", "not in the document", " ") for name in report.left_alone]
+
+
+def _print_report(report: CatalogReport, as_json: bool) -> None:
+    print_result(as_json, _report_document(report), _HEADER, _rows(report))

@@ -13,6 +13,7 @@ import typer
 from ..api_keys.model import DEFAULT_ACTIVE_KEYS, MAX_ACTIVE_KEYS, ApiKey
 from ..api_keys.ring import REVOCATION_BOUND_S
 from ..errors import InvalidFieldError
+from ..session import format_time
 from ..sync.store import SessionStore
 from .options import JsonOption, on_store, seconds_of
 from .output import print_json, print_result, say, time_of
@@ -44,7 +45,7 @@ def create(
     expiry = _expiry(expires_in, expires_at)
     new = store.api_keys.create(name, project=project, expires_at=expiry, max_active=max_active)
     if as_json:
-        print_json({**msgspec.to_builtins(new.key), "key": new.secret})
+        print_json({**_document(new.key, "active"), "key": new.secret})
         return
     scope = f"project {new.key.project}" if new.key.project else "every project"
     until = time_of(new.key.expires_at) or "it is revoked"
@@ -91,7 +92,10 @@ def _times(key: ApiKey) -> Iterable[str | None]:
 
 
 def _document(key: ApiKey, status: str) -> dict[str, Any]:
-    return {**msgspec.to_builtins(key), "status": status}
+    """A key for JSON, with times as in the HTTP API."""
+    document: dict[str, Any] = msgspec.to_builtins(key)
+    times = {name: format_time(value) for name, value in document.items() if name.endswith("At") and value is not None}
+    return {**document, **times, "status": status}
 
 
 def _expiry(expires_in: float | None, expires_at: str | None) -> int | None:

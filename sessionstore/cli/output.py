@@ -41,13 +41,18 @@ def effect_document(effect: Effect | None) -> dict[str, Any] | None:
     return document
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print columns as wide as their cells. None is shown as ``-``."""
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False) -> None:
+    """Print columns as wide as their cells, on standard output or error. None is shown as ``-``."""
     table = [list(header), *([shown(cell) for cell in row] for row in rows)]
     widths = [max(cell_len(row[i]) for row in table) for i in range(len(header))]
     for row in table:
         cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+        typer.echo("  ".join(cells).rstrip(), err=err)
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: ``1 session``, ``2 sessions``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def shown(value: Any) -> str:

@@ -53,7 +53,10 @@ def put(
     ] = None,
     global_delay_max_ms: Annotated[
         int | None,
-        typer.Option(metavar="MS", help="Draw the delay between --global-delay-ms and this; 0: no random delay."),
+        typer.Option(
+            metavar="MS",
+            help="Draw the delay between --global-delay-ms and this. A smaller value than that has no effect.",
+        ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Clear unnamed properties.")] = False,
     if_match: IfMatchOption = None,

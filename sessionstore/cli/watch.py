@@ -25,7 +25,7 @@ from ..sync.connections import Connections
 from ..sync.store import SessionStore
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from .options import EnvironmentOption, JsonOption, ProjectOption, chosen_environment, on_store, redis_client
-from .output import delay_of, print_json, say, shown
+from .output import count, delay_of, print_json, say, shown
 
 #: Seconds without a message before redis-py sends a PING each second, and the most PINGs without an answer.
 _HEARTBEAT_S = 5.0
@@ -111,11 +111,7 @@ def _describe_session(change: SessionSet) -> str:
 def _describe_catalog(catalog: Catalog | None) -> str:
     if catalog is None:
         return "taken away"
-    return f"{_count(len(catalog.mocks), 'mock')}, {_count(len(catalog.scenarios), 'scenario')}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{count(len(catalog.mocks), 'mock')}, {count(len(catalog.scenarios), 'scenario')}"
 
 
 def _watch(store: SessionStore, keyspace: EnvironmentKeyspace, as_json: bool) -> None:

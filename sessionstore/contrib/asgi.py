@@ -16,10 +16,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from ..replica.view import BaseView
-from ..session import Session
+from ..session import SESSION_HEADER, Session
 
-#: The request header that names a session.
-SESSION_HEADER = "x-flowmock-session"
 #: Where the session is in ``scope["state"]``.
 STATE_KEY = "mock_session"
 

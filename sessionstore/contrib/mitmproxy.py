@@ -21,8 +21,9 @@ from ..aio.view import AsyncView
 from ..errors import InvalidInputError
 from ..options import DEFAULT_LEASE_S, DEFAULT_TTL_S
 from ..protocol.keyspace import DEFAULT_PREFIX
+from ..session import SESSION_HEADER
 from ..variables import parse_seconds, show_seconds
-from .asgi import SESSION_HEADER, STATE_KEY, apply_delay
+from .asgi import STATE_KEY, apply_delay
 
 
 class SessionStoreAddon:

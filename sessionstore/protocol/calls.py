@@ -16,7 +16,7 @@ from msgspec import UNSET
 
 from ..catalog.model import Catalog
 from ..errors import InvalidFieldError, InvalidQueryError
-from ..session import MAX_OVERRIDES, SessionPatch, validate_override, validate_session_key
+from ..session import MAX_OVERRIDES, SessionPatch, validate_override, validate_scenario, validate_session_key
 from . import replies
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .replies import Payload, Reply, decoder, encode_overrides, failure
@@ -27,6 +27,10 @@ from .server_identity import ServerIdentity
 READ_BATCH = 100
 #: Members of the index that one script looks at: only names, so more than one reads.
 LOOK_BATCH = 1000
+#: Sessions that one step of a snapshot reads: two steps may be in flight, so Redis may run two in a row.
+SNAPSHOT_BATCH = 50
+#: Members of the index that one step of a snapshot finds, about: enough for two steps.
+FIND_BATCH = 100
 #: Environments whose sessions and views one script counts.
 COUNT_BATCH = 100
 #: Sessions that one script touches.
@@ -164,6 +168,8 @@ def put(
 def _patch_arguments(patch: SessionPatch, replace: bool) -> Iterator[str | int]:
     for attribute, name in zip(SessionPatch.__struct_fields__, SessionPatch.__struct_encode_fields__, strict=True):
         value = getattr(patch, attribute)
+        if attribute == "scenario" and value is not UNSET and value is not None:
+            validate_scenario(value)
         if value is UNSET and replace:
             value = () if attribute == "overrides" else None
         if value is None:
@@ -270,9 +276,9 @@ def scan(keyspace: EnvironmentKeyspace, cursor: str, *, prefix: str = "") -> Cal
 
 
 def snapshot(
-    keyspace: EnvironmentKeyspace, cursor: str, session_keys: Sequence[str] = (), *, count: int = READ_BATCH
+    keyspace: EnvironmentKeyspace, cursor: str, session_keys: Sequence[str] = (), *, count: int = FIND_BATCH
 ) -> Call[replies.SnapshotReply]:
-    """Read the sessions named, at most `READ_BATCH`, and find about `count` members of the index after the cursor.
+    """Read the sessions named, at most `SNAPSHOT_BATCH`, and find about `count` members of the index after the cursor.
 
     The cursor is ``"0"`` at first and at the end; with a count of 0 it stays where it is.
     """

@@ -121,15 +121,43 @@ def diff(
     targets, others = yield from _targets(keyspace, document, prune=prune)
     reports = []
     for name, catalog in targets.items():
-        reply = yield calls.read_catalog(contexts(name).keyspace)
+        keyspace_of = contexts(name).keyspace
+        reply = yield calls.read_catalog(keyspace_of)
         if catalog is None:
             change = "removed"
         elif reply.catalog is None:
             change = "created"
         else:
             change = "unchanged" if reply.catalog == catalog else "changed"
-        reports.append(EnvironmentReport(name, change, 0, diff_catalogs(reply.catalog, catalog)))
+        difference = diff_catalogs(reply.catalog, catalog)
+        sessions = 0
+        # Before its first catalog an environment accepts any id, so every session must be checked.
+        if change in ("created", "removed") or difference.mocks_removed or difference.scenarios_removed:
+            sessions = yield from _count_losing(keyspace_of, catalog or Catalog())
+        reports.append(EnvironmentReport(name, change, sessions, difference))
     return CatalogReport(document.project, tuple(reports), others)
+
+
+def _count_losing(keyspace: EnvironmentKeyspace, catalog: Catalog) -> Operation[int]:
+    """Count the live sessions in which an apply would deactivate something (scripts/catalog_apply.lua)."""
+    mocks = {mock.id for mock in catalog.mocks}
+    scenarios = {None, *catalog.scenarios_by_id}
+    seen: set[str] = set()
+    losing = 0
+    cursor = ""
+    while cursor != "0":
+        page = yield calls.scan(keyspace, cursor or "0")
+        cursor = page.cursor
+        # A scan may name a member twice.
+        found = [key for key in dict.fromkeys(page.members) if key not in seen]
+        seen.update(found)
+        for start in range(0, len(found), calls.READ_BATCH):
+            reply = yield calls.read(keyspace, found[start : start + calls.READ_BATCH])
+            losing += sum(
+                session.scenario not in scenarios or not mocks.issuperset(session.overrides)
+                for session in reply.sessions
+            )
+    return losing
 
 
 def _targets(

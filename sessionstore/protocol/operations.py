@@ -12,14 +12,30 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from ..errors import NotEffectiveError, SessionStoreError, StoreUnavailableError, TooFewViewsError
+from ..errors import (
+    InvalidInputError,
+    NotEffectiveError,
+    NotFoundError,
+    SessionStoreError,
+    StoreUnavailableError,
+    TooFewViewsError,
+)
 from ..paging import decode_cursor, encode_cursor, validate_limit
-from ..session import Deletion, Effect, LiveCounts, LiveView, Session, SessionPage, validate_key_prefix
+from ..session import Deletion, Effect, LiveCounts, LiveView, LiveViews, Session, SessionPage, validate_key_prefix
 from . import calls
 from .calls import Call, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied, SessionState
-from .replies import IndexPage, LeaseStatusReply, ViewsReply, WriteReply, decode_view_info, session_from_state
+from .replies import (
+    CatalogReply,
+    IndexPage,
+    LeaseStatusReply,
+    ViewsReply,
+    WriteReply,
+    decode_view_info,
+    session_from_state,
+    unknown_environment,
+)
 
 #: Seconds between two looks at the leases while a writer waits, at first and at most. Usually a message ends the wait;
 #: the looks are for messages that are lost.
@@ -110,11 +126,26 @@ def get(keyspace: EnvironmentKeyspace, session_key: str) -> Operation[Session | 
 def write(context: WriteContext, call: Call[WriteReply], terms: Terms) -> Operation[Session]:
     """Write a session; returns it with its effect."""
     started = context.clock()
-    reply: WriteReply = yield call
+    try:
+        reply: WriteReply = yield call
+    except (InvalidInputError, NotFoundError) as exc:
+        raise (yield from suggest(context.keyspace, exc)) from None
     assert reply.session is not None, "a script that writes a session answers with it"
     session = _session(context.keyspace, reply.session)
     effect = yield from take_effect(context, started, reply, session, terms)
     return replace(session, effect=effect)
+
+
+def suggest(keyspace: EnvironmentKeyspace, error: SessionStoreError) -> Operation[SessionStoreError]:
+    """Add to an error about an unknown id the one that the catalog has in another case, or for this urlId."""
+    if error.unknown is None:
+        return error
+    try:
+        reply: CatalogReply = yield calls.read_catalog(keyspace)
+    except SessionStoreError:
+        return error
+    near = None if reply.catalog is None else reply.catalog.nearest_id(error.unknown)
+    return error if near is None else type(error)(f"{error} Did you mean {near!r}?")
 
 
 def delete(context: WriteContext, call: Call[WriteReply], terms: Terms) -> Operation[Deletion]:
@@ -174,7 +205,22 @@ def list_sessions(
 
 def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:
     """List the views that hold a lease, in the order in which the leases expire."""
-    reply = yield calls.views(keyspace)
+    return _live((yield calls.views(keyspace)))
+
+
+def live_views(
+    keyspace: EnvironmentKeyspace, project: ProjectKeyspace, contexts: Callable[[str], WriteContext]
+) -> Operation[LiveViews]:
+    """List the views of one environment, and count those of the project's others."""
+    reply: ViewsReply = yield calls.views(keyspace)
+    counts = yield from live_counts(project, contexts)
+    if counts and keyspace.environment not in counts:
+        raise unknown_environment(keyspace, counts)
+    elsewhere = {name: count.views for name, count in counts.items() if count.views and name != keyspace.environment}
+    return LiveViews(reply.rev, _live(reply), elsewhere)
+
+
+def _live(reply: ViewsReply) -> tuple[LiveView, ...]:
     found = []
     for view in reply.views:
         info = decode_view_info(view.info)
@@ -201,19 +247,20 @@ def take_effect(
     context.learn(reply.rev, recounting=reply.countable_in_ms > 0)
     live, pending, expired = reply.live, reply.pending, reply.expired
     # Until then leases may be missing from the count.
-    settled = max(committed + reply.countable_in_ms / 1000, context.server.countable_at)
+    settled = max(committed + _countable_in_s(context, reply), context.server.countable_at)
     longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
+    until = longest + _PATIENCE_S
     look_s = next_look_s = _FIRST_LOOK_S
     since_s = committed - started
     unreachable: StoreUnavailableError | None = None
     while terms.wait and (pending or clock() < settled):
         now = clock()
-        if now > max(settled, longest) + _PATIENCE_S:
+        if now >= until:
             raise _not_effective(reply, session, _STOPPED if unreachable else _OUTLASTED) from unreachable
         try:
             if not pending:
                 # Only time is missing: views that join from now on have the write already.
-                yield Pause(max(0.0, settled - now))
+                yield Pause(max(0.0, min(settled, until) - now))
                 continue
             timeout_s = next_look_s
             look_s = next_look_s = min(2 * look_s, _LAST_LOOK_S)
@@ -236,7 +283,7 @@ def take_effect(
         # The newest answer decides: if an earlier reply was late, its end was too late.
         settled = max(
             context.server.countable_at,
-            clock() + lease_status.countable_in_ms / 1000 if lease_status.countable_in_ms else 0.0,
+            clock() + _countable_in_s(context, lease_status) if lease_status.countable_in_ms else 0.0,
         )
         if pending:
             # Redis drops a lease one millisecond after its last.
@@ -258,6 +305,11 @@ def take_effect(
 
 def _session(keyspace: EnvironmentKeyspace, state: SessionState) -> Session:
     return session_from_state(Session, keyspace, state, state.scenario, state.overrides)
+
+
+def _countable_in_s(context: WriteContext, reply: WriteReply | LeaseStatusReply) -> float:
+    """Seconds until leases can be counted: never more than a lease, whatever Redis says."""
+    return min(reply.countable_in_ms, context.lease_ms) / 1000
 
 
 def _count_reports(

@@ -246,6 +246,11 @@ def unknown_environment(keyspace: EnvironmentKeyspace, registered: Iterable[str]
     return EnvironmentNotFoundError(f"Project {project!r} has no environment {environment!r}; {advice}.")
 
 
+def _unknown(error: SessionStoreError, name: str) -> SessionStoreError:
+    error.unknown = name
+    return error
+
+
 def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, declarative: bool) -> SessionStoreError:
     """The error for a status other than ok.
 
@@ -265,13 +270,16 @@ def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, de
             )
         case "unknown_override":
             error = InvalidOverrideError if declarative else OverrideNotFoundError
-            return error(f"There is no published mock {detail!r} on {keyspace}; name one of its catalog.")
+            return _unknown(
+                error(f"There is no published mock {detail!r} on {keyspace}; name one of its catalog."), detail
+            )
         case "local_override":
             return InvalidOverrideError(
                 f"The mock {detail!r} belongs to a scenario and can't be toggled by itself; set that scenario."
             )
         case "unknown_scenario":
-            return InvalidScenarioError(f"There is no scenario {detail!r} on {keyspace}; name one of its catalog.")
+            sentence = f"There is no scenario {detail!r} on {keyspace}; name one of its catalog."
+            return _unknown(InvalidScenarioError(sentence), detail)
         case "too_many_overrides":
             return InvalidOverrideError(
                 f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most allowed; switch one off."

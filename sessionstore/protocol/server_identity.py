@@ -45,4 +45,4 @@ class ServerIdentity:
         else:
             wait_s = self._lease_s if info is None or identity != known else 0.0
         if wait_s > 0.0:
-            self.countable_at = max(self.countable_at, now + wait_s)
+            self.countable_at = max(self.countable_at, now + min(wait_s, self._lease_s))

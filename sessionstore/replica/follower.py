@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -21,7 +20,6 @@ from ..protocol import calls
 from ..protocol.calls import Call, WriteContext
 from ..protocol.operations import new_id
 from ..protocol.replies import AckReply, TouchReply, unknown_environment
-from ..session import Session
 from .held_session import HeldSession
 from .lease import Lease, LeaseRequest
 from .replica import Replica, State
@@ -125,7 +123,6 @@ class Follower:
         self.trouble: str | None = None
         #: why the last flush failed, until one succeeds
         self.touch_error: str | None = None
-        self.watchers: list[Callable[[str, Session | None], None]] = []
         self._fast_paths: list[FastPath] = []
         self._context = context
         #: requests without an answer
@@ -147,7 +144,6 @@ class Follower:
         #: resyncs since the last message: a high number shows that messages do not arrive
         self.unheard = 0
         self.closed = False
-        self.replica.on_change = self._changed
 
     # What look-ups read
 
@@ -388,10 +384,6 @@ class Follower:
         chain = self.replica.chain
         context = replace(self._context, known_rev=0 if chain is None else chain.rev)
         return [self._ask(calls.touch(context, new_id(), times), now, batch)]
-
-    def _changed(self, session_key: str, session: Session | None) -> None:
-        for watcher in tuple(self.watchers):
-            watcher(session_key, session)
 
     def _refresh(self, now: float) -> None:
         """Update the lease and what look-ups read."""

@@ -98,9 +98,9 @@ class Replica:
         Syncs after the first.
     resync_reason : str or None
         Why it last stopped being LIVE, as a clause.
-    on_change : callable or None
+    watchers : list of callable
         Called with session key and session after each change is applied, and for each difference that a resync finds.
-        None stands for a session that was deleted or has expired. A new `last_seen_at` alone is no change. The callable
+        None stands for a session that was deleted or has expired. A new `last_seen_at` alone is no change. A watcher
         must not raise, and must not call the replica.
     """
 
@@ -114,12 +114,11 @@ class Replica:
         self.id = ""
         self.resyncs = 0
         self.resync_reason: str | None = None
-        self.on_change: Callable[[str, Session | None], None] | None = None
+        self.watchers: list[Callable[[str, Session | None], None]] = []
         self._keyspace = keyspace
         self._syncs = 0
         #: only while SYNCING
         self._snapshot: Snapshot | None = None
-        self._in_flight: Call[Any] | None = None
         #: when sessions expire, the first on top; an entry is void if its session expires at another time
         self._expiries: list[tuple[int, str]] = []
         #: values that many sessions share, so that each is held once
@@ -159,29 +158,23 @@ class Replica:
     # Calls
 
     def poll(self) -> Call[Any] | None:
-        """Take the call that is due; None if none is due, or one is in flight. Each call is an object of its own."""
-        if self._snapshot is None or self._in_flight is not None:
-            return None
-        self._in_flight = self._snapshot.next_call()
-        return self._in_flight
+        """Take a call that is due, if any. Poll again: two may be in flight."""
+        return None if self._snapshot is None else self._snapshot.next_call()
 
     def answered(self, call: Call[Any], reply: Any) -> None:
-        """Take the decoded answer to a call of `poll`."""
-        if call is not self._in_flight or self._snapshot is None:
+        """Take the decoded answer to a call of `poll`. An answer to a call of an earlier sync is ignored."""
+        if self._snapshot is None:
             return
-        self._in_flight = None
         try:
-            self._snapshot.answered(reply)
+            self._snapshot.answered(call, reply)
             self._serve_if_complete(self._snapshot)
         except Inconsistent as exc:
             self.resync(str(exc))
 
     def failed(self, call: Call[Any]) -> None:
         """A call gets no answer: read the index again from its start."""
-        if call is not self._in_flight or self._snapshot is None:
-            return
-        self._in_flight = None
-        self._snapshot.restart()
+        if self._snapshot is not None:
+            self._snapshot.failed(call)
 
     @property
     def awaited(self) -> int | None:
@@ -231,7 +224,6 @@ class Replica:
             self.resync_reason = reason
         if event is Event.COMPLETED:
             return
-        self._in_flight = None
         self.chain = None
         self._snapshot = None
         if state is State.SYNCING:
@@ -331,5 +323,5 @@ class Replica:
         return held if held is not None and held == session else session
 
     def _report(self, session_key: str, session: Session | None) -> None:
-        if self.on_change is not None:
-            self.on_change(session_key, session)
+        for watcher in tuple(self.watchers):
+            watcher(session_key, session)

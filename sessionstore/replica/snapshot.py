@@ -12,17 +12,21 @@ says. Any other session has changed in its expiry at most. A page has all of it 
 last message that names it, if any.
 
 Nothing is served before the snapshot is complete: a message may still take back what a page ahead of it has shown.
+
+Two calls may be in flight, so that Redis reads one page while the last one is decoded. Their answers may arrive in any
+order.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..catalog.model import Catalog
 from ..protocol import calls
-from ..protocol.calls import READ_BATCH, Call
+from ..protocol.calls import FIND_BATCH, SNAPSHOT_BATCH, Call
 from ..protocol.keyspace import EnvironmentKeyspace
 from ..protocol.messages import Change, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from ..protocol.replies import CatalogReply, SnapshotReply
@@ -32,6 +36,21 @@ from .held_session import HeldSession, moved
 #: Messages that are kept until the first page says where the chain begins. If an older one was needed, the chain has a
 #: gap, which shows.
 EARLY_MESSAGES = 4096
+
+
+#: Calls in flight.
+_CALLS = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """A call in flight."""
+
+    call: Call[Any]
+    #: whether it goes on in the index
+    finds: bool
+    #: the revision of the pages that had been read when it was asked for
+    since: int
 
 
 class Snapshot:
@@ -60,10 +79,11 @@ class Snapshot:
         self._moves: dict[str, tuple[int, int]] = {}
         #: positions of pages that the chain has yet to pass
         self._unpassed: deque[tuple[int, str]] = deque()
-        #: where and when the last page was read
+        #: the highest revision and the latest time at which a page was read
         self._page_rev = 0
         self._page_now = 0
-        #: the next step: where to go on in the index, until that is over, and the sessions to read
+        self._steps: list[_Step] = []
+        #: where to go on in the index, until that is over; sessions that were found and not read
         self._cursor: str | None = "0"
         self._unread: list[str] = []
         #: whether the catalog was read, the revision of the last message that set it, and the revision that a message
@@ -75,33 +95,53 @@ class Snapshot:
     # Calls and answers
 
     def next_call(self) -> Call[Any] | None:
-        """The call to run next; its answer goes to `answered` before the next one is asked for."""
+        """The call to run next, if any; its answer goes to `answered`. Each call is an object of its own."""
+        if len(self._steps) >= (_CALLS if self._catalog_read else 1):
+            return None
+        finds = False
         if self.chain is not None and not self._catalog_read:
             # Between the first and the last page: so the pages prove which history it was read from.
-            return calls.read_catalog(self._keyspace)
-        if self._cursor is None and not self._unread:
-            return None
-        count = READ_BATCH if self._finds_members else 0
-        return calls.snapshot(self._keyspace, self._cursor or "0", self._unread[:READ_BATCH], count=count)
+            call: Call[Any] = calls.read_catalog(self._keyspace)
+        else:
+            batch, rest = self._unread[:SNAPSHOT_BATCH], self._unread[SNAPSHOT_BATCH:]
+            # Each cursor comes from the last one, so one call at a time goes on in the index.
+            may_find = self._cursor is not None and not any(step.finds for step in self._steps)
+            finds = may_find and len(rest) < SNAPSHOT_BATCH
+            if not (batch or finds):
+                return None
+            self._unread = rest
+            call = calls.snapshot(self._keyspace, self._cursor or "0", batch, count=FIND_BATCH if finds else 0)
+        self._steps.append(_Step(call, finds, self._page_rev))
+        return call
 
-    def answered(self, reply: Any) -> None:
-        """Take the answer.
+    def answered(self, call: Call[Any], reply: Any) -> None:
+        """Take the answer to a call; an answer to any other call is ignored.
 
         Raises
         ------
         Inconsistent
             It does not belong to the chain's history.
         """
+        step = next((step for step in self._steps if step.call is call), None)
+        if step is None:
+            return
+        self._steps.remove(step)
         if isinstance(reply, CatalogReply):
             self._take_catalog(reply)
         else:
-            self._take_page(reply)
+            self._take_page(step, reply)
+
+    def failed(self, call: Call[Any]) -> None:
+        """A call gets no answer."""
+        if any(step.call is call for step in self._steps):
+            self.restart()
 
     def restart(self) -> None:
         """Read the index again from its start: a cursor is valid only in the process that returned it.
 
         The sessions that were read remain, and are not read again.
         """
+        self._steps = []
         self._cursor = "0"
         self._unread = []
 
@@ -127,43 +167,37 @@ class Snapshot:
         """The revision that messages have yet to bring, if only messages are missing."""
         if not self._is_read or self.complete:
             return None
-        return max(self._catalog_due, self._unpassed[-1][0] if self._unpassed else 0)
+        return max(self._catalog_due, *(rev for rev, _ in self._unpassed), 0)
 
     @property
     def _is_read(self) -> bool:
-        return self._cursor is None and not self._unread and self._catalog_read
+        return self._cursor is None and not self._unread and not self._steps and self._catalog_read
 
-    @property
-    def _finds_members(self) -> bool:
-        """Whether the next step goes on in the index, besides reading sessions."""
-        return self._cursor is not None and len(self._unread) <= READ_BATCH
-
-    def _take_page(self, reply: SnapshotReply) -> None:
+    def _take_page(self, step: _Step, reply: SnapshotReply) -> None:
         if self.chain is None:
             self.chain = Chain(reply.rev, reply.id, reply.now)
-            self._page_rev = reply.rev
             for change in self._early:
                 self.message(change)
             self._early.clear()
-        elif not self._check_position(self.chain, reply.rev, reply.id):
+        elif not self._check_position(self.chain, step, reply):
             self.restart()
             return
-        self._page_now = reply.now
+        self._page_rev = max(self._page_rev, reply.rev)
+        self._page_now = max(self._page_now, reply.now)
         for state in reply.sessions:
             self._take_session(state)
-        if self._finds_members:
+        if step.finds:
             self._cursor = reply.cursor if reply.cursor != "0" else None
-        del self._unread[:READ_BATCH]
-        # A message or an earlier page has brought the others; messages keep them right.
-        known, deleted = self.sessions, self._deleted
-        self._unread += [key for key in reply.members if key not in known and key not in deleted]
+            # A message or an earlier page has brought the others; messages keep them right.
+            known, deleted = self.sessions, self._deleted
+            self._unread += [key for key in reply.members if key not in known and key not in deleted]
 
-    def _check_position(self, chain: Chain, rev: int, page_id: str) -> bool:
+    def _check_position(self, chain: Chain, step: _Step, reply: SnapshotReply) -> bool:
         """Compare a page's position with the chain; False if it is too old to compare."""
-        passed = chain.passed(rev, page_id, self._page_rev)
-        self._page_rev = rev
-        if passed is False and (not self._unpassed or self._unpassed[-1] != (rev, page_id)):
-            self._unpassed.append((rev, page_id))
+        position = (reply.rev, reply.id)
+        passed = chain.passed(*position, step.since)
+        if passed is False and (not self._unpassed or self._unpassed[-1] != position):
+            self._unpassed.append(position)
         return passed is not None
 
     def _take_session(self, state: SessionState) -> None:

@@ -21,6 +21,7 @@ from ..protocol.messages import Applied, decode_applied
 from ..protocol.operations import AwaitApplied
 from .follower import DEFAULT_TOUCH_INTERVAL_S, Follower, FollowerRequest
 from .lease import LeaseRequest
+from .replica import State
 
 #: Seconds between two heartbeats on the pub/sub connection.
 HEARTBEAT_S = 0.5
@@ -251,6 +252,11 @@ class Subscriptions:
                 requests += follower.poll_early(now)
         self._tell(now)
         return requests
+
+    @property
+    def syncing(self) -> bool:
+        """Whether a follower reads a snapshot. Then `poll` may return more calls before the last ones are answered."""
+        return any(follower.replica.state is State.SYNCING for follower in self._followers.values())
 
     def poll_acks(self, now: float) -> list[FollowerRequest]:
         """Take the acknowledgements that are due. They may run beside the calls of `poll`, and more than once."""

@@ -114,11 +114,10 @@ class BaseView:
         self._sessions = follower.sessions
         self._clock = clock
         self._fast_path = follower.add_fast_path(strict=self._on_stale == "raise")
-        self._callbacks: list[ChangeCallback] = []
+        self._subscribed: list[Callable[[], None]] = []
         self._closed = None
         self.get = self._make_get()
         self.get_by_header = self._make_get_by_header(self.get)
-        follower.watchers.append(self._notify)
         _open_views.add(self)
 
     def _make_get(self) -> Callable[[str | None], Session | None]:
@@ -212,12 +211,24 @@ class BaseView:
         sessions. It must not block, use the store, or open or close a view. Its exceptions are logged and ignored.
         """
         self._check_open()
-        self._callbacks.append(callback)
+        watchers = self._follower.replica.watchers
+
+        def watch(session_key: str, session: Session | None) -> None:
+            try:
+                callback(session_key, session)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                # This includes CancelledError of a future: it would end the task that keeps the view up to date.
+                _log.exception("A callback of view.subscribe failed; the view goes on.")
 
         def unsubscribe() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            if unsubscribe in self._subscribed:
+                self._subscribed.remove(unsubscribe)
+                watchers.remove(watch)
 
+        watchers.append(watch)
+        self._subscribed.append(unsubscribe)
         return unsubscribe
 
     def _look_up(self, key: str | None, *, touch: bool) -> Session | None:
@@ -260,7 +271,8 @@ class BaseView:
         """Make every further look-up raise StoreClosedError."""
         self._closed = reason
         self._follower.drop_fast_path(self._fast_path)
-        self._follower.watchers.remove(self._notify)
+        for unsubscribe in tuple(self._subscribed):
+            unsubscribe()
         _open_views.discard(self)
 
     def _check_settled(self) -> None:
@@ -281,16 +293,6 @@ class BaseView:
             f"The view of {self._follower.name} was not in touch within {self._timeout_s:g} s ({reason}); "
             f"{'give it a longer timeout_s' if read else 'try again'}, or open it with wait=False."
         )
-
-    def _notify(self, session_key: str, session: Session | None) -> None:
-        for callback in tuple(self._callbacks):
-            try:
-                callback(session_key, session)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                # This includes CancelledError of a future: it would end the task that keeps the view up to date.
-                _log.exception("A callback of view.subscribe failed; the view goes on.")
 
 
 _open_views: weakref.WeakSet[BaseView] = weakref.WeakSet()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -75,13 +76,16 @@ class Connections(BaseConnections):
             payloads = [exc] * len(calls)
         return self.results(calls, payloads, started)
 
-    def begin(self, calls: Sequence[Call[Any]]) -> Sent | None:
+    def begin(self, calls: Sequence[Call[Any]], *, connect: bool = False) -> Sent | None:
         """Send scripts that only read, or may run twice, without waiting for the answers.
 
-        None: no connection is idle, or sending failed; use `execute_all`. Otherwise call `finish` until it returns the
-        answers.
+        None: no connection is idle and `connect` is false, or connecting or sending failed; use `execute_all`.
+        Otherwise call `finish` until it returns the answers.
         """
         connection = self.pool.get_idle_connection()
+        if connection is None and connect:
+            with suppress(*FOREIGN_ERRORS):
+                connection = self.pool.get_connection()
         if connection is None:
             return None
         try:

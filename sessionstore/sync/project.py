@@ -10,7 +10,7 @@ from ..protocol import catalog_operations, operations
 from ..protocol.calls import WriteContext
 from ..protocol.catalog_operations import CatalogReport
 from ..protocol.keyspace import ProjectKeyspace
-from ..session import LiveCounts
+from ..session import LiveCounts, LiveViews
 from .runner import Runner
 
 
@@ -40,6 +40,17 @@ class Project:
         A session counts until the longest TTL that any writer used has passed since it was last seen.
         """
         return self._runner.run(operations.live_counts(self._keyspace, self._context))
+
+    def live_views(self, environment: str) -> LiveViews:
+        """Read the live views of one environment, and how many the project's other environments have.
+
+        Raises
+        ------
+        EnvironmentNotFoundError
+            The project has registered environments, and this is none of them.
+        """
+        keyspace = self._context(environment).keyspace
+        return self._runner.run(operations.live_views(keyspace, self._keyspace, self._context))
 
     def catalog(self) -> CatalogDocument:
         """Read the catalog of every registered environment."""
@@ -81,7 +92,7 @@ class Project:
         )
 
     def diff_catalog(self, document: CatalogDocument | dict[str, Any], *, prune: bool = False) -> CatalogReport:
-        """Report what `apply_catalog` would change, without changing it. The report counts no sessions.
+        """Report what `apply_catalog` would change, without changing it. It reads all live sessions.
 
         Raises
         ------

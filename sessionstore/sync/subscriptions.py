@@ -38,6 +38,10 @@ from .connections import Connections, Sent
 _AT_ONCE_S = 0.005
 
 
+#: Batches that are begun before the first is answered.
+_BEGUN = 2
+
+
 class SubscriptionsDriver:
     """Runs from the first view or waiting writer on."""
 
@@ -61,7 +65,7 @@ class SubscriptionsDriver:
         self._waiters: set[SimpleQueue[None]] = set()
         #: until when the thread that runs the calls sleeps
         self._asleep_until = -math.inf
-        #: acknowledgements without an answer yet, or not sent because no connection was idle
+        #: acknowledgements and pages without an answer yet, or not sent because there was no connection
         self._unfinished: deque[tuple[list[FollowerRequest], Sent | None]] = deque()
         #: set by closing, to end the pauses before a retry
         self._ended: SimpleQueue[None] = SimpleQueue()
@@ -282,12 +286,21 @@ class SubscriptionsDriver:
         sent: Sent | None = None
         with self.lock:
             now = lease_clock()
-            if self._unfinished:
-                requests, sent = self._unfinished.popleft()
-            else:
+            syncing = self.subscriptions.syncing
+            requests = []
+            if not self._unfinished or (syncing and len(self._unfinished) < _BEGUN):
                 requests = self.subscriptions.poll(now)
+            begins = syncing and bool(requests)
+            if self._unfinished and not requests:
+                requests, sent = self._unfinished.popleft()
             if not requests:
                 self._asleep_until = self.subscriptions.wake_at(now)
+        if begins:
+            # Redis reads the next page while this one is applied.
+            begun = self._connections.begin([request.call for request in requests], connect=True)
+            with self.lock:
+                self._unfinished.append((requests, begun))
+            return
         if not requests:
             if not self._closing:
                 _await(self._work_news, self._asleep_until - now)

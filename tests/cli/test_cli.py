@@ -272,6 +272,13 @@ class TestSessions:
             }
             assert listed == {("checkout", "qa"): 0, ("checkout", "staging"): 0, ("checkouts", "staging"): 1}
 
+    def test_views_says_if_it_may_not_scan(self, cli: Cli, own_redis: RedisServer) -> None:
+        with own_redis.client() as client:
+            client.execute_command("ACL", "SETUSER", "weak", "on", ">pass", "~*", "&*", "+@all", "-scan")
+        cli.environment["SESSIONSTORE_REDIS_URL"] = own_redis.url.replace("//", "//weak:pass@", 1)
+        message = cli.error("views", code=3)
+        assert message.startswith("sessionstore: The environments can't be listed: Redis denies this user the command")
+
     def test_views_of_an_environment_need_its_project(self, cli: Cli) -> None:
         assert "with --project" in cli.error("views", "-e", "staging", code=2)
 
@@ -297,7 +304,9 @@ class TestKeys:
         first = cli.json("keys", "create", "first")
         second = cli.json("keys", "create", "second", "--expires-at", "2200-01-31")
         assert first["key"].startswith("fmk_")
-        assert (first["project"], second["expiresAt"]) == (None, 7_260_710_400_000)
+        assert (first["project"], second["expiresAt"]) == (None, "2200-01-31T00:00:00.000Z")
+        assert re.fullmatch(r"20\d\d-\d\d-\d\dT[0-9:.]{12}Z", first["createdAt"])
+        assert first["lastUsedAt"] is None
 
         assert "Revoked" in cli("keys", "revoke", first["id"]).stderr
         # Revoking again succeeds
@@ -334,9 +343,8 @@ class TestKeys:
 class TestCatalog:
     def test_applying_an_empty_catalog_document_changes_nothing(self, cli: Cli, store: SessionStore) -> None:
         store.environment("checkout", "staging").put("ci-42", overrides=["ovr_any"])
-        shown = cli("catalog", "show", *STAGING, "--json").stdout
 
-        cli("catalog", "apply", "-", stdin=shown.encode())
+        cli("catalog", "apply", "-", stdin=b'{"project": "checkout", "environments": {}}')
 
         assert store.project("checkout").environments() == ()
         assert cli.json("get", "ci-42", *STAGING)["overrides"] == ["ovr_any"]
@@ -361,7 +369,19 @@ class TestCatalog:
         table = cli("catalog", "show", *STAGING).stdout
         assert re.search("staging +local mock +ovr_cardDeclined +The card is declined", table)
         assert "giftCard" not in table
-        assert cli.json("catalog", "show", "-p", "other") == {"project": "other", "environments": {}}
+
+    def test_shows_no_project_that_has_registered_nothing(self, cli: Cli) -> None:
+        for place in (("-p", "other"), ("-p", "other", "-e", "staging")):
+            assert "Project 'other' has registered no environment" in cli.error("catalog", "show", *place, code=1)
+
+    def test_a_document_of_another_project_needs_create(self, cli: Cli, store: SessionStore) -> None:
+        cli.environment["SESSIONSTORE_PROJECT"] = "checkouts"
+        refusal = cli.error("catalog", "apply", str(CATALOG), code=2)
+        assert "about project 'checkout', not 'checkouts' (--project, SESSIONSTORE_PROJECT)" in refusal
+        assert "--create" in refusal
+        assert store.project("checkout").environments() == ()
+        cli("catalog", "apply", str(CATALOG), "--create")
+        cli("catalog", "apply", str(CATALOG), "--project", "checkout")
 
     def test_an_apply_reports_sessions_and_prunes(self, cli: Cli, tmp_path: Path) -> None:
         # Given a session on the example
@@ -371,8 +391,18 @@ class TestCatalog:
         less = tmp_path / "less.JSON"
         less.write_text('{"project": "checkout", "environments": {"staging": {}}}')
         planned = cli.json("catalog", "diff", str(less), code=1)
-        done = cli("catalog", "apply", str(less))
-        # Then the report has both
+        told = cli("catalog", "diff", str(less), code=1)
+        assert told.stderr == "1 live session would lose removed mocks and scenarios.\n"
+        # Then a script must say that it means it
+        refused = cli("catalog", "apply", str(less), code=2)
+        assert (refused.stdout, re.findall(r"- mock +(\S+)", refused.stderr)) == (
+            "",
+            ["ovr_extraMock", "ovr_slowSearch"],
+        )
+        assert "1 live session would lose removed mocks and scenarios; nothing was changed." in refused.stderr
+        assert cli.json("get", "ci-42", *STAGING)["overrides"] == ["ovr_extraMock"]
+        done = cli("catalog", "apply", str(less), "--yes")
+        # And the report has both
         assert done.stderr == "Deactivated removed mocks and scenarios in 1 session.\n"
         assert re.search("staging +changed", done.stdout)
         assert re.search(r"- mock +ovr_extraMock", done.stdout)
@@ -616,6 +646,32 @@ def watchers(server: RedisServer) -> int:
 
 
 class TestProcesses:
+    @pytest.mark.parametrize(("answer", "kept"), [("y\n", []), ("n\n", ["ovr_extraMock"])])
+    def test_apply_asks_at_a_terminal_before_it_deactivates(
+        self, shared_redis: RedisServer, prefix: str, tmp_path: Path, answer: str, kept: list[str]
+    ) -> None:
+        less = tmp_path / "less.json"
+        less.write_text('{"project": "checkout", "environments": {"staging": {}}}')
+        with SessionStore.from_url(shared_redis.url, prefix=prefix, lease_s=0.1) as store:
+            staging = store.environment("checkout", "staging")
+            staging.put("ci-42", overrides=["ovr_extraMock"])
+            parent, child = os.openpty()
+            try:
+                os.write(parent, answer.encode())
+                done = subprocess.run(
+                    [sys.executable, "-m", "sessionstore.cli", "catalog", "apply", str(less)],
+                    env={**os.environ, "SESSIONSTORE_REDIS_URL": shared_redis.url, "SESSIONSTORE_PREFIX": prefix},
+                    stdin=child, capture_output=True, text=True, timeout=30, check=False,
+                )  # fmt: skip
+            finally:
+                os.close(parent)
+                os.close(child)
+            assert "1 live session would lose removed mocks and scenarios. Apply? [y/N]" in done.stderr
+            assert done.returncode == (1 if kept else 0)
+            session = staging.get("ci-42")
+        assert session is not None
+        assert list(session.overrides) == kept
+
     def test_watch_prints_changes_until_it_is_interrupted(self, own_redis: RedisServer) -> None:
         # Given a watcher
         with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -19,10 +20,13 @@ from sessionstore import (
     InvalidQueryError,
     InvalidScenarioError,
     LiveCounts,
+    LiveViews,
     Mock,
     OverrideNotFoundError,
     Scenario,
     Session,
+    SessionPatch,
+    SessionStoreError,
     StoreUnavailableError,
     parse_catalog_document,
 )
@@ -111,6 +115,27 @@ async def test_counts_live_sessions_and_views_of_registered_environments(store: 
         assert await project.live_counts() == {"qa": LiveCounts(0, 0), "staging": LiveCounts(1, 1)}
 
 
+async def test_lists_live_views_and_where_else_the_project_has_some(store: AsyncSessionStore) -> None:
+    # Given a project without registered environments
+    project = store.project("checkout")
+    assert await project.live_views("staging") == LiveViews(0, (), {})
+
+    # When it registers three, and two have views
+    await project.apply_catalog(document(staging=STAGING, qa={}, uat={}))
+    staging = store.environment("checkout", "staging")
+    async with staging.view(), store.environment("checkout", "qa").view():
+        await staging.put("ci-1")
+
+        # Then each environment shows its own, and the numbers of the others
+        live = await project.live_views("staging")
+        assert [view.applied_revision for view in live.views] == [live.revision]
+        assert live.views[0].id == (await staging.views())[0].id
+        assert live.elsewhere == {"qa": 1}
+        assert (await project.live_views("uat")).elsewhere == {"qa": 1, "staging": 1}
+        with pytest.raises(EnvironmentNotFoundError, match="qa, staging, uat"):
+            await project.live_views("prod")
+
+
 async def test_applying_again_changes_nothing(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
     project = store.project("checkout")
     await project.apply_catalog(document(staging=STAGING))
@@ -159,6 +184,39 @@ async def test_ids_are_checked_against_the_catalog(store: AsyncSessionStore, sta
     with pytest.raises(InvalidOverrideError, match="ovr_own"):
         await staging.activate("ci-42", "ovr_own")
     assert await state(staging, "ci-42") == before
+
+
+async def test_suggests_the_id_that_was_meant(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
+    await store.project("checkout").apply_catalog(document(staging=STAGING))
+    cases: list[tuple[Awaitable[object], type[SessionStoreError], str]] = [
+        (staging.put("ci-42", scenario="scn_X"), InvalidScenarioError, "There is no scenario 'scn_X'.*'scn_x'"),
+        (staging.put("ci-42", scenario="SCN_x"), InvalidScenarioError, "is not a scenario id.*'scn_x'"),
+        (staging.put("ci-42", scenario="X"), InvalidScenarioError, "is not a scenario id.*'scn_x'"),
+        (staging.put("ci-42", SessionPatch(scenario="x")), InvalidScenarioError, "is not a scenario id.*'scn_x'"),
+        (
+            staging.put("ci-42", overrides=["ovr_a", "ovr_B"]),
+            InvalidOverrideError,
+            "no published mock 'ovr_B'.*'ovr_b'",
+        ),
+        (staging.activate("ci-42", "ovr_A"), OverrideNotFoundError, "no published mock 'ovr_A'.*'ovr_a'"),
+    ]
+    for call, error, sentence in cases:
+        meant, near = sentence.rsplit(".*", 1)
+        with pytest.raises(error, match=rf"{meant}.* Did you mean {near}\?$"):
+            await call
+    # An id that resembles none gets no suggestion, and neither does one that only a scenario may use
+    for scenario in ("scn_other", "ovr_own"):
+        with pytest.raises(InvalidScenarioError) as caught:
+            await staging.put("ci-42", scenario=scenario)
+        assert "Did you mean" not in str(caught.value)
+    assert await staging.get("ci-42") is None
+
+
+async def test_a_malformed_id_is_reported_without_redis(store: AsyncSessionStore) -> None:
+    staging = store.environment("checkout", "staging")
+    await store.aclose()
+    with pytest.raises(InvalidScenarioError, match=r"is not a scenario id: use .*\.$"):
+        await staging.put("ci-42", scenario="payment-declined")
 
 
 async def test_a_removed_mock_is_deactivated_in_every_session(
@@ -282,6 +340,27 @@ async def test_a_diff_shows_the_changes_and_makes_none(store: AsyncSessionStore,
     assert [(entry.environment, entry.change, entry.diff) for entry in planned.environments] == [
         (entry.environment, entry.change, entry.diff) for entry in done.environments
     ]
+
+
+async def test_a_diff_counts_the_sessions_that_would_lose_something(
+    store: AsyncSessionStore, staging: AsyncEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given sessions with ids that no catalog has, and pages of few sessions
+    monkeypatch.setattr("sessionstore.protocol.calls.READ_BATCH", 2)
+    project = store.project("checkout")
+    for number in range(5):
+        await staging.put(f"kept-{number}", overrides=["ovr_a"], scenario="scn_x")
+        await staging.put(f"lost-{number}", overrides=["ovr_a", "ovr_unknown"])
+    await staging.put("lost-scenario", scenario="scn_unknown")
+    await staging.put("empty")
+
+    # When a first catalog is planned and applied, then both count the same sessions
+    for later in (document(staging=STAGING), document(staging={"mocks": STAGING["mocks"]}), document()):
+        planned = await project.diff_catalog(later, prune=True)
+        done = await project.apply_catalog(later, prune=True)
+        assert [entry.sessions for entry in planned.environments] == [entry.sessions for entry in done.environments]
+        assert planned.sessions > 0
+    assert (await project.diff_catalog(document(staging=STAGING))).sessions == 0
 
 
 async def test_scenarios_come_in_pages(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:

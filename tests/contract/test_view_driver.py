@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from sessionstore import AsyncSessionStore
+from sessionstore.protocol.calls import SNAPSHOT_BATCH
+from sessionstore.replica.follower import FollowerRequest
 
 from ..support.adapter import Backend
 from ..support.polling import eventually
@@ -160,3 +162,35 @@ async def test_a_change_without_a_waiting_writer_wakes_no_task(store: AsyncSessi
 
 def driver_of(store: AsyncSessionStore) -> Any:
     return store._runner.driver
+
+
+@DRIVERS
+async def test_asks_for_the_next_page_before_it_has_applied_the_last_one(store: AsyncSessionStore) -> None:
+    # Given an environment of several pages
+    staging = store.environment("checkout", "staging")
+    keys = [f"ci-{number}" for number in range(3 * SNAPSHOT_BATCH)]
+    await asyncio.gather(*(staging.put(key, wait=False) for key in keys))
+    subscriptions = driver_of(store).subscriptions
+    poll, answered = subscriptions.poll, subscriptions.answered
+    unanswered: set[FollowerRequest] = set()
+    most = 0
+
+    def watched_poll(now: float) -> list[FollowerRequest]:
+        nonlocal most
+        requests: list[FollowerRequest] = poll(now)
+        unanswered.update(request for request in requests if request.call.script.name == "snapshot")
+        most = max(most, len(unanswered))
+        return requests
+
+    def watched_answered(request: FollowerRequest, reply: Any, now: float) -> None:
+        unanswered.discard(request)
+        answered(request, reply, now)
+
+    subscriptions.poll, subscriptions.answered = watched_poll, watched_answered
+
+    # When a view opens
+    async with staging.view() as view:
+        assert view.stats.sessions == len(keys)
+
+    # Then Redis had a page to read while the one before was applied
+    assert most == 2

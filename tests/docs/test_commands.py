@@ -159,6 +159,7 @@ def test_the_commands_run(page: Path, reader: Reader, request: pytest.FixtureReq
         reader.run("sessionstore catalog apply examples/catalog.toml")
         reader.serve(8080, "sessionstore serve")
     elif page.name == "troubleshooting.md":
+        reader.run("sessionstore catalog apply examples/catalog.toml")
         reader.run("sessionstore put ci-42 -p checkout -e staging")
     elif page.name == "views.md":
         [addon] = [text for language, text in codes(page) if text.startswith("from mitmproxy")]

@@ -91,15 +91,24 @@ def test_each_request_after_a_put_or_a_delete_shows_it(port: int, reader: Reader
             assert app.get(reader.url(port, "/pay"), headers=HEADER).json() == PASSED_ON, f"in round {number}"
 
 
-def test_the_ci_script_deletes_the_session_also_after_a_failure(reader: Reader) -> None:
+def test_the_ci_script_runs_tests_in_a_session_and_deletes_it(reader: Reader) -> None:
+    # Given: everything but a proxy.
     reader.run("sessionstore catalog apply examples/catalog.toml")
     key = reader.run("sessionstore keys create ci --project checkout").strip()
     reader.serve(8080, "sessionstore serve")
-    show = "sessionstore get ci-42 -p checkout -e staging"
-    gone = f"! {show}"
+    gone = "! sessionstore get ci-42 -p checkout -e staging"
 
-    printed = reader.run(f"RUN=42 examples/ci.sh {show}; {gone}", KEY=key)
+    # Then: the script fails before the tests begin.
+    printed = reader.run(f"RUN=42 examples/ci.sh echo begun || echo failed; {gone}", KEY=key)
+    assert '"code":"too_few_views"' in printed
+    assert "begun" not in printed
+    assert printed.endswith('{"ok":true,"mode":"delete"}failed\n')
+
+    # And: with a proxy, the tests find the session, and it is deleted, also after a failure.
+    reader.serve(8081, PROXIES[8081])
+    with SessionStore.from_url(reader.redis_url) as store:
+        await_view(store)
+    printed = reader.run(f"RUN=42 examples/ci.sh sessionstore get ci-42 -p checkout -e staging; {gone}", KEY=key)
     assert "scn_paymentDeclined" in printed
-
     printed = reader.run(f"RUN=42 examples/ci.sh false || echo failed; {gone}", KEY=key)
     assert printed.endswith('{"ok":true,"mode":"delete"}failed\n')

@@ -73,7 +73,7 @@ class TestKeys:
 
 class TestRoutes:
     @pytest.mark.parametrize(
-        "path", ["/", "/nope", "/api", "/api/v1", "/api/v1/", "/api/v2/sessions", "/healthz/", "/%2Fhealthz"]
+        "path", ["/nope", "/api", "/api/v1", "/api/v1/", "/api/v2/sessions", "/healthz/", "/%2Fhealthz"]
     )
     async def test_unknown_route_is_404(self, api: API, path: str) -> None:
         for method in ("GET", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"):
@@ -86,6 +86,7 @@ class TestRoutes:
             ("/api/v1/sessions", "DELETE, GET, HEAD"),
             ("/api/v1/sessions/ci-42", "DELETE, GET, HEAD, PUT"),
             ("/api/v1/sessions/ci-42/overrides/ovr_a", "DELETE, POST"),
+            ("/", "GET, HEAD"),
             ("/healthz", "GET, HEAD"),
             ("/readyz", "GET, HEAD"),
         ],
@@ -99,6 +100,16 @@ class TestRoutes:
             else:
                 assert_error(response, 405, "method_not_allowed", allow)
             assert response.headers["allow"] == allow
+
+    async def test_a_key_that_a_proxy_has_decoded_gets_a_hint(self, api: API) -> None:
+        response = await api.get("team/ci-42")
+        assert_error(response, 404, "not_found", "%2F", "a proxy in front of the gateway decodes it")
+
+    async def test_the_bare_address_leads_to_the_document(self, api: API) -> None:
+        del api.client.headers["authorization"]
+        index = (await api.client.get("http://gateway/")).json()
+        assert index["api"] == "/api/v1"
+        assert (await api.client.get(f"http://gateway{index['document']}")).json()["openapi"].startswith("3.1")
 
     @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
     async def test_health_needs_no_key(self, api: API, path: str) -> None:

@@ -198,9 +198,11 @@ class TestMatrix:
             ("GET", "/api/v1/sessions"),
             ("DELETE", "/api/v1/sessions"),
             ("GET", "/api/v1/scenarios"),
+            ("GET", "/api/v1/views"),
         }
         # Exactly these ask for no key
         assert {path for _, path, asks in calls_of(first.app) if not asks} == {
+            "/",
             "/healthz",
             "/readyz",
             "/metrics",
@@ -263,6 +265,7 @@ class TestScope:
             ("GET", "/sessions?environment=staging%3A%7Bsearch%7D", None, {422}),
             ("GET", "/sessions?environment=..%2Fsearch%2Fstaging", None, {422}),
             ("GET", "/scenarios?project=search&environment=staging", None, {403}),
+            ("GET", "/views?project=search&environment=staging", None, {403}),
             ("GET", "/sessions/ci-42?project=search&environment=staging", None, {403}),
             ("GET", "/sessions/..%2Fsearch%2Fci-42?environment=staging", None, {404}),
             ("GET", "/sessions/%2E%2E%2F%2E%2E%2Fsearch?environment=staging", None, {404}),
@@ -524,6 +527,25 @@ class TestLife:
         assert_error(await second.get(key.secret), 401, "unauthorized")
 
     @pytest.mark.usefixtures("quick_refusals")
+    async def test_one_cause_has_one_sentence(self, own_redis: RedisServer, prefix: str) -> None:
+        bootstrap = generate_secret()
+        async with open_gateway(own_redis, prefix, bootstrap=bootstrap) as only:
+            # Given a Redis whose password the gateway lacks
+            with own_redis.client() as client:
+                client.config_set("requirepass", "secret")
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert not await only.authenticator.load()
+
+            # When it checks a key, serves the bootstrap key, and checks Redis, then each answer says the same
+            answers = [
+                await only.request("PUT", "/api/v1/sessions/a", generate_secret(), json={}),
+                await only.get(bootstrap),
+                await only.request("GET", "/readyz", None),
+            ]
+            sentences = {assert_error(answer, 503, "store_unavailable", "password") for answer in answers}
+            assert len(sentences) == 1
+
+    @pytest.mark.usefixtures("quick_refusals")
     async def test_only_the_bootstrap_key_works_while_redis_is_down(
         self, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -570,7 +592,7 @@ class TestLife:
             for _ in range(3):
                 assert await only.authenticator.load()
 
-        assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+        assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
     async def test_loss_of_all_keys_is_logged(
         self, own_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture

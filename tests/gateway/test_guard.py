@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
@@ -20,6 +23,7 @@ from gateway.server import server_config
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"PUT /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+OPEN_PIPE = os.pipe()
 ANSWER = b"HTTP/1.1 200 OK\r\nx-request-id: 1\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -89,6 +93,18 @@ class _Never:
 _NEVER = cast("asyncio.Future[None]", _Never())
 
 
+class Socket:
+    """Connected to a client that is there."""
+
+    def fileno(self) -> int:
+        return OPEN_PIPE[0]
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 8080
+
+    getpeername = getsockname
+
+
 class Transport:
     """A client that sends the test's bytes, and reads all output but `buffered` bytes."""
 
@@ -105,7 +121,7 @@ class Transport:
         return self.buffered
 
     def get_extra_info(self, name: str, default: object = None) -> object:
-        return default
+        return Socket() if name == "socket" else default
 
     def can_write_eof(self) -> bool:
         return True
@@ -535,6 +551,57 @@ class TestRealClient:
 
         assert received.startswith(b"HTTP/1.1 400 ")
         assert b"did not arrive" in received
+
+    @pytest.mark.parametrize("reset", [False, True])
+    async def test_that_is_gone_is_known_to_the_app(self, reset: bool) -> None:
+        asked, told = asyncio.Event(), asyncio.Event()
+
+        async def waiting(scope: Any, receive: Any, send: Any) -> None:
+            asked.set()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            told.set()
+
+        async with serving(waiting) as (_, writer), asyncio.timeout(20):
+            # More than one request, so that the end of the client's side is not next in line
+            writer.write(GET + GET)
+            await asked.wait()
+            if reset:
+                writer.transport.abort()
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                writer.close()
+
+            await told.wait()
+
+    async def test_that_half_closes_waits_for_its_answer(self) -> None:
+        """It gets an interim response, once."""
+        go = asyncio.Event()
+
+        async def waiting(scope: Any, receive: Any, send: Any) -> None:
+            await go.wait()
+            await app(scope, receive, send)
+
+        async with serving(waiting) as (reader, writer), asyncio.timeout(20):
+            writer.write(GET)
+            writer.write_eof()
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 102 Processing\r\n\r\n"
+            await asyncio.sleep(5 * guard.TICK_S)
+            go.set()
+
+            received = await reader.read()
+        assert re.sub(rb"date: [^\r]*\r\n", b"", received) == ANSWER
+
+    async def test_that_still_sends_is_not_asked(self) -> None:
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            await asyncio.sleep(5 * guard.TICK_S)
+            await app(scope, receive, send)
+
+        async with serving(slow) as (reader, writer), asyncio.timeout(20):
+            writer.write(GET + GET)
+            received = await reader.readuntil(b"{}")
+
+        assert received.startswith(b"HTTP/1.1 200 ")
 
     async def test_that_reads_nothing_is_cut_off(self) -> None:
         async def large(scope: Any, receive: Any, send: Any) -> None:

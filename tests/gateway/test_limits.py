@@ -214,7 +214,7 @@ class TestFailure:
             assert left(await limited.get()) == 1
 
         ours = [record for record in caplog.records if record.name == "gateway"]
-        assert [record.levelname for record in ours] == ["WARNING", "INFO"]
+        assert [record.levelname for record in ours] == ["WARNING", "WARNING"]
 
     async def test_hanging_counters_delay_requests_only_briefly(
         self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch

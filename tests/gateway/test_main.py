@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -86,6 +87,35 @@ class TestFirstTry:
             assert client.put("/sessions/a", json={}).status_code == 200
             assert KEY not in gateway.output + gateway.log
             assert "$SESSIONSTORE_API_KEY" in gateway.output
+
+
+class TestClientThatIsGone:
+    @pytest.mark.parametrize("reset", [False, True])
+    def test_ends_the_wait_of_its_write(self, shared_redis: RedisServer, prefix: str, reset: bool) -> None:
+        # Given a PUT that waits for a view which never acknowledges
+        lease = EnvironmentKeyspace(prefix, "checkout", "staging")
+        with (
+            shared_redis.client() as redis,
+            GatewayProcess(shared_redis.url, "--lease", "20", "--prefix", prefix) as gateway,
+        ):
+            redis.zadd(lease.leases, {"dead": 9e15})
+            redis.zadd(lease.acks, {"dead": 0})
+            with gateway.connect() as connection:
+                connection.sendall(
+                    b"PUT /api/v1/sessions/ci-42?project=checkout&environment=staging HTTP/1.1\r\nHost: localhost\r\n"
+                    b"Authorization: %b\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+                    % AUTHORIZATION["Authorization"].encode()
+                )
+                while not redis.exists(lease.session("ci-42")):
+                    time.sleep(0.01)
+                if reset:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone = time.monotonic()
+
+            # When its client closes the connection, then the gateway stops waiting, long before the lease ends
+            while '"status":499' not in gateway.log:
+                assert time.monotonic() < gone + 15, gateway.log
+                time.sleep(0.01)
 
 
 class TestSignals:

@@ -90,16 +90,18 @@ class TestDocument:
             ("GET", "/api/v1/sessions"),
             ("DELETE", "/api/v1/sessions"),
             ("GET", "/api/v1/scenarios"),
+            ("GET", "/api/v1/views"),
             ("GET", "/api/v1/openapi.json"),
+            ("GET", "/"),
             ("GET", "/healthz"),
             ("GET", "/readyz"),
             ("GET", "/metrics"),
         }
-        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 12
+        assert len({operation["operationId"] for _, _, operation in operations(document)}) == 14
 
     def test_says_which_calls_need_a_key(self, document: dict[str, Any]) -> None:
         without = {path for path, _, operation in operations(document) if operation.get("security") == []}
-        assert without == {"/api/v1/openapi.json", "/healthz", "/readyz", "/metrics"}
+        assert without == {"/", "/api/v1/openapi.json", "/healthz", "/readyz", "/metrics"}
         assert document["security"] == [{"apiKey": []}]
         assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
 
@@ -107,6 +109,10 @@ class TestDocument:
         schema = document["components"]["schemas"]["SessionDocument"]
         assert list(schema["properties"]) == schema["required"]
         assert schema["additionalProperties"] is False
+
+    def test_says_that_a_smaller_maximum_of_a_delay_has_no_effect(self, document: dict[str, Any]) -> None:
+        body = document["components"]["schemas"]["SessionBody"]
+        assert "A smaller one has no effect." in json.dumps(body["properties"]["globalDelayMaxMs"])
 
     def test_names_each_header_that_matters(self, document: dict[str, Any]) -> None:
         put = document["paths"]["/api/v1/sessions/{sessionKey}"]["put"]
@@ -233,6 +239,7 @@ SECURED = [
     ("/api/v1/sessions", "get"),
     ("/api/v1/sessions", "delete"),
     ("/api/v1/scenarios", "get"),
+    ("/api/v1/views", "get"),
 ]
 OPEN = [(path, "get") for path in ("/api/v1/openapi.json", "/healthz", "/readyz", "/metrics")]
 

@@ -46,6 +46,12 @@ class TestAnswer:
             b'{"scenarios":[{"id":"scn_0","name":"Payment declined","urlId":"url-0"}],"nextBefore":null}'
         )
 
+    @pytest.mark.parametrize("wrong", ["SCN_0", "Scn_0", "url-0", "URL-0"])
+    async def test_a_put_with_an_url_id_or_another_case_suggests_the_id(self, api: API, wrong: str) -> None:
+        await offer(api, "Payment declined")
+        response = await api.put("ci-42", {"scenario": wrong})
+        assert_error(response, 422, "invalid_scenario", "Did you mean 'scn_0'?")
+
     async def test_head_is_without_a_body(self, api: API) -> None:
         head = await api.call("HEAD", "/scenarios")
 

@@ -11,11 +11,12 @@ import redis
 import redis.asyncio
 
 from sessionstore import ApiKeys, AsyncSessionStore, EmbeddedServer, SessionStore
+from sessionstore.client import AsyncSessionClient, SessionClient
 from sessionstore.replica.view import BaseView
 
 from .redis_server import RedisServer
 
-__all__ = ["DAY_MS", "Backend", "Driver", "as_async"]
+__all__ = ["DAY_MS", "Backend", "Driver", "as_async", "as_async_client"]
 
 DAY_MS = 86_400_000
 
@@ -23,7 +24,7 @@ Driver = Literal["sync", "asyncio"]
 
 _ASYNC_NAMES = {"aclose": "close"}
 #: Methods that return an object with methods, and methods of views that are no coroutines in asyncio either.
-_MAKERS = ("environment", "project", "view")
+_MAKERS = ("environment", "project", "session", "view")
 _PLAIN = ("get", "peek", "subscribe")
 
 
@@ -67,6 +68,11 @@ def _awaitable(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 def as_async(store: SessionStore) -> AsyncSessionStore:
     """The store for threads with the asyncio store's interface. Its calls block the loop."""
     return cast(AsyncSessionStore, _Awaitable(store))
+
+
+def as_async_client(client: SessionClient) -> AsyncSessionClient:
+    """The HTTP client for threads with the asyncio client's face. Its calls block the loop."""
+    return cast(AsyncSessionClient, _Awaitable(client))
 
 
 class Backend:

@@ -84,10 +84,14 @@ class GatewayProcess:
         """What it has written to standard error."""
         return _read(self._errors.fileno())
 
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.host}:{self.port}"
+
     def client(self) -> httpx.Client:
         """A client that sends the key, the project and the environment."""
-        url = f"http://{self.host}:{self.port}/api/v1"
-        return httpx.Client(base_url=url, headers=AUTHORIZATION, params=PLACE, timeout=20)
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers=AUTHORIZATION, params=PLACE, timeout=20)
 
     def connect(self) -> socket.socket:
         """A bare connection, for input that no client library sends."""

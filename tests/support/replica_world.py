@@ -200,7 +200,7 @@ class World:
         self.redis = Redis(page_size)
         self.redis.publish = self._publish
         self.replica = make_replica(KEYS)
-        self.replica.on_change = self._on_change
+        self.replica.watchers.append(self._on_change)
         self._told: dict[str, Session] = {}
         self._up = False
         self._link: deque[bytes | None] = deque()

@@ -23,6 +23,7 @@ from sessionstore import (
     Project,
     SessionStore,
 )
+from sessionstore.client import AsyncMockSession, AsyncSessionClient, MockSession, SessionClient
 
 PACKAGE = Path(sessionstore.__file__).parent
 
@@ -38,6 +39,8 @@ def public(kind: type) -> dict[str, Any]:
         (Environment, AsyncEnvironment),
         (Project, AsyncProject),
         (ApiKeys, AsyncApiKeys),
+        (MockSession, AsyncMockSession),
+        (SessionClient, AsyncSessionClient),
     ],
 )
 def test_both_drivers_have_the_same_public_face(sync: type, aio: type) -> None:
@@ -69,6 +72,7 @@ def plain(signature: inspect.Signature) -> tuple[list[tuple[str, Any, Any, str]]
 
 #: What other code may rely on. A name that leaves this list breaks somebody's proxy.
 PROMISED = {
+    "AccessDeniedError",
     "ApiKey",
     "ApiKeyNotFoundError",
     "ApiKeys",
@@ -104,6 +108,7 @@ PROMISED = {
     "KeySnapshot",
     "LiveCounts",
     "LiveView",
+    "LiveViews",
     "Mock",
     "NewApiKey",
     "NotEffectiveError",
@@ -113,6 +118,7 @@ PROMISED = {
     "OutcomeUnknownError",
     "OverrideNotFoundError",
     "PreconditionFailedError",
+    "RateLimitedError",
     "Project",
     "Refusal",
     "Scenario",

@@ -112,6 +112,28 @@ def test_a_write_pauses_while_leases_may_be_missing() -> None:
     assert write.session is not None
 
 
+def test_a_write_pauses_for_a_lease_at_most() -> None:
+    write = Write(live=1, pending=0, countable_in_ms=10**12)
+
+    assert isinstance(write.step, Pause)
+    assert write.step.seconds == pytest.approx(2.0)
+
+
+def test_a_write_that_is_always_told_to_wait_gives_up() -> None:
+    write = Write(live=1, pending=1)
+
+    def be_told_to_wait() -> None:
+        while True:
+            if isinstance(write.step, AwaitApplied):
+                write.answer(None, after=write.step.timeout_s)
+            else:
+                write.answer(lease_status(pending=1, countable_in_ms=10**12))
+
+    with pytest.raises(NotEffectiveError, match="clock is set back"):
+        be_told_to_wait()
+    assert write.now - 100.0 < 2.0 * (1 + 1 / 3 + 1 / 20) + 1.6
+
+
 def test_after_the_message_only_the_pause_is_left() -> None:
     write = Write(live=1, pending=1, countable_in_ms=2000)
     assert isinstance(write.step, AwaitApplied)

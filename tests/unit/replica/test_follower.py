@@ -196,7 +196,7 @@ def test_the_fast_path_is_closed_while_a_change_is_applied() -> None:
     world.run()
     assert fast_path.valid_until > world.now
     bounds: list[float] = []
-    world.follower.watchers.append(lambda key, session: bounds.append(fast_path.valid_until))
+    world.follower.replica.watchers.append(lambda key, session: bounds.append(fast_path.valid_until))
 
     world.server.put("b", 3_000)
     world.deliver()
@@ -209,7 +209,7 @@ def test_the_fast_path_is_closed_while_a_snapshot_replaces_what_is_served(world:
     world.messages.clear()
     fast_path = world.follower.add_fast_path(strict=False)
     bounds: list[float] = []
-    world.follower.watchers.append(lambda key, session: bounds.append(fast_path.valid_until))
+    world.follower.replica.watchers.append(lambda key, session: bounds.append(fast_path.valid_until))
 
     world.go_live()
     assert bounds == [-inf]
@@ -238,7 +238,7 @@ def test_an_expired_session_is_dropped_and_reported(world: FollowerWorld) -> Non
     world.messages.clear()
     world.go_live()
     told: list[tuple[str, object]] = []
-    world.follower.watchers.append(lambda key, session: told.append((key, session)))
+    world.follower.replica.watchers.append(lambda key, session: told.append((key, session)))
 
     world.advance(world.follower.wake_at(world.now) - world.now + 0.001)
     world.poll()

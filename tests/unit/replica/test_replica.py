@@ -13,7 +13,7 @@ from msgspec import structs
 from sessionstore import Session, SessionStore
 from sessionstore.catalog.model import Catalog, Mock
 from sessionstore.protocol import calls
-from sessionstore.protocol.calls import READ_BATCH, Call
+from sessionstore.protocol.calls import FIND_BATCH, SNAPSHOT_BATCH, Call
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import CatalogChanged, ExpiryMoved, SessionDeleted, SessionSet, SessionState
 from sessionstore.protocol.replies import CatalogReply, SnapshotReply
@@ -79,7 +79,7 @@ def catalog_reply(rev: int = 0, catalog: Catalog | None = None) -> CatalogReply:
 
 
 class Recorder(list[tuple[str, Session | None]]):
-    """The arguments of `on_change`."""
+    """The arguments of a watcher."""
 
     def take(self) -> list[tuple[str, Session | None]]:
         taken = list(self)
@@ -95,7 +95,7 @@ def replica() -> Replica:
 @pytest.fixture
 def told(replica: Replica) -> Recorder:
     recorder = Recorder()
-    replica.on_change = lambda key, session: recorder.append((key, session))
+    replica.watchers.append(lambda key, session: recorder.append((key, session)))
     return recorder
 
 
@@ -265,11 +265,12 @@ def test_nothing_is_served_before_a_sync_is_complete(replica: Replica, told: Rec
     # When pages and messages bring others
     answer(replica, page(3, members=("b",), cursor="9"))
     replica.message(set_message("c", 4))
-    assert due(replica) == calls.snapshot(KEYS, "9", ["b"])
+    call = due(replica)
+    assert call == calls.snapshot(KEYS, "9", ["b"])
     assert labels(replica) == {"a": "r1"}
 
     # Then they are served after the last page, in the same dict, and reported
-    replica.failed(due_in_flight(replica))
+    replica.failed(call)
     answer(replica, page(4, members=("b",)))
     answer(replica, page(4, state("b", 2)))
     assert where(replica) is State.LIVE
@@ -278,22 +279,58 @@ def test_nothing_is_served_before_a_sync_is_complete(replica: Replica, told: Rec
     assert {key: session and session.label for key, session in told.take()} == {"a": None, "b": "r2", "c": "r4"}
 
 
-def due_in_flight(replica: Replica) -> Call[Any]:
-    assert replica._in_flight is not None
-    return replica._in_flight
-
-
 def test_a_step_reads_no_more_sessions_than_a_batch(replica: Replica) -> None:
     # Given a small index, which Redis returns at once
-    keys = [f"s{number}" for number in range(2 * READ_BATCH + 1)]
+    keys = [f"s{number}" for number in range(2 * SNAPSHOT_BATCH + 1)]
     replica.subscribed()
     answer(replica, page(1, members=tuple(keys), cursor="7"))
 
-    # Then they are read in batches, and the last batch continues in the index
-    calls = [answer(replica, page(1)) for _ in range(3)]
-    assert [len(call.keys) - 2 for call in calls] == [READ_BATCH, READ_BATCH, 1]
-    assert [call.args[1] for call in calls] == [0, 0, READ_BATCH]
+    # Then they are read in batches, and the next members are found before all of these are read
+    calls = [answer(replica, page(1, cursor="9")) for _ in range(3)]
+    assert [len(call.keys) - 2 for call in calls] == [SNAPSHOT_BATCH, SNAPSHOT_BATCH, 1]
+    assert [call.args[1] for call in calls] == [0, FIND_BATCH, FIND_BATCH]
     assert [key for call in calls for key in call.args[2:]] == keys
+
+
+def test_the_next_step_is_due_before_the_last_one_is_answered(replica: Replica) -> None:
+    # Given two steps in flight, the second of which is answered first
+    replica.subscribed()
+    answer(replica, page(1, members=tuple(f"s{number}" for number in range(SNAPSHOT_BATCH + 1)), cursor="7"))
+    first, second = due(replica), due(replica)
+    assert replica.poll() is None
+    assert [call.args[:2] for call in (first, second)] == [("7", FIND_BATCH), ("7", 0)]
+
+    # When a change is committed and published between them
+    replica.answered(second, page(3, state("s100", 1)))
+    replica.message(set_message("a", 2))
+    replica.message(set_message("b", 3))
+    assert where(replica) is State.SYNCING
+    replica.answered(first, page(2, *(state(f"s{number}", 1) for number in range(SNAPSHOT_BATCH))))
+
+    # Then the sync is complete
+    assert where(replica) is State.LIVE
+    assert len(replica.sessions) == SNAPSHOT_BATCH + 3
+
+
+def test_a_step_that_was_asked_for_later_can_not_read_an_earlier_revision(replica: Replica) -> None:
+    replica.subscribed()
+    answer(replica, page(3, members=("a",), cursor="7"))
+
+    answer(replica, page(2, cursor="8"))
+
+    assert replica.resync_reason == "Redis went back from revision 3 to 2: it has lost part of its history"
+
+
+def test_if_one_of_two_steps_fails_the_other_is_void(replica: Replica) -> None:
+    # Given two steps in flight
+    replica.subscribed()
+    answer(replica, page(1, members=tuple(f"s{number}" for number in range(SNAPSHOT_BATCH + 1)), cursor="7"))
+    first, second = due(replica), due(replica)
+
+    # When one fails, then the index is read again from its start, and the other's cursor is ignored
+    replica.failed(second)
+    replica.answered(first, page(1, members=("z",), cursor="9"))
+    assert due(replica) == calls.snapshot(KEYS, "0")
 
 
 def test_messages_before_the_first_page_are_applied_after_it(replica: Replica) -> None:
@@ -482,10 +519,8 @@ def test_a_failed_call_is_due_again_from_the_start_of_the_index(replica: Replica
     replica.failed(due(replica))
 
     # Then the index is read again, but not the sessions that were read
-    assert due(replica) == calls.snapshot(KEYS, "0")
-    replica.answered(due_in_flight(replica), page(1, members=("a", "b")))
-    assert due(replica).args[2:] == ("b",)
-    replica.answered(due_in_flight(replica), page(1, state("b", 1)))
+    assert answer(replica, page(1, members=("a", "b"))) == calls.snapshot(KEYS, "0")
+    assert answer(replica, page(1, state("b", 1))).args[2:] == ("b",)
     assert labels(replica) == {"a": "r1", "b": "r1"}
 
 

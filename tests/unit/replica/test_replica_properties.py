@@ -115,7 +115,7 @@ def prefers_pages_to_messages(patch: pytest.MonkeyPatch) -> None:
 
 @plant
 def does_not_wait_for_the_pages_positions(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Snapshot, "_check_position", lambda self, chain, rev, page_id: True)
+    patch.setattr(Snapshot, "_check_position", lambda self, chain, step, reply: True)
 
 
 @plant
@@ -147,11 +147,12 @@ def takes_a_catalog_of_any_revision(patch: pytest.MonkeyPatch) -> None:
 
 @plant
 def takes_answers_of_an_earlier_sync(patch: pytest.MonkeyPatch) -> None:
-    def answered(self: Replica, call: Call[Any], reply: Any) -> None:
-        original(self, self._in_flight or call, reply)
+    def answered(self: Snapshot, call: Call[Any], reply: Any) -> None:
+        steps = [step for step in self._steps if step.call.script is call.script]
+        original(self, steps[0].call if steps else call, reply)
 
-    original = Replica.answered
-    patch.setattr(Replica, "answered", answered)
+    original = Snapshot.answered
+    patch.setattr(Snapshot, "answered", answered)
 
 
 @plant
@@ -182,9 +183,9 @@ def keeps_what_was_deleted_meanwhile(patch: pytest.MonkeyPatch) -> None:
 @plant
 def tells_nobody_what_a_resync_found(patch: pytest.MonkeyPatch) -> None:
     def serve(self: Replica, snapshot: Snapshot) -> None:
-        on_change, self.on_change = self.on_change, None
+        watchers, self.watchers = self.watchers, []
         original(self, snapshot)
-        self.on_change = on_change
+        self.watchers = watchers
 
     original = Replica._serve_if_complete
     patch.setattr(Replica, "_serve_if_complete", serve)

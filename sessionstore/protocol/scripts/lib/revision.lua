@@ -55,6 +55,10 @@ local function open_head(head_key, changes, now, lease, known, own)
   if not (head.rev and head.maxTtl and head.expired and head.countableAt and head.lostRev) then
     error('SSCORRUPT ' .. head_key)
   end
+  if head.countableAt > now + lease then
+    -- The server's clock was set back. No lost lease lasts longer than a lease from now on.
+    forget_leases(head, now, lease)
+  end
   if head.rev < known and head.lostRev < known then
     forget_leases(head, now, head.countableAt > now and head.countableAt - now or lease)
     head.lostRev = known

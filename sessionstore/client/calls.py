@@ -1,0 +1,282 @@
+"""The API's calls as HTTP requests, and its answers as the library's values. No I/O.
+
+`SessionCalls` builds a `Call` for each call of the API. A driver sends it, and the call reads the `Answer`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct, structs
+
+from ..catalog.model import ScenarioPage
+from ..errors import InvalidQueryError
+from ..paging import validate_limit
+from ..protocol.calls import IfMatch
+from ..session import (
+    BulkResult,
+    Effect,
+    Session,
+    SessionDocument,
+    SessionPage,
+    SessionPatch,
+    ViewListDocument,
+    parse_time,
+    shorten_session_key,
+    validate_key_prefix,
+    validate_override,
+    validate_session_key,
+)
+
+T = TypeVar("T")
+
+BASE_PATH = "/api/v1"
+
+#: What `reset` and `delete` are in a query.
+Mode = Literal["reset", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP response; the names of its headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T]):
+    """An HTTP request, and how to read the answer to it."""
+
+    method: Literal["GET", "PUT", "POST", "DELETE"]
+    path: str
+    query: Mapping[str, str]
+    read: Callable[[Answer], T]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it can change anything."""
+        return self.method != "GET"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether sending it again is safe after it may have been applied: a precondition would not hold any more."""
+        return not self.headers.keys() & {"if-match", "if-none-match"}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCalls:
+    """Builds the calls on one project and environment; None leaves the choice to the gateway."""
+
+    project: str | None
+    environment: str | None
+
+    def get(self, session_key: str) -> Call[Session]:
+        """Read a session."""
+        return Call(method="GET", path=_session_path(session_key), query=self._query(), read=_read_session)
+
+    def put(
+        self,
+        session_key: str,
+        patch: SessionPatch,
+        *,
+        replace: bool,
+        if_match: IfMatch | None,
+        if_none_match: Literal["*"] | None,
+        views: int,
+        wait: bool,
+    ) -> Call[Session]:
+        """Set a session's state."""
+        if if_none_match not in (None, "*"):
+            raise InvalidQueryError('if_none_match must be None or "*".')
+        headers = {**_conditions(if_match, wait), "content-type": "application/json"}
+        if if_none_match:
+            headers["if-none-match"] = if_none_match
+        return Call(
+            method="PUT",
+            path=_session_path(session_key),
+            query=self._query(mode="replace" if replace else None, views=views),
+            headers=headers,
+            content=_encode(patch),
+            read=_read_put,
+        )
+
+    def end(self, session_key: str, mode: Mode, *, if_match: IfMatch | None, views: int, wait: bool) -> Call[Effect]:
+        """Reset or delete a session."""
+        return Call(
+            method="DELETE",
+            path=_session_path(session_key),
+            query=self._query(mode=mode, views=views),
+            headers=_conditions(if_match, wait),
+            read=_read_effect,
+        )
+
+    def switch(self, session_key: str, override: str, on: bool, *, views: int, wait: bool) -> Call[Effect]:
+        """Switch one published mock on or off."""
+        return Call(
+            method="POST" if on else "DELETE",
+            path=f"{_session_path(session_key)}/overrides/{validate_override(override)}",
+            query=self._query(views=views),
+            headers=_conditions(None, wait),
+            read=_read_effect,
+        )
+
+    def list(self, limit: int, cursor: str | None, prefix: str | None) -> Call[SessionPage]:
+        """Read one page of the live sessions."""
+        return Call(
+            method="GET",
+            path=f"{BASE_PATH}/sessions",
+            query=self._query(
+                limit=validate_limit(limit),
+                cursor=cursor,
+                prefix=None if prefix is None else validate_key_prefix(prefix),
+            ),
+            read=_read_page,
+        )
+
+    def end_prefix(self, prefix: str, mode: Mode, *, views: int, wait: bool) -> Call[BulkResult]:
+        """Reset or delete up to 1,000 sessions whose keys begin with a prefix."""
+        return Call(
+            method="DELETE",
+            path=f"{BASE_PATH}/sessions",
+            query=self._query(prefix=validate_key_prefix(prefix), mode=mode, views=views),
+            headers=_conditions(None, wait),
+            read=_read_bulk,
+        )
+
+    def scenarios(self, limit: int, search: str | None, before: str | None) -> Call[ScenarioPage]:
+        """Read one page of the environment's scenarios."""
+        return Call(
+            method="GET",
+            path=f"{BASE_PATH}/scenarios",
+            query=self._query(limit=validate_limit(limit), search=search, before=before),
+            read=lambda answer: msgspec.json.decode(answer.content, type=ScenarioPage),
+        )
+
+    def views(self) -> Call[ViewListDocument]:
+        """Read the environment's live views."""
+        return Call(
+            method="GET",
+            path=f"{BASE_PATH}/views",
+            query=self._query(),
+            read=lambda answer: msgspec.json.decode(answer.content, type=ViewListDocument),
+        )
+
+    def _query(self, **parameters: str | int | None) -> dict[str, str]:
+        named = {"project": self.project, "environment": self.environment, **parameters}
+        return {name: str(value) for name, value in named.items() if value not in (None, 0)}
+
+
+class _Item(SessionDocument, frozen=True, rename="camel"):
+    revision: int = 0
+    created_at: str | None = None
+    expires_at: str | None = None
+
+
+class _Page(Struct, frozen=True, rename="camel"):
+    sessions: tuple[_Item, ...]
+    next_cursor: str | None
+
+
+_encode = msgspec.json.Encoder().encode
+
+_ETAG = re.compile(r'(?:W/)?"(\d+)"\Z')  # a proxy that compresses makes it weak
+_COUNT = re.compile(r"(\w+)=(\d+)")
+_DURATION = re.compile(r"(\w+);dur=([\d.]+)")
+
+
+def _session_path(session_key: str) -> str:
+    key = quote(validate_session_key(session_key, shorten_session_key), safe="")
+    # A dot segment would be taken out of the path on the way.
+    return f"{BASE_PATH}/sessions/{key.replace('.', '%2E') if key in ('.', '..') else key}"
+
+
+def _conditions(if_match: IfMatch | None, wait: bool) -> dict[str, str]:
+    """Headers of a write."""
+    headers = {} if wait else {"prefer": "respond-async"}
+    if if_match == "*":
+        headers["if-match"] = "*"
+    elif if_match is not None:
+        revisions = if_match if isinstance(if_match, Sequence) else (if_match,)
+        if not revisions or not all(type(revision) is int for revision in revisions):
+            raise InvalidQueryError('if_match must be a revision, several of them, or "*".')
+        headers["if-match"] = ", ".join(f'"{revision}"' for revision in revisions)
+    return headers
+
+
+def _read_put(answer: Answer) -> Session:
+    return structs.replace(_read_session(answer), effect=_read_effect(answer))
+
+
+def _read_session(answer: Answer) -> Session:
+    return _session(
+        msgspec.json.decode(answer.content, type=SessionDocument),
+        revision=read_revision(answer),
+        expires_at=_read_time(answer, "session-expires"),
+    )
+
+
+def _read_time(answer: Answer, name: str) -> int:
+    """A time that a header tells, in ms since 1970; 0 if there is no such header."""
+    text = answer.headers.get(name)
+    return parse_time(text) if text else 0
+
+
+def _read_page(answer: Answer) -> SessionPage:
+    page = msgspec.json.decode(answer.content, type=_Page)
+    return SessionPage(tuple(_session(item, revision=item.revision) for item in page.sessions), page.next_cursor)
+
+
+def _session(document: SessionDocument, **more: Any) -> Session:
+    return Session(
+        project=document.project,
+        environment=document.environment,
+        session_key=document.session_key,
+        label=document.label,
+        scenario=document.scenario,
+        overrides=document.overrides,
+        global_delay_ms=document.global_delay_ms,
+        global_delay_max_ms=document.global_delay_max_ms,
+        last_seen_at=parse_time(document.last_seen_at),
+        **more,
+    )
+
+
+def read_revision(answer: Answer) -> int:
+    """The revision in an answer's ETag; 0 if it has none."""
+    match = _ETAG.match(answer.headers.get("etag", ""))
+    return int(match[1]) if match else 0
+
+
+def _read_bulk(answer: Answer) -> BulkResult:
+    return structs.replace(msgspec.json.decode(answer.content, type=BulkResult), effect=_read_effect(answer))
+
+
+def read_confirmed(answer: Answer) -> int:
+    """How many live views confirmed a write."""
+    return _counts(answer).get("confirmed", 0)
+
+
+def _counts(answer: Answer) -> dict[str, int]:
+    return {name: int(count) for name, count in _COUNT.findall(answer.headers.get("session-views", ""))}
+
+
+def _read_effect(answer: Answer) -> Effect:
+    """How a write took effect."""
+    seconds = {name: float(ms) / 1000 for name, ms in _DURATION.findall(answer.headers.get("server-timing", ""))}
+    return Effect(
+        revision=read_revision(answer),
+        confirmed=read_confirmed(answer),
+        expired=_counts(answer).get("expired", 0),
+        waited="session-views" in answer.headers,
+        commit_s=seconds.get("commit", 0.0),
+        effective_s=seconds.get("effective", 0.0),
+    )
