@@ -31,7 +31,7 @@ from .limits import RateLimiter
 from .logs import with_cause
 from .metrics import Metrics
 from .record import Record, Write, record_of
-from .routes import API, BASE_PATH, etag, open_endpoint
+from .routes import API, BASE_PATH, etag, open_endpoint, views_header
 
 log = logging.getLogger("gateway")
 access = logging.getLogger("gateway.access")
@@ -201,7 +201,7 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         if record.write is not None:
             record.write.revision = error.revision
     if isinstance(error, TooFewViewsError):
-        headers = {**headers, "session-views": f"confirmed={error.confirmed}"}
+        headers = {**headers, **views_header(error)}
     body = error_body(code, sentence)
     return Response(body, STATUS[code], headers, media_type="application/json")
 

@@ -51,10 +51,13 @@ class Principal(Struct, frozen=True, gc=False):
         Names the key in logs.
     project : str or None
         The project that the key opens; None for every project.
+    name : str
+        The key's name, for people.
     """
 
     key_id: str
     project: str | None = None
+    name: str = ""
 
 
 class Authenticator:
@@ -110,7 +113,7 @@ class Authenticator:
             key = self.ring.authenticate(secret, lease_clock())
         if isinstance(key, Refusal):
             raise self._refusal(key, authorization)
-        return Principal(key.id, key.project)
+        return Principal(key.id, key.project, key.name)
 
     async def load(self) -> bool:
         """Load the records, and record which keys were used. Returns False if Redis can't be reached."""

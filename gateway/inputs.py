@@ -60,6 +60,7 @@ _RULES = {
     "globalDelayMs": _delay_rule,
     "globalDelayMaxMs": _delay_rule,
     "label": f"a string of at most {session.MAX_LABEL_LENGTH} characters, or null",
+    "ttlSeconds": f"a whole number of seconds from {session.MIN_TTL_S} to the server's TTL, or null",
 }
 _PLACE = re.compile(r"`\$\.(\w+)")
 # Possessive quantifiers: a near miss must not take time by the square of its length.

@@ -22,7 +22,7 @@ from sessionstore.session import MAX_SLUG_LENGTH, OVERRIDE_PATTERN, SLUG_PATTERN
 
 from .description import Handler, Operation, Resource, operation_of
 from .errors import STATUS, ErrorDocument
-from .inputs import DEFAULT_PAGE
+from .inputs import DEFAULT_PAGE, SessionBody
 
 JSONObject = dict[str, Any]
 
@@ -110,6 +110,8 @@ _REQUEST_HEADERS = {
     "If-None-Match": _text("Revisions that the caller has; or `*`.", '"7"', pattern=ENTITY_TAGS_PATTERN),
     "Prefer": _text("`respond-async`: answer at commit, before every live proxy serves the write.", "respond-async"),
 }
+TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$"
+
 #: What a parameter is where a call takes another one of its name, by operationId.
 _VARIANTS = {
     ("putSession", "If-None-Match"): _text("Only `*`: create the session, never change one.", "*", pattern=r"^\*$"),
@@ -131,6 +133,13 @@ _VARIANTS = {
 _HEADERS = {
     "X-Request-Id": _text("Names the request in the gateway's log.", pattern="^[A-Za-z0-9._-]{1,128}$"),
     "ETag": _text("The session's revision.", pattern='^"[0-9]+"$'),
+    "Session-Expires": _text("When the session expires if it is not used.", pattern=TIME_PATTERN),
+    "Session-Modified": _text("When its state was last set.", pattern=TIME_PATTERN),
+    "Session-Modified-By": _text(
+        "Who set it: the API key's name and public id, or the name that a program gave itself; percent-encoded.",
+        pattern="^([A-Za-z0-9._~-]|%[0-9A-F]{2})+$",
+    ),
+    "Session-Looked-Up": _text("When a proxy last looked it up. Absent if never.", pattern=TIME_PATTERN),
     "RateLimit-Policy": _text("The key's limit: `q` requests in `w` seconds.", pattern='^"key";q=[0-9]+;w=[0-9]+$'),
     "RateLimit": _text(
         "Requests left (`r`), and seconds until the window ends (`t`).", pattern='^"key";r=[0-9]+;t=[0-9]+$'
@@ -141,9 +150,8 @@ _HEADERS = {
         pattern=r"^commit;dur=[0-9.]+(, effective;dur=[0-9.]+)?$",
     ),
     "Session-Views": _text(
-        "Live views that confirmed the write, and views whose lease expired meanwhile. Absent with `respond-async`. "
-        "`too_few_views` tells the first only.",
-        pattern="^confirmed=[0-9]+(, expired=[0-9]+)?$",
+        "Live views that confirmed the write, and views whose lease expired meanwhile. Absent with `respond-async`.",
+        pattern="^confirmed=[0-9]+, expired=[0-9]+$",
     ),
     "Preference-Applied": _text("`respond-async` if the answer came at commit.", enum=["respond-async"]),
     "WWW-Authenticate": _text("How to authenticate.", enum=['Bearer realm="sessions"']),
@@ -178,8 +186,8 @@ _WITH_BODY = (
 _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-def build_document(resources: Sequence[Resource]) -> JSONObject:
-    """Describe the API that `resources` make up."""
+def build_document(resources: Sequence[Resource], ttl_s: int) -> JSONObject:
+    """Describe the API that `resources` make up, on a store that keeps sessions for `ttl_s` seconds."""
     operations = [operation_of(handler) for resource in resources for handler in resource.handlers.values()]
     kinds = {kind for operation in operations for kind in (operation.answer, operation.body) if isinstance(kind, type)}
     return {
@@ -194,7 +202,7 @@ def build_document(resources: Sequence[Resource]) -> JSONObject:
             for resource in resources
         },
         "components": {
-            "schemas": _schemas({ErrorDocument, *kinds}),
+            "schemas": _schemas({ErrorDocument, *kinds}, ttl_s),
             "parameters": {
                 name: _parameter(name, place, entry)
                 for place, entries in (("path", _PATH), ("query", _QUERY), ("header", _REQUEST_HEADERS))
@@ -249,7 +257,7 @@ def _responses(resource: Resource, method: str, operation: Operation, links: JSO
     limited = {name: _ref("headers", name) for name in ("RateLimit-Policy", "RateLimit")} if resource.secured else {}
     responses: JSONObject = {"200": _success(operation, limited, links)}
     if method == "GET" and "If-None-Match" in operation.headers:
-        headers = {**_required("X-Request-Id", "ETag"), **limited}
+        headers = {**_required("X-Request-Id"), **_session_headers(), **limited}
         responses["304"] = {"description": HTTPStatus(304).phrase, "headers": headers}
     codes = _codes(resource, method, operation)
     for status in sorted({STATUS[code] for code in codes}):
@@ -289,7 +297,7 @@ def _codes(resource: Resource, method: str, operation: Operation) -> set[str]:
 def _success(operation: Operation, limited: JSONObject, links: JSONObject) -> JSONObject:
     headers = {**_required("X-Request-Id"), **limited}
     if operation.answer is SessionDocument:
-        headers |= _required("ETag")
+        headers |= _session_headers()
     if "Prefer" in operation.headers:
         optional = {name: _ref("headers", name) for name in ("Session-Views", "Preference-Applied")}
         headers |= {**_required("Server-Timing"), **optional}
@@ -298,6 +306,11 @@ def _success(operation: Operation, limited: JSONObject, links: JSONObject) -> JS
     else:
         content = {"application/json": {"schema": _ref("schemas", operation.answer.__name__)}}
     return {"description": HTTPStatus(200).phrase, "headers": headers, "content": content, "links": links}
+
+
+def _session_headers() -> JSONObject:
+    optional = ("Session-Modified", "Session-Modified-By", "Session-Looked-Up")
+    return {**_required("ETag", "Session-Expires"), **{name: _ref("headers", name) for name in optional}}
 
 
 def _links(source: Resource, resources: Sequence[Resource]) -> JSONObject:
@@ -320,11 +333,14 @@ def _required(*names: str) -> JSONObject:
     return {name: {**_HEADERS[name], "required": True} for name in names}
 
 
-def _schemas(kinds: set[type[Struct]]) -> JSONObject:
+def _schemas(kinds: set[type[Struct]], ttl_s: int) -> JSONObject:
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template="#/components/schemas/{name}")
     for schema in schemas.values():
         schema["additionalProperties"] = False  # exactly these fields
+    for choice in schemas[SessionBody.__name__]["properties"]["ttlSeconds"]["anyOf"]:
+        if choice["type"] == "integer":
+            choice["maximum"] = ttl_s
     return schemas
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,10 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect
-from sessionstore.errors import InvalidQueryError, SessionNotFoundError
+from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect, Session
+from sessionstore.errors import InvalidQueryError, SessionNotFoundError, TooFewViewsError
 from sessionstore.protocol.bulk_operations import MAX_CHANGED
-from sessionstore.session import SessionDocument, ViewDocument, ViewListDocument, normalize_session_key
+from sessionstore.session import SessionDocument, SessionEntry, ViewDocument, ViewListDocument, normalize_session_key
 
 from . import inputs
 from .auth import Authenticator
@@ -61,7 +61,7 @@ class OverrideDocument(Struct, frozen=True, rename="camel"):
 class SessionListDocument(Struct, frozen=True, rename="camel"):
     """Answer of GET on the sessions of an environment."""
 
-    sessions: tuple[SessionDocument, ...]
+    sessions: tuple[SessionEntry, ...]
     next_cursor: str | None
 
 
@@ -124,7 +124,7 @@ class API:
         ]
         if with_metrics:
             endpoints.append(open_endpoint("/metrics", GET=self.metrics.read_metrics))
-        document = build_document([endpoint.resource for endpoint in endpoints])
+        document = build_document([endpoint.resource for endpoint in endpoints], int(self.store.config.ttl_s))
         self.document = _encode(document)
         return [endpoint.route() for endpoint in endpoints]
 
@@ -144,8 +144,8 @@ class API:
                 f"There is no session {key!r} on {environment.project}/{environment.name}; PUT creates it."
             )
         if revisions is None or session.revision in revisions:
-            return Response(status_code=304, headers=etag(session.revision))
-        return _answer(session.document(), etag(session.revision))
+            return Response(status_code=304, headers=_session_headers(session))
+        return _answer(session.document(), _session_headers(session))
 
     @Operation(
         answer=SessionDocument,
@@ -187,7 +187,7 @@ class API:
                 if_none_match=if_none_match,
                 **_terms(request),
             )
-        return _answer(session.document(), {**etag(session.revision), **_effect_headers(request, session.effect)})
+        return _answer(session.document(), {**_session_headers(session), **_effect_headers(request, session.effect)})
 
     @Operation(answer=DeletionDocument, query=(*_PLACE, "mode", "views"), headers=("If-Match", "Prefer"))
     async def delete_session(self, request: Request) -> Response:
@@ -242,7 +242,7 @@ class API:
         limit = inputs.parse_number(query.get("limit"), inputs.DEFAULT_PAGE)
         environment = await self._environment(request)
         page = await environment.list(limit, query.get("cursor"), query.get("prefix"))
-        sessions = tuple(session.document() for session in page.sessions)
+        sessions = tuple(session.entry() for session in page.sessions)
         return _answer(SessionListDocument(sessions, page.next_cursor))
 
     @Operation(answer=BulkDocument, query=(*_PLACE, "prefix", "mode", "views"), headers=("Prefer",))
@@ -335,7 +335,8 @@ class API:
     async def _resolve(self, request: Request, project: str | None, environment: str | None) -> AsyncEnvironment:
         """Find the environment of a call; without a name, the only one that the project has registered."""
         principal = record_of(request).principal
-        scope = principal.project if principal is not None else None
+        assert principal is not None, "a call on an environment has a key"
+        scope = principal.project
         if scope is not None:
             if project is not None and project != scope:
                 raise RequestError("scope_mismatch", f"This key is for the project {scope!r} only; leave project out.")
@@ -353,7 +354,7 @@ class API:
                     f"Name the environment, as in ?environment=staging: project {project!r} {choice}.",
                 )
             environment = registered[0]
-        resolved = self.store.environment(project, environment)
+        resolved = self.store.environment(project, environment, actor=f"{principal.name} ({principal.key_id})")
         self.metrics.served(self.store, project)
         return resolved
 
@@ -431,6 +432,19 @@ def etag(revision: int) -> dict[str, str]:
     return {"etag": f'"{revision}"'}
 
 
+def _session_headers(session: Session) -> dict[str, str]:
+    """Say what the body, whose fields are fixed, does not."""
+    entry = session.entry()
+    headers = {**etag(session.revision), "session-expires": entry.expires_at}
+    if entry.modified_at is not None:
+        headers["session-modified"] = entry.modified_at
+    if entry.modified_by is not None:
+        headers["session-modified-by"] = quote(entry.modified_by, safe="")
+    if entry.looked_up_at is not None:
+        headers["session-looked-up"] = entry.looked_up_at
+    return headers
+
+
 def _effect_headers(request: Request, effect: Effect | None) -> dict[str, str]:
     """Describe a write's effect, so that a CI log shows a view that delays writes."""
     assert effect is not None, "the result of a write has an effect"
@@ -443,8 +457,13 @@ def _effect_headers(request: Request, effect: Effect | None) -> dict[str, str]:
         return {"preference-applied": "respond-async", "server-timing": commit}
     return {
         "server-timing": f"{commit}, effective;dur={effect.effective_s * 1000:.2f}",
-        "session-views": f"confirmed={effect.confirmed}, expired={effect.expired}",
+        **views_header(effect),
     }
+
+
+def views_header(counts: Effect | TooFewViewsError) -> dict[str, str]:
+    """Make the header that counts the views which confirmed a write, and those which expired."""
+    return {"session-views": f"confirmed={counts.confirmed}, expired={counts.expired}"}
 
 
 def _record_write(request: Request, operation: str, environment: AsyncEnvironment, key: str) -> None:

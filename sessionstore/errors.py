@@ -166,16 +166,17 @@ class TooFewViewsError(SessionStoreError):
     ----------
     revision : int or None
         The session's revision; None for a deletion.
-    confirmed : int
-        Live views that have reported the write.
+    confirmed, expired : int
+        Live views that have reported the write, and views whose lease expired during the wait.
     """
 
     code = "too_few_views"
 
-    def __init__(self, message: str, revision: int | None = None, confirmed: int = 0) -> None:
+    def __init__(self, message: str, revision: int | None = None, confirmed: int = 0, expired: int = 0) -> None:
         super().__init__(message)
         self.revision = revision
         self.confirmed = confirmed
+        self.expired = expired
 
 
 class CorruptDataError(SessionStoreError):

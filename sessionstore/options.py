@@ -11,6 +11,7 @@ from .errors import InvalidInputError, SessionStoreError
 from .protocol.calls import WriteContext
 from .protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeyspace, StoreKeyspace
 from .protocol.server_identity import ServerIdentity
+from .session import validate_actor
 
 _log = logging.getLogger("sessionstore")
 
@@ -47,6 +48,7 @@ class StoreOptions(TypedDict, total=False):
     deadline_s: float
     prefix: str
     observe: Observer | None
+    actor: str
 
 
 @dataclass(slots=True)
@@ -66,6 +68,8 @@ class StoreConfig:
     observe : callable or None
         Called after each round trip with the script, the seconds it took, and its error or None. An error that it
         raises is logged, and has no other effect.
+    actor : str
+        Who writes, for people: at most 256 printable characters. Sessions show their last writer.
     """
 
     ttl_s: float = DEFAULT_TTL_S
@@ -73,6 +77,7 @@ class StoreConfig:
     deadline_s: float = DEFAULT_DEADLINE_S
     prefix: str = DEFAULT_PREFIX
     observe: Observer | None = None
+    actor: str = ""
     #: number of the Redis database, which is part of a channel's name
     database: int = field(default=0, init=False)
     #: seconds, monotonic; the driver sets it before the first `context`
@@ -83,6 +88,7 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         StoreKeyspace(self.prefix)
+        validate_actor(self.actor)
         if self.observe is not None:
             self.observe = _guarded(self.observe)
         check_seconds("ttl_s", self.ttl_s, *TTL_RANGE_S)

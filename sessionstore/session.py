@@ -22,6 +22,7 @@ from msgspec.structs import force_setattr
 
 from .errors import (
     InvalidFieldError,
+    InvalidInputError,
     InvalidOverrideError,
     InvalidQueryError,
     InvalidScenarioError,
@@ -43,6 +44,10 @@ MAX_LABEL_LENGTH = 200
 MAX_OVERRIDES = 200
 #: The most milliseconds of a delay.
 MAX_DELAY_MS = 120_000
+#: The least seconds of a session's own TTL; the most are its store's.
+MIN_TTL_S = 60
+#: Code points of the name that a writer gives itself.
+MAX_ACTOR_LENGTH = 256
 #: The last millisecond of the year 9999, since 1970: the last time that `format_time` can write.
 MAX_TIME_MS = 253_402_300_799_999
 
@@ -82,6 +87,13 @@ DelayMax = Annotated[
         description="If it is greater than globalDelayMs, the delay is drawn evenly between the two. "
         "A smaller one has no effect.",
         extra_json_schema=_DELAY_BOUNDS,
+    ),
+]
+TtlSeconds = Annotated[
+    int,
+    Meta(
+        description="Seconds that the session lives after its last use. null: as long as the server keeps any session.",
+        extra_json_schema={"minimum": MIN_TTL_S},
     ),
 ]
 Label = Annotated[str, Meta(description="A note for people.", extra_json_schema={"maxLength": MAX_LABEL_LENGTH})]
@@ -126,6 +138,38 @@ class SessionDocument(Struct, frozen=True, rename="camel"):
     last_seen_at: Annotated[str, Meta(examples=["2026-06-23T12:00:00.000Z"])]
 
 
+class SessionEntry(SessionDocument, frozen=True, rename="camel"):
+    """A session as a list of the HTTP API shows it."""
+
+    revision: Annotated[int, Meta(ge=1)]
+    created_at: str
+    expires_at: str
+    modified_at: str | None
+    modified_by: str | None
+    looked_up_at: str | None
+
+
+class SessionDetails(Struct, frozen=True, gc=False):
+    """What Redis knows of a session, and views do not.
+
+    Attributes
+    ----------
+    ttl_seconds : int or None
+        The session's own TTL; None: the store's.
+    modified_at : int or None
+        When its state was last set, in ms since 1970, in Redis time. None: by a release that did not record it.
+    modified_by : str or None
+        Who set it: the `actor` of a store or environment. Over HTTP, the API key's name and public id.
+    looked_up_at : int or None
+        When a proxy last looked it up. None: never.
+    """
+
+    ttl_seconds: int | None = None
+    modified_at: int | None = None
+    modified_by: str | None = None
+    looked_up_at: int | None = None
+
+
 class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
     """The mock state of one session at one revision.
 
@@ -148,8 +192,10 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
         The environment's revision that set this state; the ETag of the HTTP API.
     created_at, expires_at : int
         Ms since 1970, in Redis time.
+    details : SessionDetails or None
+        Its own TTL, its last writer and its last look-up. None in a view.
     effect : Effect or None
-        On the result of a write, how it took effect. Two sessions that differ only here are equal.
+        On the result of a write, how it took effect. Two sessions that differ only here or in `details` are equal.
     """
 
     project: str
@@ -164,6 +210,7 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
     revision: int = 0
     created_at: int = 0
     expires_at: int = 0
+    details: SessionDetails | None = None
     effect: Effect | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -207,13 +254,26 @@ class Session(Struct, frozen=True, kw_only=True, gc=False, eq=False):
             format_time(self.last_seen_at),
         )
 
+    def entry(self) -> SessionEntry:
+        """The session as a list of the HTTP API shows it."""
+        details = self.details or SessionDetails()
+        return SessionEntry(
+            **msgspec.structs.asdict(self.document()),
+            revision=self.revision,
+            created_at=format_time(self.created_at),
+            expires_at=format_time(self.expires_at),
+            modified_at=None if details.modified_at is None else format_time(details.modified_at),
+            modified_by=details.modified_by,
+            looked_up_at=None if details.looked_up_at is None else format_time(details.looked_up_at),
+        )
+
     def to_json(self) -> bytes:
         """Encode to exactly the JSON of the HTTP API."""
         return _encode(self.document())
 
 
-#: The number of fields that are compared: all of them but `effect`, which comes last.
-_CONTENT = len(Session.__struct_fields__) - 1
+#: The number of fields that are compared: all of them but `details` and `effect`, which come last.
+_CONTENT = len(Session.__struct_fields__) - 2
 
 
 class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -230,6 +290,9 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
         Milliseconds, 0 to 120,000.
     label : str or None
         At most 200 code points.
+    ttl_seconds : int or None
+        Seconds that the session lives after its last use: 60 to the store's TTL, which is the default. A new value may
+        shorten its life.
 
     Raises
     ------
@@ -242,6 +305,7 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
     global_delay_ms: Delay | None | UnsetType = UNSET
     global_delay_max_ms: DelayMax | None | UnsetType = UNSET
     label: Label | None | UnsetType = UNSET
+    ttl_seconds: TtlSeconds | None | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         # `calls.put` checks the form of the scenario's id: a wrong one may be an urlId, which only the catalog knows.
@@ -253,6 +317,8 @@ class SessionPatch(Struct, rename="camel", forbid_unknown_fields=True, frozen=Tr
             validate_delay(self.global_delay_max_ms, "globalDelayMaxMs")
         if self.label is not UNSET and self.label is not None:
             validate_label(self.label)
+        if self.ttl_seconds is not UNSET and self.ttl_seconds is not None:
+            validate_ttl(self.ttl_seconds)
 
 
 class SessionProperties(TypedDict, total=False):
@@ -263,6 +329,7 @@ class SessionProperties(TypedDict, total=False):
     global_delay_ms: int | None | UnsetType
     global_delay_max_ms: int | None | UnsetType
     label: str | None | UnsetType
+    ttl_seconds: int | None | UnsetType
 
 
 def make_patch(properties: SessionProperties) -> SessionPatch:
@@ -532,6 +599,27 @@ def validate_delay(value: int, what: str) -> int:
         raise InvalidFieldError(f"{what} must be a whole number of milliseconds or null, not {type(value).__name__}.")
     if not 0 <= value <= MAX_DELAY_MS:
         raise InvalidFieldError(f"{what} must be between 0 and {MAX_DELAY_MS} milliseconds.")
+    return value
+
+
+def validate_ttl(value: int) -> int:
+    """Check a session's own TTL: at least 60 whole seconds. The call that sends it knows the upper bound."""
+    if type(value) is not int:
+        raise InvalidFieldError(f"ttlSeconds must be a whole number of seconds or null, not {type(value).__name__}.")
+    if value < MIN_TTL_S:
+        raise InvalidFieldError(f"ttlSeconds must be at least {MIN_TTL_S} seconds.")
+    return value
+
+
+def validate_actor(value: str) -> str:
+    """Check the name that a writer gives itself: printable text of at most 256 characters; empty for none.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if not isinstance(value, str) or len(value) > MAX_ACTOR_LENGTH or not value.isprintable():
+        raise InvalidInputError(f"actor must be printable text of at most {MAX_ACTOR_LENGTH} characters.")
     return value
 
 

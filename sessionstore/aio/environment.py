@@ -31,9 +31,10 @@ class AsyncEnvironment:
     `TooFewViewsError`, and the state is set. It waits for no further view, and must not be used with ``wait=False``.
     """
 
-    def __init__(self, runner: Runner, context: WriteContext) -> None:
+    def __init__(self, runner: Runner, context: WriteContext, actor: str) -> None:
         self._runner = runner
         self._context = context
+        self._actor = actor
 
     @property
     def project(self) -> str:
@@ -79,8 +80,8 @@ class AsyncEnvironment:
         wait : bool
             Return when every live view serves the new state; False returns when Redis has committed it.
         **properties
-            `label`, `scenario`, `overrides`, `global_delay_ms`, `global_delay_max_ms`: see `SessionPatch`. A property
-            that is omitted stays as it is, unless `replace`; None clears it.
+            `label`, `scenario`, `overrides`, `global_delay_ms`, `global_delay_max_ms`, `ttl_seconds`: as in
+            `SessionPatch`. A property that is omitted stays as it is, unless `replace`; None clears it.
 
         Raises
         ------
@@ -94,7 +95,7 @@ class AsyncEnvironment:
             patch = make_patch(properties)
         elif properties:
             raise InvalidFieldError("put takes a patch or properties, not both; put all of them into the patch.")
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         try:
             call = calls.put(
                 self._context,
@@ -120,7 +121,7 @@ class AsyncEnvironment:
         InvalidOverrideError
             The id is malformed, the mock is scenario-local, or the session has the most overrides allowed.
         """
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         call = calls.activate(self._context, new_id(), session_key, override, terms=terms)
         return await self._runner.run(operations.write(self._context, call, terms))
 
@@ -133,7 +134,7 @@ class AsyncEnvironment:
         OverrideNotFoundError, InvalidOverrideError
             As for `activate`.
         """
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         call = calls.deactivate(self._context, new_id(), session_key, override, terms=terms)
         return await self._runner.run(operations.write(self._context, call, terms))
 
@@ -146,7 +147,7 @@ class AsyncEnvironment:
         ------
         SessionNotFoundError, PreconditionFailedError
         """
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         call = calls.reset(self._context, new_id(), session_key, if_match=if_match, terms=terms)
         return await self._runner.run(operations.write(self._context, call, terms))
 
@@ -159,7 +160,7 @@ class AsyncEnvironment:
         ------
         PreconditionFailedError
         """
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         call = calls.delete(self._context, new_id(), session_key, if_match=if_match, terms=terms)
         return await self._runner.run(operations.delete(self._context, call, terms))
 
@@ -176,7 +177,7 @@ class AsyncEnvironment:
             Redis failed midway.
         """
         return await self._runner.run(
-            bulk_operations.change_prefix(self._context, prefix, "delete", Terms(wait, views))
+            bulk_operations.change_prefix(self._context, prefix, "delete", Terms(wait, views, self._actor))
         )
 
     async def reset_prefix(self, prefix: str, *, wait: bool = True, views: int = 0) -> BulkResult:
@@ -184,7 +185,9 @@ class AsyncEnvironment:
 
         Sessions with nothing to clear are left as they are, and not counted.
         """
-        return await self._runner.run(bulk_operations.change_prefix(self._context, prefix, "reset", Terms(wait, views)))
+        return await self._runner.run(
+            bulk_operations.change_prefix(self._context, prefix, "reset", Terms(wait, views, self._actor))
+        )
 
     async def list(self, limit: int = 50, cursor: str | None = None, prefix: str | None = None) -> SessionPage:
         """Read one page of the live sessions, newest seen first.

@@ -10,6 +10,7 @@ import redis.asyncio
 from ..embedded import EmbeddedServer
 from ..options import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..protocol import operations
+from ..session import validate_actor
 from ..transport.connect import pool_from_url, pool_like
 from .api_keys import AsyncApiKeys
 from .environment import AsyncEnvironment
@@ -74,14 +75,22 @@ class AsyncSessionStore:
         pool: redis.asyncio.ConnectionPool = self._runner.connections.pool
         return pool
 
-    def environment(self, project: str, environment: str) -> AsyncEnvironment:
+    def environment(self, project: str, environment: str, *, actor: str | None = None) -> AsyncEnvironment:
         """The sessions of one environment; no I/O.
+
+        Parameters
+        ----------
+        project, environment : str
+            Their slugs.
+        actor : str, optional
+            Who writes, in place of the store's `actor`.
 
         Raises
         ------
         InvalidSlugError
         """
-        return AsyncEnvironment(self._runner, self.config.context(project, environment))
+        actor = self.config.actor if actor is None else validate_actor(actor)
+        return AsyncEnvironment(self._runner, self.config.context(project, environment), actor)
 
     def project(self, project: str) -> AsyncProject:
         """A project's environments and catalogs; no I/O.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import inspect
+import os
+import socket
 from collections.abc import Callable
 from typing import Annotated, Any, Concatenate, TypeVar
 
@@ -13,10 +16,12 @@ import typer
 from ..errors import InvalidInputError, InvalidQueryError
 from ..options import DEFAULT_DEADLINE_S, DEFAULT_LEASE_S, DEFAULT_TTL_S, LEASE_RANGE_S, TTL_RANGE_S
 from ..protocol.keyspace import DEFAULT_PREFIX
+from ..session import MAX_ACTOR_LENGTH
 from ..sync.environment import Environment
 from ..sync.store import SessionStore
 from ..transport.connect import client_options, pool_like
 from ..variables import parse_seconds, show_seconds
+from .output import plain
 
 Made = TypeVar("Made")
 Result = TypeVar("Result")
@@ -136,8 +141,19 @@ def _open_store(
     lease: LeaseOption = show_seconds(DEFAULT_LEASE_S),  # noqa: B008
 ) -> SessionStore:
     """Open the store that the options name. It is closed when the command returns."""
-    store = SessionStore.from_url(redis_url, max_connections=4, prefix=redis_prefix, lease_s=lease, ttl_s=default_ttl)
+    store = SessionStore.from_url(
+        redis_url, max_connections=4, prefix=redis_prefix, lease_s=lease, ttl_s=default_ttl, actor=_actor()
+    )
     return context.with_resource(store)
+
+
+def _actor() -> str:
+    """Who runs the command, for the sessions that it sets."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may have no name for its user
+        user = str(os.getuid())
+    return plain(f"{user}@{socket.gethostname()}")[:MAX_ACTOR_LENGTH]
 
 
 def redis_client(store: SessionStore, **options: Any) -> redis.Redis:

@@ -10,7 +10,7 @@ import typer
 from msgspec import UNSET
 
 from ..errors import InvalidInputError, SessionNotFoundError
-from ..session import BulkResult, Session
+from ..session import BulkResult, Session, SessionDetails
 from ..sync.environment import Environment
 from .options import (
     IfMatchOption,
@@ -20,6 +20,7 @@ from .options import (
     SessionKeyArgument,
     ViewsOption,
     on_environment,
+    seconds_of,
 )
 from .output import delay_of, effect_document, print_json, print_result, say, time_of
 
@@ -58,6 +59,13 @@ def put(
             help="Draw the delay between --global-delay-ms and this. A smaller value than that has no effect.",
         ),
     ] = None,
+    ttl: Annotated[
+        Any,
+        typer.Option(
+            metavar="TIME", callback=seconds_of, help="How long this session lives after its last use, from 60s up."
+        ),
+    ] = None,
+    clear_ttl: Annotated[bool, typer.Option("--clear-ttl", help="Let it live as long as any session.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Clear unnamed properties.")] = False,
     if_match: IfMatchOption = None,
     create: Annotated[bool, typer.Option("--create", help="Only if the session does not exist.")] = False,
@@ -76,6 +84,7 @@ def put(
         label=_chosen(label, "--label", clear_label, "--clear-label", None),
         global_delay_ms=_chosen(global_delay_ms),
         global_delay_max_ms=_chosen(global_delay_max_ms),
+        ttl_seconds=_chosen(_whole(ttl), "--ttl", clear_ttl, "--clear-ttl", None),
         replace=replace,
         if_match=if_match,
         if_none_match="*" if create else None,
@@ -216,16 +225,27 @@ def _chosen(value: Any, option: str = "", cleared: bool = False, clear_option: s
     return empty if cleared else UNSET if value is None else value
 
 
+def _whole(seconds: float | None) -> float | int | None:
+    """Seconds as the whole number that the library takes, which rejects any other."""
+    return int(seconds) if seconds is not None and seconds.is_integer() else seconds
+
+
 def _document(session: Session) -> dict[str, Any]:
-    """A session as in the HTTP API, with its revision, and after a write with its effect."""
-    document: dict[str, Any] = msgspec.to_builtins(session.document())
-    document["revision"] = session.revision
+    """A session as in a list of the HTTP API, with its own TTL, and after a write with its effect."""
+    document: dict[str, Any] = msgspec.to_builtins(session.entry())
+    document["ttlSeconds"] = _details(session).ttl_seconds
     if session.effect is not None:
         document["effect"] = effect_document(session.effect)
     return document
 
 
+def _details(session: Session) -> SessionDetails:
+    assert session.details is not None, "only views leave them out"
+    return session.details
+
+
 def _print_session(session: Session, as_json: bool) -> None:
+    details = _details(session)
     print_result(
         as_json,
         _document(session),
@@ -239,7 +259,11 @@ def _print_session(session: Session, as_json: bool) -> None:
             ("Delay ms", delay_of(session)),
             ("Last seen", time_of(session.last_seen_at)),
             ("Expires", time_of(session.expires_at)),
+            ("TTL s", details.ttl_seconds),
             ("Revision", session.revision),
+            ("Modified", time_of(details.modified_at)),
+            ("Modified by", details.modified_by),
+            ("Looked up", time_of(details.looked_up_at)),
         ),
     )
     if session.effect is not None and session.effect.expired and not as_json:

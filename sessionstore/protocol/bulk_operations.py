@@ -14,9 +14,16 @@ from ..session import BulkResult, SessionPatch, validate_key_prefix
 from . import calls
 from .calls import Call, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace
-from .messages import SessionState
 from .operations import Operation, new_id, take_effect
-from .replies import HeadReply, LeaseStatusReply, ScanReply, SessionsReply, WriteReply, unknown_environment
+from .replies import (
+    HeadReply,
+    LeaseStatusReply,
+    ScanReply,
+    SessionsReply,
+    StoredSession,
+    WriteReply,
+    unknown_environment,
+)
 
 #: Sessions that one operation changes, at most.
 MAX_CHANGED = 1000
@@ -36,7 +43,9 @@ def change_prefix(context: WriteContext, prefix: str, mode: Mode, terms: Terms) 
     for number, key in enumerate(keys[:MAX_CHANGED], 1):
         # The views acknowledge the last change at once, and with it the others.
         final = number == min(len(keys), MAX_CHANGED)
-        call: Call[WriteReply] = change(context, new_id(), key, terms=terms if final else Terms(wait=False))
+        call: Call[WriteReply] = change(
+            context, new_id(), key, terms=terms if final else Terms(wait=False, actor=terms.actor)
+        )
         try:
             reply = yield call
         except SessionNotFoundError:
@@ -58,17 +67,17 @@ def change_prefix(context: WriteContext, prefix: str, mode: Mode, terms: Terms) 
     return BulkResult(count, more, (yield from take_effect(context, started, last, None, terms)))
 
 
-def _is_set(state: SessionState) -> bool:
+def _is_set(state: StoredSession) -> bool:
     """Whether a session has anything that a reset clears."""
     properties = SessionPatch.__struct_fields__
     return any(getattr(state, name) not in (None, 0, ()) for name in properties)
 
 
-def _is_any(_: SessionState) -> bool:
+def _is_any(_: StoredSession) -> bool:
     return True
 
 
-def _find(keyspace: EnvironmentKeyspace, prefix: str, wanted: Callable[[SessionState], bool]) -> Operation[list[str]]:
+def _find(keyspace: EnvironmentKeyspace, prefix: str, wanted: Callable[[StoredSession], bool]) -> Operation[list[str]]:
     """Find the sessions to change; one more than are changed tells that there are more."""
     found: dict[str, None] = {}
     cursor = None

@@ -89,6 +89,8 @@ class Terms:
         Return when every live view serves it; False: when Redis has committed it.
     views : int
         Live views that must have reported it, 0 to 1,000.
+    actor : str
+        Who writes, for people; empty if unknown.
 
     Raises
     ------
@@ -97,6 +99,7 @@ class Terms:
 
     wait: bool = True
     views: int = 0
+    actor: str = ""
 
     def __post_init__(self) -> None:
         if type(self.views) is not int or not 0 <= self.views <= MAX_VIEWS:
@@ -152,6 +155,8 @@ def put(
     """
     if if_none_match not in (None, "*"):
         raise InvalidQueryError('if_none_match must be None or "*".')
+    if patch.ttl_seconds and patch.ttl_seconds * 1000 > context.ttl_ms:
+        raise InvalidFieldError(f"ttlSeconds must be at most {context.ttl_ms // 1000} seconds, this store's TTL.")
     keyspace = context.keyspace
     return _write(
         "put",
@@ -306,7 +311,12 @@ def read_catalog(keyspace: EnvironmentKeyspace) -> Call[replies.CatalogReply]:
 
 
 def apply_catalog(
-    context: WriteContext, op_id: str, catalog: Catalog | None, session_keys: Sequence[str] = (), *, wait: bool = True
+    context: WriteContext,
+    op_id: str,
+    catalog: Catalog | None,
+    session_keys: Sequence[str] = (),
+    *,
+    terms: Terms = DEFAULT_TERMS,
 ) -> Call[replies.CatalogApplied]:
     """Give the environment this catalog, in its canonical order, and register it; None removes both.
 
@@ -330,8 +340,9 @@ def apply_catalog(
             op_id,
             context.lease_ms,
             context.known_rev,
-            "1" if wait else "0",
+            "1" if terms.wait else "0",
             keyspace.environment,
+            terms.actor,
             hashlib.sha256(text.encode()).hexdigest(),
             text,
             len(catalog.mocks),
@@ -454,6 +465,7 @@ def _write(
             "1" if terms.wait else "0",
             names.environment,
             session_key,
+            terms.actor,
             *args,
         ),
         partial(_checked, decoder(replies.WriteReply), names, session_key, declarative),

@@ -67,14 +67,14 @@ class CatalogReport(Struct, frozen=True):
 
 
 def apply(
-    keyspace: ProjectKeyspace, contexts: Contexts, document: CatalogDocument, *, prune: bool, wait: bool
+    keyspace: ProjectKeyspace, contexts: Contexts, document: CatalogDocument, *, prune: bool, terms: Terms
 ) -> Operation[CatalogReport]:
     """Apply a document, one environment after another."""
     targets, others = yield from _targets(keyspace, document, prune=prune)
     reports: list[EnvironmentReport] = []
     for name, catalog in targets.items():
         try:
-            report = yield from _apply_environment(contexts(name), catalog, wait)
+            report = yield from _apply_environment(contexts(name), catalog, terms)
         except StoreUnavailableError as exc:
             if not reports:
                 raise
@@ -172,10 +172,10 @@ def _targets(
     return targets, () if prune else others
 
 
-def _apply_environment(context: WriteContext, catalog: Catalog | None, wait: bool) -> Operation[EnvironmentReport]:
+def _apply_environment(context: WriteContext, catalog: Catalog | None, terms: Terms) -> Operation[EnvironmentReport]:
     started = context.clock()
-    reply = yield from _apply_to_all_sessions(context, catalog, wait)
-    effect = yield from operations.take_effect(context, started, reply, None, Terms(wait))
+    reply = yield from _apply_to_all_sessions(context, catalog, terms)
+    effect = yield from operations.take_effect(context, started, reply, None, terms)
     if not reply.changed:
         change = "unchanged"
     elif catalog is None:
@@ -186,12 +186,12 @@ def _apply_environment(context: WriteContext, catalog: Catalog | None, wait: boo
     return EnvironmentReport(context.keyspace.environment, change, reply.sessions, difference, effect)
 
 
-def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, wait: bool) -> Operation[CatalogApplied]:
+def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, terms: Terms) -> Operation[CatalogApplied]:
     """Apply a catalog. The script answers which sessions it needs; name them and call it again."""
     op_id = operations.new_id()
     session_keys: dict[str, None] = {}
     for _ in range(_ATTEMPTS):
-        reply: CatalogApplied = yield calls.apply_catalog(context, op_id, catalog, tuple(session_keys), wait=wait)
+        reply: CatalogApplied = yield calls.apply_catalog(context, op_id, catalog, tuple(session_keys), terms=terms)
         if reply.status == "ok":
             return reply
         session_keys.update(dict.fromkeys(reply.missing))

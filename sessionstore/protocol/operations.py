@@ -21,15 +21,26 @@ from ..errors import (
     TooFewViewsError,
 )
 from ..paging import decode_cursor, encode_cursor, validate_limit
-from ..session import Deletion, Effect, LiveCounts, LiveView, LiveViews, Session, SessionPage, validate_key_prefix
+from ..session import (
+    Deletion,
+    Effect,
+    LiveCounts,
+    LiveView,
+    LiveViews,
+    Session,
+    SessionDetails,
+    SessionPage,
+    validate_key_prefix,
+)
 from . import calls
 from .calls import Call, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
-from .messages import Applied, SessionState
+from .messages import Applied
 from .replies import (
     CatalogReply,
     IndexPage,
     LeaseStatusReply,
+    StoredSession,
     ViewsReply,
     WriteReply,
     decode_view_info,
@@ -291,9 +302,7 @@ def take_effect(
     confirmed = live - pending
     if terms.views:
         confirmed = yield from _count_reports(context, reply, session, terms.views, longest)
-        if confirmed < terms.views:
-            raise _too_few_views(context.keyspace, reply, session, confirmed, terms.views)
-    return Effect(
+    effect = Effect(
         revision=reply.target_rev,
         confirmed=confirmed,
         expired=max(0, expired - reply.expired),
@@ -301,10 +310,14 @@ def take_effect(
         commit_s=committed - started,
         effective_s=clock() - committed if terms.wait else 0.0,
     )
+    if confirmed < terms.views:
+        raise _too_few_views(context.keyspace, effect, session, terms.views)
+    return effect
 
 
-def _session(keyspace: EnvironmentKeyspace, state: SessionState) -> Session:
-    return session_from_state(Session, keyspace, state, state.scenario, state.overrides)
+def _session(keyspace: EnvironmentKeyspace, state: StoredSession) -> Session:
+    details = SessionDetails(state.ttl_seconds, state.modified_at, state.modified_by, state.looked_up_at)
+    return session_from_state(Session, keyspace, state, state.scenario, state.overrides, details)
 
 
 def _countable_in_s(context: WriteContext, reply: WriteReply | LeaseStatusReply) -> float:
@@ -342,14 +355,15 @@ def _is_lost(reply: WriteReply, later: LeaseStatusReply | ViewsReply) -> bool:
 
 
 def _too_few_views(
-    keyspace: EnvironmentKeyspace, reply: WriteReply, session: Session | None, confirmed: int, wanted: int
+    keyspace: EnvironmentKeyspace, effect: Effect, session: Session | None, wanted: int
 ) -> TooFewViewsError:
     return TooFewViewsError(
-        f"The state is set, as revision {reply.target_rev} of {keyspace}; but views asked for {wanted} live views to "
-        f"confirm it, and {confirmed} did. Is a proxy running, with a view of this project and environment? "
+        f"The state is set, as revision {effect.revision} of {keyspace}; but views asked for {wanted} live views to "
+        f"confirm it, and {effect.confirmed} did. Is a proxy running, with a view of this project and environment? "
         "sessionstore views lists them.",
         None if session is None else session.revision,
-        confirmed,
+        effect.confirmed,
+        effect.expired,
     )
 
 

@@ -20,7 +20,7 @@ from ..errors import (
     SessionNotFoundError,
     SessionStoreError,
 )
-from ..session import MAX_OVERRIDES, Session
+from ..session import MAX_OVERRIDES, Session, SessionDetails
 from .keyspace import EnvironmentKeyspace
 from .messages import SessionState
 
@@ -39,11 +39,20 @@ class Reply(Struct, frozen=True, gc=False, kw_only=True):
     detail: str = ""
 
 
+class StoredSession(SessionState, rename="camel", frozen=True, gc=False):
+    """A session's state with what only replies carry; see `SessionDetails`."""
+
+    ttl_seconds: int | None = None
+    modified_at: int | None = None
+    modified_by: str | None = None
+    looked_up_at: int | None = None
+
+
 class SessionReply(Reply, frozen=True, gc=False, kw_only=True):
     """Answer of get."""
 
     now: int = 0
-    session: SessionState | None = None
+    session: StoredSession | None = None
 
 
 class WriteReply(SessionReply, frozen=True, gc=False, kw_only=True):
@@ -106,7 +115,7 @@ class SessionsReply(Struct, frozen=True):
     """Answer of read."""
 
     now: int
-    sessions: tuple[SessionState, ...]
+    sessions: tuple[StoredSession, ...]
 
 
 class SnapshotReply(Struct, frozen=True):
@@ -288,7 +297,12 @@ def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, de
 
 
 def session_from_state(
-    kind: type[S], keyspace: EnvironmentKeyspace, state: SessionState, scenario: str | None, overrides: tuple[str, ...]
+    kind: type[S],
+    keyspace: EnvironmentKeyspace,
+    state: SessionState,
+    scenario: str | None,
+    overrides: tuple[str, ...],
+    details: SessionDetails | None = None,
 ) -> S:
     """Make a session of its state in a reply or message; `scenario` and `overrides` are equal to the state's."""
     return kind(
@@ -304,6 +318,7 @@ def session_from_state(
         revision=state.rev,
         created_at=state.created_at,
         expires_at=state.expires_at,
+        details=details,
     )
 
 

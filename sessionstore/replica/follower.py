@@ -20,6 +20,7 @@ from ..protocol import calls
 from ..protocol.calls import Call, WriteContext
 from ..protocol.operations import new_id
 from ..protocol.replies import AckReply, TouchReply, unknown_environment
+from ..session import MIN_TTL_S
 from .held_session import HeldSession
 from .lease import Lease, LeaseRequest
 from .replica import Replica, State
@@ -117,7 +118,9 @@ class Follower:
         #: sessions that were looked up since the last flush, with the time in `touched_at`. Look-ups append to it. A
         #: dict or list would delay some of them while it grows.
         self.touches: deque[HeldSession] = deque()
-        self.touch_interval_s = min(touch_interval_s, context.ttl_ms / 1000 * _TOUCH_WITHIN)
+        # Any session may have the least TTL of its own.
+        ttl_s = min(context.ttl_ms / 1000, MIN_TTL_S)
+        self.touch_interval_s = min(touch_interval_s, ttl_s * _TOUCH_WITHIN)
         #: why it last stopped being fresh; and why it is not fresh now, or soon will not be
         self.last_error: str | None = None
         self.trouble: str | None = None

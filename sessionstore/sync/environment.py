@@ -32,9 +32,10 @@ class Environment:
     `TooFewViewsError`, and the state is set. It waits for no further view, and must not be used with ``wait=False``.
     """
 
-    def __init__(self, runner: Runner, context: WriteContext) -> None:
+    def __init__(self, runner: Runner, context: WriteContext, actor: str) -> None:
         self._runner = runner
         self._context = context
+        self._actor = actor
 
     @property
     def project(self) -> str:
@@ -80,8 +81,8 @@ class Environment:
         wait : bool
             Return when every live view serves the new state; False returns when Redis has committed it.
         **properties
-            `label`, `scenario`, `overrides`, `global_delay_ms`, `global_delay_max_ms`: see `SessionPatch`. A property
-            that is omitted stays as it is, unless `replace`; None clears it.
+            `label`, `scenario`, `overrides`, `global_delay_ms`, `global_delay_max_ms`, `ttl_seconds`: as in
+            `SessionPatch`. A property that is omitted stays as it is, unless `replace`; None clears it.
 
         Raises
         ------
@@ -95,7 +96,7 @@ class Environment:
             patch = make_patch(properties)
         elif properties:
             raise InvalidFieldError("put takes a patch or properties, not both; put all of them into the patch.")
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         try:
             call = calls.put(
                 self._context,
@@ -121,7 +122,7 @@ class Environment:
         InvalidOverrideError
             The id is malformed, the mock is scenario-local, or the session has the most overrides allowed.
         """
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         call = calls.activate(self._context, new_id(), session_key, override, terms=terms)
         return self._runner.run(operations.write(self._context, call, terms))
 
@@ -134,7 +135,7 @@ class Environment:
         OverrideNotFoundError, InvalidOverrideError
             As for `activate`.
         """
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         call = calls.deactivate(self._context, new_id(), session_key, override, terms=terms)
         return self._runner.run(operations.write(self._context, call, terms))
 
@@ -145,7 +146,7 @@ class Environment:
         ------
         SessionNotFoundError, PreconditionFailedError
         """
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         call = calls.reset(self._context, new_id(), session_key, if_match=if_match, terms=terms)
         return self._runner.run(operations.write(self._context, call, terms))
 
@@ -158,7 +159,7 @@ class Environment:
         ------
         PreconditionFailedError
         """
-        terms = Terms(wait, views)
+        terms = Terms(wait, views, self._actor)
         call = calls.delete(self._context, new_id(), session_key, if_match=if_match, terms=terms)
         return self._runner.run(operations.delete(self._context, call, terms))
 
@@ -174,14 +175,18 @@ class Environment:
         OutcomeUnknownError
             Redis failed midway.
         """
-        return self._runner.run(bulk_operations.change_prefix(self._context, prefix, "delete", Terms(wait, views)))
+        return self._runner.run(
+            bulk_operations.change_prefix(self._context, prefix, "delete", Terms(wait, views, self._actor))
+        )
 
     def reset_prefix(self, prefix: str, *, wait: bool = True, views: int = 0) -> BulkResult:
         """Reset the sessions whose keys begin with `prefix`, as `delete_prefix` removes them.
 
         Sessions with nothing to clear are left as they are, and not counted.
         """
-        return self._runner.run(bulk_operations.change_prefix(self._context, prefix, "reset", Terms(wait, views)))
+        return self._runner.run(
+            bulk_operations.change_prefix(self._context, prefix, "reset", Terms(wait, views, self._actor))
+        )
 
     def list(self, limit: int = 50, cursor: str | None = None, prefix: str | None = None) -> SessionPage:
         """Read one page of the live sessions, newest seen first.

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..catalog.document import CatalogDocument, check_project
 from ..protocol import catalog_operations, operations
-from ..protocol.calls import WriteContext
+from ..protocol.calls import Terms, WriteContext
 from ..protocol.catalog_operations import CatalogReport
 from ..protocol.keyspace import ProjectKeyspace
 from ..session import LiveCounts, LiveViews
@@ -87,7 +87,7 @@ class Project:
                 self._context,
                 check_project(document, self._name),
                 prune=prune,
-                wait=wait,
+                terms=Terms(wait, actor=self._runner.config.actor),
             )
         )
 

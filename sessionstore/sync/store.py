@@ -11,6 +11,7 @@ import redis
 from ..embedded import EmbeddedServer
 from ..options import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..protocol import operations
+from ..session import validate_actor
 from ..transport.connect import pool_from_url, pool_like
 from .api_keys import ApiKeys
 from .environment import Environment
@@ -75,14 +76,22 @@ class SessionStore:
         pool: redis.ConnectionPool = self._runner.connections.pool
         return pool
 
-    def environment(self, project: str, environment: str) -> Environment:
+    def environment(self, project: str, environment: str, *, actor: str | None = None) -> Environment:
         """The sessions of one environment; no I/O.
+
+        Parameters
+        ----------
+        project, environment : str
+            Their slugs.
+        actor : str, optional
+            Who writes, in place of the store's `actor`.
 
         Raises
         ------
         InvalidSlugError
         """
-        return Environment(self._runner, self.config.context(project, environment))
+        actor = self.config.actor if actor is None else validate_actor(actor)
+        return Environment(self._runner, self.config.context(project, environment), actor)
 
     def project(self, project: str) -> Project:
         """A project's environments and catalogs; no I/O.

@@ -108,7 +108,8 @@ class TestSessions:
         shown = cli.json("get", "ci-42", *STAGING)
         assert list(shown) == [
             *("project", "environment", "sessionKey", "label", "scenario", "overrides"),
-            *("globalDelayMs", "globalDelayMaxMs", "lastSeenAt", "revision"),
+            *("globalDelayMs", "globalDelayMaxMs", "lastSeenAt", "revision", "createdAt", "expiresAt"),
+            *("modifiedAt", "modifiedBy", "lookedUpAt", "ttlSeconds"),
         ]
         assert (shown["overrides"], shown["globalDelayMaxMs"], shown["revision"]) == (["ovr_b", "ovr_a"], 7, 1)
 
@@ -136,6 +137,41 @@ class TestSessions:
         assert cli("delete", "ci-42", *STAGING).stderr == "There was no session 'ci-42'.\n"
         assert cli.json("delete", "ci-42", *STAGING)["existed"] is False
         assert "There is no session" in cli.error("reset", "ci-42", *STAGING, code=1)
+
+    def test_a_session_may_have_a_ttl_of_its_own(self, cli: Cli) -> None:
+        assert re.search("^TTL s +1800$", cli("put", "ci-42", *STAGING, "--ttl", "30m").stdout, re.MULTILINE)
+        assert cli.json("get", "ci-42", *STAGING)["ttlSeconds"] == 1800
+        assert cli.json("put", "ci-42", *STAGING, "--clear-ttl")["ttlSeconds"] is None
+        for ttl, reason in (
+            ("59", "at least 60"),
+            ("2d", "at most 86400"),
+            ("90.5", "whole number"),
+            ("soon", "--ttl must"),
+        ):
+            assert reason in cli.error("put", "ci-42", *STAGING, "--ttl", ttl, code=2)
+        assert "either --ttl or --clear-ttl" in cli.error(
+            "put", "ci-42", *STAGING, "--ttl", "1h", "--clear-ttl", code=2
+        )
+        assert cli.json("get", "ci-42", *STAGING)["ttlSeconds"] is None
+
+    @pytest.mark.parametrize("error", [None, KeyError("no such user")])
+    def test_a_session_shows_who_set_it(
+        self, cli: Cli, error: Exception | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def getuser() -> str:
+            if error is not None:
+                raise error
+            return "mia"
+
+        monkeypatch.setattr("getpass.getuser", getuser)
+        monkeypatch.setattr("socket.gethostname", lambda: "laptop")
+        monkeypatch.setattr("os.getuid", lambda: 1234)
+        user = "1234" if error else "mia"
+
+        shown = cli.json("put", "ci-42", *STAGING)
+
+        assert shown["modifiedBy"] == f"{user}@laptop"
+        assert re.search(f"^Modified by +{user}@laptop$", cli("get", "ci-42", *STAGING).stdout, re.MULTILINE)
 
     def test_one_mock_is_switched_on_and_off(self, cli: Cli) -> None:
         cli("put", "ci-42", *STAGING, "--override", "ovr_a", "--label", "x")

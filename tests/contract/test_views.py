@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from sessionstore import (
@@ -58,7 +59,7 @@ def content(session: Session | None) -> tuple[object, ...] | None:
     """A session without lastSeenAt, which a view knows only as of the last change."""
     if session is None:
         return None
-    names = [name for name in Session.__struct_fields__ if name not in ("last_seen_at", "effect")]
+    names = [name for name in Session.__struct_fields__ if name not in ("last_seen_at", "details", "effect")]
     return tuple(getattr(session, name) for name in names)
 
 
@@ -305,7 +306,7 @@ async def test_a_hit_equals_the_session_in_redis(staging: AsyncEnvironment) -> N
         assert read == hit
         assert hash(hit) == hash(read)
         assert hit.to_json() == read.to_json()
-        assert repr(hit) == repr(read)
+        assert repr(hit) == repr(msgspec.structs.replace(read, details=None))
         assert 5 <= hit.delay_ms() <= 7
 
 

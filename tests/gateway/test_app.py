@@ -148,7 +148,7 @@ class TestInternalError:
     async def test_has_the_request_id_of_the_log_and_no_detail(
         self, api: API, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def fail(project: str, environment: str) -> None:
+        def fail(project: str, environment: str, *, actor: str) -> None:
             raise error
 
         monkeypatch.setattr(api.store, "environment", fail)

@@ -121,7 +121,7 @@ class TestTooFewViews:
             response = await api.call(method, path, json=body, params={**PLACE, "views": "3"})
 
             sentence = assert_error(response, 503, "too_few_views", "The state is set", "3 live views", "and 2 did")
-            assert response.headers["session-views"] == "confirmed=2"
+            assert response.headers["session-views"] == "confirmed=2, expired=0"
             assert "checkout/staging" in sentence
             assert "retry-after" not in response.headers
             assert response.headers["etag"] == (await api.get("ci-42")).headers["etag"]

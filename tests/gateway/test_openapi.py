@@ -126,9 +126,18 @@ class TestDocument:
             "Server-Timing",
             "Session-Views",
             "Preference-Applied",
+            "Session-Expires",
+            "Session-Modified",
+            "Session-Modified-By",
+            "Session-Looked-Up",
         } == set(put["responses"]["200"]["headers"])
         assert "Retry-After" in put["responses"]["429"]["headers"]
         assert "WWW-Authenticate" in put["responses"]["401"]["headers"]
+
+    def test_bounds_a_session_s_ttl_by_the_store_s(self, document: dict[str, Any]) -> None:
+        number, null = document["components"]["schemas"]["SessionBody"]["properties"]["ttlSeconds"]["anyOf"]
+        assert (number["type"], number["minimum"], number["maximum"]) == ("integer", 60, 86_400)
+        assert null == {"type": "null"}
 
     def test_links_lead_to_calls_by_their_own_parameters(self, document: dict[str, Any]) -> None:
         calls = {operation["operationId"]: operation for _, _, operation in operations(document)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -21,6 +23,8 @@ FIELDS = [
     "globalDelayMaxMs",
     "lastSeenAt",
 ]
+#: What a session has in a list besides.
+MORE_FIELDS = ["revision", "createdAt", "expiresAt", "modifiedAt", "modifiedBy", "lookedUpAt"]
 FULL = {
     "label": "CI run 4821",
     "scenario": "scn_paymentDeclined",
@@ -202,6 +206,84 @@ class TestReplace:
 
         assert_error(response, 422, "invalid_mode", "merge", "replace")
         assert (await api.get("ci-42")).status_code == 404
+
+
+def seconds_to_live(response: httpx.Response) -> float:
+    assert response.status_code == 200, response.text
+    expires = datetime.fromisoformat(response.headers["session-expires"])
+    return (expires - datetime.fromisoformat(response.json()["lastSeenAt"])).total_seconds()
+
+
+class TestTtl:
+    async def test_is_how_long_the_session_lives(self, api: API) -> None:
+        assert seconds_to_live(await api.put("ci-42", FULL)) == 86_400
+
+        response = await api.put("ci-42", {"ttlSeconds": 60})
+
+        assert seconds_to_live(response) == 60
+        assert list(response.json()) == FIELDS
+        assert seconds_to_live(await api.get("ci-42")) == 60
+        assert seconds_to_live(await api.put("ci-42", {"label": "x"})) == 60
+
+    async def test_null_replace_and_reset_give_it_back_to_the_server(self, api: API) -> None:
+        for method, mode, body in (
+            ("PUT", "merge", {"ttlSeconds": None}),
+            ("PUT", "replace", FULL),
+            ("DELETE", "reset", None),
+        ):
+            await api.put("ci-42", {"ttlSeconds": 3600})
+            await api.call(method, "/sessions/ci-42", params={**PLACE, "mode": mode}, json=body)
+            assert seconds_to_live(await api.get("ci-42")) == 86_400
+
+    async def test_a_new_one_is_a_change(self, api: API) -> None:
+        etags = [
+            (await api.put("ci-42", {"ttlSeconds": seconds})).headers["etag"]
+            for seconds in (3600, 3600, 3600.0, 60, 86_400)
+        ]
+
+        assert etags == ['"1"', '"1"', '"1"', '"2"', '"3"']
+
+
+class TestDetails:
+    async def test_headers_say_when_and_by_whom_the_state_was_set(self, api: API) -> None:
+        put = await api.put("ci-42", {"label": "x"})
+
+        assert put.headers["session-modified"] == put.json()["lastSeenAt"]
+        by = put.headers["session-modified-by"]
+        assert re.fullmatch(r"bootstrap%20%28[0-9a-f]{12}%29", by)
+        for response in (await api.put("ci-42", {"label": "x"}), await api.get("ci-42")):
+            assert response.headers["session-modified"] == put.headers["session-modified"]
+            assert response.headers["session-modified-by"] == by
+
+    async def test_the_name_of_a_library_s_user_is_percent_encoded(self, api: API) -> None:
+        await api.store.environment(**PLACE, actor='Zürich/"nightly" 100%').put("ci-42")
+
+        assert (await api.get("ci-42")).headers["session-modified-by"] == "Z%C3%BCrich%2F%22nightly%22%20100%25"
+
+    async def test_what_is_not_known_has_no_header(self, api: API) -> None:
+        await api.store.environment(**PLACE).put("ci-42")
+
+        response = await api.get("ci-42")
+
+        assert response.headers["session-modified"]
+        assert not {"session-modified-by", "session-looked-up"} & set(response.headers)
+
+    async def test_a_header_says_when_a_proxy_looked_it_up(self, api: API) -> None:
+        seen = (await api.put("ci-42")).json()["lastSeenAt"]
+        ms = round(datetime.fromisoformat(seen).timestamp() * 1000)
+        await api.store.environment(**PLACE).touch({"ci-42": ms})
+
+        for response in (await api.get("ci-42"), await api.put("ci-42", {"label": "x"})):
+            assert response.headers["session-looked-up"] == seen
+
+    async def test_an_unchanged_session_has_them_too(self, api: API) -> None:
+        put = await api.put("ci-42")
+
+        response = await api.get("ci-42", headers={"If-None-Match": put.headers["etag"]})
+
+        assert response.status_code == 304
+        for name in ("etag", "session-expires", "session-modified", "session-modified-by"):
+            assert response.headers[name] == put.headers[name]
 
 
 class TestEnvironment:
@@ -463,8 +545,15 @@ class TestList:
 
         document = (await api.call("GET", "/sessions")).json()
 
-        assert document["sessions"] == [(await api.get("ci-42")).json()]
-        assert list(document["sessions"][0]) == FIELDS
+        [listed] = document["sessions"]
+        shown = await api.get("ci-42")
+        assert {name: listed[name] for name in FIELDS} == shown.json()
+        assert list(listed) == [*FIELDS, *MORE_FIELDS]
+        assert shown.headers["etag"] == f'"{listed["revision"]}"'
+        assert listed["createdAt"] == listed["modifiedAt"] == shown.json()["lastSeenAt"]
+        assert listed["expiresAt"] == shown.headers["session-expires"]
+        assert listed["modifiedBy"] == unquote(shown.headers["session-modified-by"])
+        assert listed["lookedUpAt"] is None
 
     async def test_newest_seen_first_fifty_to_a_page(self, api: API) -> None:
         names = await self.fill(api, 51)

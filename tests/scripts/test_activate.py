@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..support.scripts import DAY_MS, Scripts
+from ..support.scripts import DAY_MS, Scripts, published
 
 
 def test_creates_the_session(scripts: Scripts) -> None:
@@ -20,7 +20,7 @@ def test_creates_the_session(scripts: Scripts) -> None:
         "prev": "",
         "at": reply["now"],
         "wait": True,
-        "session": reply["session"],
+        "session": published(reply["session"]),
     }
 
 
@@ -76,6 +76,7 @@ def test_an_ended_session_is_not_added_to(scripts: Scripts) -> None:
         "createdAt": str(reply["now"]),
         "lastSeenAt": str(reply["now"]),
         "expiresAt": str(reply["now"] + DAY_MS),
+        "modifiedAt": str(reply["now"]),
         "overrides": '["ovr_a"]',
     }
 

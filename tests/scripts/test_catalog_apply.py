@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..support.scripts import LEASE_MS, Scripts
+from ..support.scripts import LEASE_MS, Scripts, published
 
 OLD: dict[str, Any] = {
     "mocks": {"ovr_a": "A", "ovr_b": "B"},
@@ -25,6 +25,7 @@ def apply(
     known: int = 0,
     wait: str = "1",
     environment: str = "staging",
+    actor: str = "",
 ) -> dict[str, Any]:
     catalog_keys = [scripts.catalog + part for part in ("", ":mocks", ":local", ":scenarios")]
     keys = [scripts.environments, *catalog_keys, scripts.index, scripts.head]
@@ -33,7 +34,7 @@ def apply(
     mocks = {} if catalog is None else catalog["mocks"]
     scenarios = {} if catalog is None else catalog["scenarios"]
     local = {id_: scenario for scenario, own in scenarios.items() for id_ in own}
-    args: list[str | int] = [op, LEASE_MS, known, wait, environment, digest(text), text]
+    args: list[str | int] = [op, LEASE_MS, known, wait, environment, actor, digest(text), text]
     args += [len(mocks), len(local), len(scenarios)]
     scenario_json: dict[str, str] = {id_: json.dumps({"id": id_}) for id_ in scenarios}
     for entries in (mocks, local, scenario_json):
@@ -182,7 +183,9 @@ def test_one_answer_asks_for_a_thousand_sessions(scripts: Scripts) -> None:
 def test_deactivates_what_is_no_longer_offered_with_a_revision_for_each_session(scripts: Scripts) -> None:
     # Given sessions that use a mock, a scenario, both or neither of what goes
     apply(scripts, OLD)
-    scripts.put("mock", "+overrides", '["ovr_a","ovr_b"]', "+label", "kept", "+globalDelayMs", 5, ttl=5000)
+    scripts.put(
+        "mock", "+overrides", '["ovr_a","ovr_b"]', "+label", "kept", "+globalDelayMs", 5, "+ttlSeconds", 60, ttl=60_000
+    )
     scripts.put("scenario", "+scenario", "scn_x", "+overrides", '["ovr_a"]')
     scripts.put("both", "+scenario", "scn_x", "+overrides", '["ovr_b"]', op="last")
     scripts.put("neither", "+scenario", "scn_y", "+overrides", '["ovr_a"]', op="last")
@@ -191,16 +194,17 @@ def test_deactivates_what_is_no_longer_offered_with_a_revision_for_each_session(
     index = scripts.redis.zrange(scripts.index, 0, -1, withscores=True)
 
     # When the mock and the scenario go
-    reply = apply(scripts, without("ovr_b", "scn_x"), "neither", "both", "scenario", "mock", op="u1")
+    reply = apply(scripts, without("ovr_b", "scn_x"), "neither", "both", "scenario", "mock", op="u1", actor="author")
 
     # Then only those are off, and neither expiry nor lastSeenAt has moved
     after = {key: scripts.stored(key) for key in before}
     assert after["neither"] == before["neither"]
-    assert after["mock"] == {**before["mock"], "overrides": '["ovr_a"]', "rev": "8"}
+    modified = {"modifiedAt": str(reply["now"]), "modifiedBy": "author"}
+    assert after["mock"] == {**before["mock"], **modified, "overrides": '["ovr_a"]', "rev": "8"}
     del before["scenario"]["scenario"]
-    assert after["scenario"] == {**before["scenario"], "rev": "7"}
+    assert after["scenario"] == {**before["scenario"], **modified, "rev": "7"}
     del before["both"]["scenario"], before["both"]["overrides"]
-    assert after["both"] == {**before["both"], "rev": "6"}
+    assert after["both"] == {**before["both"], **modified, "rev": "6"}
     assert scripts.redis.zrange(scripts.index, 0, -1, withscores=True) == index
     # Then the chain has a link for each, in order, and then the catalog
     messages = scripts.messages()
@@ -210,7 +214,9 @@ def test_deactivates_what_is_no_longer_offered_with_a_revision_for_each_session(
         ("set", 8, "u1.3", "u1.2", False),
         ("catalog", 9, "u1.4", "u1.3", True),
     ]
-    assert [m["session"] for m in messages[:3]] == [scripts.get(key)["session"] for key in ("both", "scenario", "mock")]
+    assert [m["session"] for m in messages[:3]] == [
+        published(scripts.get(key)["session"]) for key in ("both", "scenario", "mock")
+    ]
     assert (reply["sessions"], reply["rev"], reply["targetRev"]) == (3, 9, 9)
     assert scripts.redis.hget(scripts.head, "catalogRev") == "9"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ..support.scripts import Scripts
+import pytest
+import redis
+
+from ..support.scripts import DETAILS, Scripts
 
 
 def test_returns_the_state(scripts: Scripts) -> None:
@@ -27,10 +30,35 @@ def test_returns_the_state(scripts: Scripts) -> None:
             "createdAt": int(stored["createdAt"]),
             "lastSeenAt": int(stored["lastSeenAt"]),
             "expiresAt": int(stored["expiresAt"]),
+            "ttlSeconds": None,
+            "modifiedAt": None,
+            "modifiedBy": None,
+            "lookedUpAt": None,
         },
     }
     assert scripts.everything() == before
     assert scripts.messages() == []
+
+
+def test_returns_what_views_are_not_told(scripts: Scripts) -> None:
+    scripts.store(ttlSeconds=3600, modifiedAt=2**52 + 1, modifiedBy='Zürich "ci"', lookedUpAt=2**52 + 3)
+
+    session = scripts.get("ci-42")["session"]
+
+    assert {name: session[name] for name in DETAILS} == {
+        "ttlSeconds": 3600,
+        "modifiedAt": 2**52 + 1,
+        "modifiedBy": 'Zürich "ci"',
+        "lookedUpAt": 2**52 + 3,
+    }
+
+
+@pytest.mark.parametrize("field", ["ttlSeconds", "modifiedAt", "lookedUpAt"])
+def test_a_corrupt_time_is_an_error(scripts: Scripts, field: str) -> None:
+    scripts.store(**{field: "soon"})
+
+    with pytest.raises(redis.ResponseError, match="SSCORRUPT session"):
+        scripts.get("ci-42")
 
 
 def test_returns_null_where_there_is_none(scripts: Scripts) -> None:

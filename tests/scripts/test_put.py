@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..support.scripts import DAY_MS, LEASE_MS, Scripts
+from ..support.scripts import DAY_MS, LEASE_MS, Scripts, published
 
 
 def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
@@ -18,6 +18,7 @@ def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
         "createdAt": str(now),
         "lastSeenAt": str(now),
         "expiresAt": str(now + DAY_MS),
+        "modifiedAt": str(now),
     }
     assert scripts.redis.pttl(scripts.session("ci-42")) > DAY_MS
     assert scripts.redis.zrange(scripts.index, 0, -1, withscores=True) == [("ci-42", now)]
@@ -54,7 +55,7 @@ def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
         "epoch": "",
         "changed": True,
         "existed": False,
-        "session": state,
+        "session": {**state, "ttlSeconds": None, "modifiedAt": now, "modifiedBy": None, "lookedUpAt": None},
     }
     assert scripts.messages() == [
         {"type": "set", "rev": 1, "id": "a1", "prev": "", "at": now, "wait": True, "session": state}
@@ -78,13 +79,14 @@ def test_sets_each_property_and_leaves_the_others(scripts: Scripts) -> None:
     # Then those two differ, and the rest of the hash is as before
     expected = {**before, "rev": "2", "globalDelayMs": "11", "lastSeenAt": str(reply["now"])}
     expected["expiresAt"] = str(reply["now"] + DAY_MS)
+    expected["modifiedAt"] = str(reply["now"])
     del expected["scenario"]
     assert scripts.stored() == expected
     assert expected["label"] == 'Zürich "ü"\n\\'
     assert expected["overrides"] == '["ovr_b","ovr_a"]'
     assert reply["existed"] is True
     [message] = scripts.messages()
-    assert message["session"] == reply["session"]
+    assert message["session"] == published(reply["session"])
     assert (message["rev"], message["id"], message["prev"]) == (2, "a2", "a1")
     assert message["session"]["overrides"] == ["ovr_b", "ovr_a"]
 
@@ -97,14 +99,17 @@ def test_sets_each_property_and_leaves_the_others(scripts: Scripts) -> None:
         (("+overrides", "[]"), "overrides"),
         (("+globalDelayMs", 0), "globalDelayMs"),
         (("+globalDelayMaxMs", 0), "globalDelayMaxMs"),
+        (("-ttlSeconds", ""), "ttlSeconds"),
     ],
 )
 def test_a_cleared_property_has_no_field(scripts: Scripts, patch: tuple[str | int, ...], field: str) -> None:
     scripts.store(label="x", scenario="scn_a", overrides='["ovr_a"]', globalDelayMs=1, globalDelayMaxMs=2)
+    scripts.redis.hset(scripts.session("ci-42"), mapping={"ttlSeconds": 60, "modifiedBy": "x", "lookedUpAt": 5})
     before = scripts.stored()
 
-    scripts.put("ci-42", *patch)
+    scripts.put("ci-42", *patch, actor="y")
 
+    # Then only that one is gone
     assert set(before) - set(scripts.stored()) == {field}
 
 
@@ -213,7 +218,15 @@ def test_an_ended_session_leaves_nothing_to_the_next_of_its_key(scripts: Scripts
     # Given a session that has expired, whether Redis has collected it or not
     now = scripts.now()
     scripts.store(
-        createdAt=now - 10, lastSeenAt=now - 5, expiresAt=now - 1, label="old", scenario="scn_old", globalDelayMs=7
+        createdAt=now - 10,
+        lastSeenAt=now - 5,
+        expiresAt=now - 1,
+        label="old",
+        scenario="scn_old",
+        globalDelayMs=7,
+        ttlSeconds=60,
+        modifiedBy="old",
+        lookedUpAt=now - 5,
     )
     if state == "gone":
         scripts.redis.delete(scripts.session("ci-42"))
@@ -228,6 +241,7 @@ def test_an_ended_session_leaves_nothing_to_the_next_of_its_key(scripts: Scripts
         "createdAt": str(reply["now"]),
         "lastSeenAt": str(reply["now"]),
         "expiresAt": str(reply["now"] + DAY_MS),
+        "modifiedAt": str(reply["now"]),
         "globalDelayMaxMs": "3",
     }
     assert scripts.redis.zrange(scripts.index, 0, -1) == ["ci-42"]
@@ -308,3 +322,122 @@ def test_a_catalog_that_is_empty_has_no_ids(scripts: Scripts) -> None:
 
 def test_without_a_catalog_every_id_will_do(scripts: Scripts) -> None:
     assert scripts.put("ci-42", "+overrides", '["ovr_a"]', "+scenario", "scn_a")["status"] == "ok"
+
+
+class TestOwnTtl:
+    """A session's own TTL, in seconds, in place of the store's."""
+
+    def test_is_how_long_it_lives(self, scripts: Scripts) -> None:
+        reply = scripts.put("ci-42", "+ttlSeconds", 3600, op="a1")
+
+        assert scripts.stored()["ttlSeconds"] == "3600"
+        assert reply["session"]["ttlSeconds"] == 3600
+        assert reply["session"]["expiresAt"] == reply["now"] + 3_600_000
+        # Then the index is pruned by the store's TTL, which is longer
+        assert scripts.redis.hget(scripts.head, "maxTtl") == str(DAY_MS)
+        [message] = scripts.messages()
+        assert message["session"] == published(reply["session"])
+
+    def test_a_new_one_takes_a_revision_and_moves_the_expiry_either_way(self, scripts: Scripts) -> None:
+        scripts.put("ci-42", "+label", "x", op="a1")
+
+        # When it is shortened, lengthened, and given back to the store
+        steps: list[tuple[str, str | int, int]] = [
+            ("+ttlSeconds", 60, 60_000),
+            ("+ttlSeconds", 7200, 7_200_000),
+            ("-ttlSeconds", "", DAY_MS),
+        ]
+        for number, (name, value, ttl_ms) in enumerate(steps, 2):
+            reply = scripts.put("ci-42", name, value, op=f"a{number}")
+
+            assert (reply["changed"], reply["rev"]) == (True, number)
+            assert reply["session"]["expiresAt"] == reply["now"] + ttl_ms
+            assert scripts.redis.pexpiretime(scripts.session("ci-42")) == reply["now"] + ttl_ms + 10_000
+        assert [message["type"] for message in scripts.messages()] == ["set"] * 4
+
+    def test_the_same_again_changes_nothing(self, scripts: Scripts) -> None:
+        scripts.put("ci-42", "+ttlSeconds", 60, op="a1")
+        scripts.messages()
+
+        assert scripts.put("ci-42", "+ttlSeconds", 60, op="a2")["changed"] is False
+        assert scripts.put("ci-42", op="a3")["changed"] is False
+        assert scripts.messages() == []
+
+    @pytest.mark.parametrize(("gain_ms", "moves"), [(5_000, False), (7_000, True)])
+    def test_every_write_follows_it_to_a_tenth(self, scripts: Scripts, gain_ms: int, moves: bool) -> None:
+        # Given a session of a minute that would gain less or more than a tenth of that
+        scripts.put("ci-42", "+ttlSeconds", 60, op="a1")
+        expires_at = scripts.now() + 60_000 - gain_ms
+        scripts.redis.hset(scripts.session("ci-42"), "expiresAt", expires_at)
+        scripts.messages()
+
+        reply = scripts.put("ci-42", op="a2")
+
+        assert [message["type"] for message in scripts.messages()] == ["expiry"] * moves
+        assert reply["session"]["expiresAt"] == (reply["now"] + 60_000 if moves else expires_at)
+
+    def test_another_change_keeps_it(self, scripts: Scripts) -> None:
+        scripts.put("ci-42", "+ttlSeconds", 60, op="a1")
+
+        reply = scripts.put("ci-42", "+label", "x", op="a2")
+
+        assert reply["session"]["ttlSeconds"] == 60
+        assert reply["session"]["expiresAt"] == reply["now"] + 60_000
+
+
+class TestLastWriter:
+    """modifiedAt and modifiedBy."""
+
+    def test_is_that_of_the_last_write_with_a_revision(self, scripts: Scripts) -> None:
+        first = scripts.put("ci-42", "+label", "x", op="a1", actor="Zürich (1f9b)")
+        assert scripts.stored()["modifiedBy"] == "Zürich (1f9b)"
+        scripts.redis.hset(scripts.session("ci-42"), "modifiedAt", 5)
+
+        # When it is repeated by another, then nothing says so
+        repeated = scripts.put("ci-42", "+label", "x", op="a2", actor="other")
+        assert {name: repeated["session"][name] for name in ("modifiedAt", "modifiedBy")} == {
+            "modifiedAt": 5,
+            "modifiedBy": "Zürich (1f9b)",
+        }
+
+        # When it is changed by one that does not say who it is, then the old name is gone
+        changed = scripts.put("ci-42", "+label", "y", op="a3")
+        assert (changed["session"]["modifiedAt"], changed["session"]["modifiedBy"]) == (changed["now"], None)
+        assert "modifiedBy" not in scripts.stored()
+        assert scripts.get("ci-42")["session"] == changed["session"]
+        assert first["session"]["modifiedAt"] == first["now"]
+
+    def test_a_move_of_the_expiry_alone_is_no_write_of_the_state(self, scripts: Scripts) -> None:
+        scripts.put("ci-42", op="a1", actor="first")
+        scripts.redis.hset(scripts.session("ci-42"), mapping={"expiresAt": scripts.now() + 5_000, "modifiedAt": 5})
+
+        reply = scripts.put("ci-42", op="a2", actor="second")
+
+        assert reply["rev"] == 2
+        assert (reply["session"]["modifiedAt"], reply["session"]["modifiedBy"]) == (5, "first")
+
+    @pytest.mark.parametrize("name", ["put", "activate", "deactivate", "reset"])
+    def test_every_script_that_writes_says_who(self, scripts: Scripts, name: str) -> None:
+        scripts.put("ci-42", "+overrides", '["ovr_a"]', actor="first")
+        arguments = {
+            "put": ("", "", "+label", "x"),
+            "activate": ("ovr_b", 200),
+            "deactivate": ("ovr_a",),
+            "reset": ("",),
+        }
+
+        reply = scripts.write(name, "ci-42", *arguments[name], actor="second")
+
+        assert reply["session"]["modifiedBy"] == scripts.stored()["modifiedBy"] == "second"
+
+
+def test_a_write_leaves_when_a_proxy_looked_the_session_up(scripts: Scripts) -> None:
+    scripts.put("ci-42", "+label", "x")
+    scripts.touch({"ci-42": scripts.now() - 1_000})
+    looked_up_at = int(scripts.stored()["lookedUpAt"])
+
+    for patch in (("+label", "y"), ("-label", ""), ()):
+        reply = scripts.put("ci-42", *patch)
+
+        assert reply["session"]["lookedUpAt"] == looked_up_at == int(scripts.stored()["lookedUpAt"])
+        assert reply["session"]["lastSeenAt"] == reply["now"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..support.scripts import DAY_MS, Scripts
+from ..support.scripts import DAY_MS, Scripts, published
 
 PROPERTIES: dict[str, str | int] = {
     "label": "x",
@@ -12,6 +12,7 @@ PROPERTIES: dict[str, str | int] = {
     "overrides": '["ovr_a"]',
     "globalDelayMs": 1,
     "globalDelayMaxMs": 2,
+    "ttlSeconds": 3600,
 }
 
 
@@ -28,10 +29,11 @@ def test_clears_every_property(scripts: Scripts, names: tuple[str, ...]) -> None
         "createdAt": created_at,
         "lastSeenAt": str(reply["now"]),
         "expiresAt": str(reply["now"] + DAY_MS),
+        "modifiedAt": str(reply["now"]),
     }
     [message] = scripts.messages()
     assert (message["type"], message["rev"], message["prev"], message["id"]) == ("set", 2, "a1", "a2")
-    assert message["session"] == reply["session"]
+    assert message["session"] == published(reply["session"])
 
 
 def test_a_session_with_nothing_set_is_only_seen(scripts: Scripts) -> None:

@@ -19,7 +19,7 @@ def test_moves_last_seen_without_telling_anybody(scripts: Scripts) -> None:
     reply = scripts.touch({"ci-1": now - 1_000, "ci-2": now - 2_000}, op="a3")
 
     assert reply == {"status": "ok", "now": reply["now"], "rev": 2, "touched": 2}
-    assert scripts.stored("ci-1") == {**before, "lastSeenAt": str(now - 1_000)}
+    assert scripts.stored("ci-1") == {**before, "lastSeenAt": str(now - 1_000), "lookedUpAt": str(now - 1_000)}
     assert scripts.redis.zrange(scripts.index, 0, -1, withscores=True) == [("ci-2", now - 2_000), ("ci-1", now - 1_000)]
     assert scripts.redis.hget(scripts.head, "id") == "a2"
     assert scripts.messages() == []
@@ -30,8 +30,10 @@ def test_never_goes_back(scripts: Scripts) -> None:
     before = scripts.stored("ci-1")
 
     scripts.touch({"ci-1": int(before["lastSeenAt"]) - 1})
+    scripts.touch({"ci-1": int(before["lastSeenAt"]) - 2})
 
-    assert scripts.stored("ci-1") == before
+    # Then it was looked up, before it was last seen
+    assert scripts.stored("ci-1") == {**before, "lookedUpAt": str(int(before["lastSeenAt"]) - 1)}
     assert scripts.redis.zscore(scripts.index, "ci-1") == int(before["lastSeenAt"])
 
 
@@ -42,6 +44,24 @@ def test_a_time_in_the_future_counts_as_now(scripts: Scripts) -> None:
 
     assert scripts.stored("ci-1")["lastSeenAt"] == str(reply["now"])
     assert int(scripts.stored("ci-1")["expiresAt"]) <= reply["now"] + DAY_MS
+
+
+@pytest.mark.parametrize(("gain_ms", "moves"), [(5_000, False), (7_000, True)])
+def test_follows_the_session_s_own_ttl(scripts: Scripts, gain_ms: int, moves: bool) -> None:
+    # Given a session of a minute, on a store of a day
+    now = scripts.now()
+    scripts.put("ci-1", "+ttlSeconds", 60, op="a1")
+    scripts.redis.hset(
+        scripts.session("ci-1"), mapping={"lastSeenAt": now - 30_000, "expiresAt": now + 60_000 - gain_ms}
+    )
+    scripts.messages()
+
+    scripts.touch({"ci-1": now}, op="a2")
+
+    # Then it lives on for a minute, to a tenth
+    expires_at = now + 60_000 if moves else now + 60_000 - gain_ms
+    assert scripts.stored("ci-1")["expiresAt"] == str(expires_at)
+    assert [message["sessions"] for message in scripts.messages()] == [[["ci-1", expires_at, now]]] * moves
 
 
 @pytest.mark.parametrize("collected", [False, True])

@@ -11,10 +11,19 @@ import redis
 
 from sessionstore.protocol.scripts import load_script
 
-__all__ = ["DAY_MS", "LEASE_MS", "Scripts"]
+__all__ = ["DAY_MS", "DETAILS", "LEASE_MS", "Scripts", "published"]
 
 DAY_MS = 86_400_000
 LEASE_MS = 2_000
+
+
+#: What a reply says of a session, and no message.
+DETAILS = ("ttlSeconds", "modifiedAt", "modifiedBy", "lookedUpAt")
+
+
+def published(session: dict[str, Any]) -> dict[str, Any]:
+    """The session of a reply as a message has it."""
+    return {name: value for name, value in session.items() if name not in DETAILS}
 
 
 class Scripts:
@@ -105,6 +114,7 @@ class Scripts:
         known: int = 0,
         wait: str = "1",
         environment: str = "staging",
+        actor: str = "",
     ) -> dict[str, Any]:
         """Run one of the scripts that write a session."""
         catalog = {
@@ -123,7 +133,7 @@ class Scripts:
             self.changes,
             *(self.catalog + part for part in catalog),
         ]
-        return self.run(name, keys, [op, ttl, lease, known, wait, environment, key, *args])
+        return self.run(name, keys, [op, ttl, lease, known, wait, environment, key, actor, *args])
 
     def put(
         self, key: str = "ci-42", *patch: str | int, if_match: str = "", if_none_match: str = "", **common: Any

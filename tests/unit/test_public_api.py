@@ -124,6 +124,7 @@ PROMISED = {
     "Scenario",
     "ScenarioPage",
     "Session",
+    "SessionDetails",
     "SessionNotFoundError",
     "SessionPage",
     "SessionPatch",

@@ -1,8 +1,8 @@
 -- Switch one override of a session on; create the session if it is missing.
 --
--- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
+-- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
 -- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
--- ARGV[8] override id  [9] how many overrides a session may have
+-- ARGV[9] override id  [10] how many overrides a session may have
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
 --           local_override, too_many_overrides
@@ -23,7 +23,7 @@ local known, has_catalog = environment_and_catalog(KEYS[7], ARGV[6], KEYS[9])
 if not known then
   return failure('unknown_environment', ARGV[6])
 end
-local id = ARGV[8]
+local id = ARGV[9]
 local fault = has_catalog and override_fault(KEYS[10], KEYS[11], id)
 if fault then
   return failure(fault, id)
@@ -37,7 +37,7 @@ if changed then
   if session.overrides == '[]' then
     session.overrides = '[' .. quoted .. ']'
   else
-    if #cjson.decode(session.overrides) >= tonumber(ARGV[9]) then
+    if #cjson.decode(session.overrides) >= tonumber(ARGV[10]) then
       return failure('too_many_overrides', id)
     end
     session.overrides = string.sub(session.overrides, 1, -2) .. ',' .. quoted .. ']'

@@ -9,10 +9,10 @@
 --     [6] index  [7] head  [8] leases  [9] acks  [10] views  [11] changes (channel)  [12..] sessions
 -- ARGV[1] id of this write; its n-th revision has the id and '.' and n  [2] lease, ms  [3] highest revision the writer
 --         knows
---     [4] '1' if it waits  [5] environment  [6] SHA-256 of the catalog's JSON  [7] the JSON, or '' to remove the
---     catalog
---     [8] how many published mocks, [9] scenario-local mocks, [10] scenarios there are
---     [11..] pairs: published mock, name; then local mock, scenario; then scenario, its JSON; then the session keys of
+--     [4] '1' if it waits  [5] environment  [6] who writes, for people; '' if unknown  [7] SHA-256 of the catalog's JSON
+--     [8] the JSON, or '' to remove the catalog
+--     [9] how many published mocks, [10] scenario-local mocks, [11] scenarios there are
+--     [12..] pairs: published mock, name; then local mock, scenario; then scenario, its JSON; then the session keys of
 --     KEYS[12..]
 --
 -- Returns   lib/reply.lua, written, with no session, and "previous": the catalog before, or null if nothing changed
@@ -32,7 +32,7 @@ local MAX_MISSING = 1000
 
 local now = now_ms()
 local lease = tonumber(ARGV[2])
-local removes = ARGV[7] == ''
+local removes = ARGV[8] == ''
 local head = open_head(KEYS[7], KEYS[11], now, lease, tonumber(ARGV[3]))
 local stored = redis.call('HMGET', KEYS[2], 'digest', 'json')
 local registered = redis.call('SISMEMBER', KEYS[1], ARGV[5]) == 1
@@ -47,9 +47,9 @@ local function pairs_of(first, count)
 end
 
 local mocks, local_mocks, scenarios, next_argument
-mocks, next_argument = pairs_of(11, tonumber(ARGV[8]))
-local_mocks, next_argument = pairs_of(next_argument, tonumber(ARGV[9]))
-scenarios, next_argument = pairs_of(next_argument, tonumber(ARGV[10]))
+mocks, next_argument = pairs_of(12, tonumber(ARGV[9]))
+local_mocks, next_argument = pairs_of(next_argument, tonumber(ARGV[10]))
+scenarios, next_argument = pairs_of(next_argument, tonumber(ARGV[11]))
 
 -- Whether a hash has a field that the new catalog lacks.
 local function lacks(key, offered)
@@ -61,7 +61,7 @@ local function lacks(key, offered)
   return false
 end
 
-local changed = removes and (registered or stored[1] ~= false) or not removes and stored[1] ~= ARGV[6]
+local changed = removes and (registered or stored[1] ~= false) or not removes and stored[1] ~= ARGV[7]
 local named = {}
 if changed then
   local lost_mocks, lost_scenarios = lacks(KEYS[3], mocks), lacks(KEYS[5], scenarios)
@@ -108,6 +108,7 @@ local function trimmed(key)
   if not session then
     return nil
   end
+  load_details(key, session)
   session.scenario = scenario_stays and session.scenario or nil
   session.overrides = '[' .. table.concat(kept, ',') .. ']'
   return session
@@ -146,7 +147,7 @@ if changed then
     local key, session_key, session = unpack(entry)
     local prev = next_revision()
     session.rev = head.rev
-    save_session(key, session)
+    save_session(key, session, now, ARGV[6])
     publish_change(KEYS[11], 'set', head, prev, now, '0', '"session":' .. session_json(session_key, session))
   end
 
@@ -160,11 +161,11 @@ if changed then
   fill(KEYS[4], local_mocks)
   fill(KEYS[5], scenarios)
   if not removes then
-    redis.call('HSET', KEYS[2], 'digest', ARGV[6], 'json', ARGV[7], 'appliedAt', int(now))
+    redis.call('HSET', KEYS[2], 'digest', ARGV[7], 'json', ARGV[8], 'appliedAt', int(now))
   end
   local prev = next_revision()
   redis.call('HSET', KEYS[7], 'catalogRev', int(head.rev))
-  publish_change(KEYS[11], 'catalog', head, prev, now, ARGV[4], '"catalog":' .. (removes and 'null' or ARGV[7]))
+  publish_change(KEYS[11], 'catalog', head, prev, now, ARGV[4], '"catalog":' .. (removes and 'null' or ARGV[8]))
 elseif head.forgotten then
   keep_head_state(KEYS[7], head)
 end

@@ -1,8 +1,8 @@
 -- Switch one override of a session off.
 --
--- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
+-- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
 -- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
--- ARGV[8] override id
+-- ARGV[9] override id
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
 --           local_override, not_found
@@ -22,7 +22,7 @@
 if not environment_is_known(KEYS[7], ARGV[6]) then
   return failure('unknown_environment', ARGV[6])
 end
-local id = ARGV[8]
+local id = ARGV[9]
 local fault = redis.call('EXISTS', KEYS[9]) == 1 and override_fault(KEYS[10], KEYS[11], id)
 if fault then
   return failure(fault, id)

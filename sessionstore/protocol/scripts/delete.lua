@@ -1,8 +1,8 @@
 -- Remove a session. If it does not exist, nothing changes, and the caller waits for the head: it may repeat a deletion
 -- whose revision is no longer stored.
 --
--- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
--- ARGV[8] If-Match: '', '*' or ',7,9,'
+-- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
+-- ARGV[9] If-Match: '', '*' or ',7,9,'
 --
 -- Returns   lib/reply.lua, written, with no session; or lib/failure.lua with the status unknown_environment,
 --           precondition_failed
@@ -23,7 +23,7 @@ if not environment_is_known(KEYS[7], ARGV[6]) then
   return failure('unknown_environment', ARGV[6])
 end
 local session = load_session(KEYS[1], now)
-if not precondition_holds(session, ARGV[8], '') then
+if not precondition_holds(session, ARGV[9], '') then
   return failure('precondition_failed', session and int(session.rev) or '')
 end
 

@@ -1,10 +1,10 @@
 -- Set the state of one session; create it if it is missing. A PUT that changes nothing takes no revision and publishes
 -- nothing, but counts as seen.
 --
--- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
+-- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
 -- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local  [12] catalog:scenarios
--- ARGV[8] If-Match: '', '*' or ',7,9,'  [9] If-None-Match: '' or '*'
--- ARGV[10..] pairs: '+name', value (set) or '-name', '' (clear); name is a property, overrides are a JSON array
+-- ARGV[9] If-Match: '', '*' or ',7,9,'  [10] If-None-Match: '' or '*'
+-- ARGV[11..] pairs: '+name', value (set) or '-name', '' (clear); name is a property, overrides are a JSON array
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
 --           unknown_override, local_override, unknown_scenario
@@ -27,14 +27,14 @@ if not known then
   return failure('unknown_environment', ARGV[6])
 end
 local stored = load_session(KEYS[1], now)
-if not precondition_holds(stored, ARGV[8], ARGV[9]) then
+if not precondition_holds(stored, ARGV[9], ARGV[10]) then
   return failure('precondition_failed', stored and int(stored.rev) or '')
 end
 
 local session = stored or new_session(now)
 local changed = not stored
 
-for i = 10, #ARGV, 2 do
+for i = 11, #ARGV, 2 do
   local set = string.sub(ARGV[i], 1, 1) == '+'
   local name = string.sub(ARGV[i], 2)
   local value = ARGV[i + 1]

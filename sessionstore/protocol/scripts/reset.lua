@@ -1,7 +1,7 @@
 -- Clear everything that a PUT can set, and keep the session.
 --
--- KEYS[1..8], ARGV[1..7]  as in lib/write.lua
--- ARGV[8] If-Match: '', '*' or ',7,9,'
+-- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
+-- ARGV[9] If-Match: '', '*' or ',7,9,'
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
 --           not_found
@@ -22,7 +22,7 @@ if not environment_is_known(KEYS[7], ARGV[6]) then
   return failure('unknown_environment', ARGV[6])
 end
 local session = load_session(KEYS[1], now)
-if not precondition_holds(session, ARGV[8], '') then
+if not precondition_holds(session, ARGV[9], '') then
   return failure('precondition_failed', session and int(session.rev) or '')
 end
 if not session then
@@ -30,11 +30,12 @@ if not session then
 end
 
 local changed = session.label ~= nil or session.scenario ~= nil or session.overrides ~= '[]'
-  or session.globalDelayMs > 0 or session.globalDelayMaxMs > 0
+  or session.globalDelayMs > 0 or session.globalDelayMaxMs > 0 or session.ttlSeconds > 0
 session.label = nil
 session.scenario = nil
 session.overrides = '[]'
 session.globalDelayMs = 0
 session.globalDelayMaxMs = 0
+session.ttlSeconds = 0
 
 return commit_session(session, changed, true)

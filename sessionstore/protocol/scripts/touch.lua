@@ -1,4 +1,5 @@
--- Touch sessions: record when they were last seen. lastSeenAt never goes back, and a time in the future counts as now.
+-- Touch sessions: record when they were last seen, and looked up. Neither time goes back, and a time in the future
+-- counts as now.
 -- A session that has expired is not revived.
 --
 -- KEYS[1] index  [2] head  [3] changes (channel)  [4..] sessions
@@ -21,8 +22,10 @@ for i = 4, #KEYS do
   local session = load_session(KEYS[i], now)
   if session then
     local session_key = ARGV[2 * i - 3]
-    local extended = see_session(session, math.min(now, tonumber(ARGV[2 * i - 2])), ttl)
-    touched[#touched + 1] = { KEYS[i], session_key, session, extended }
+    local seen = math.min(now, tonumber(ARGV[2 * i - 2]))
+    local extended = see_session(session, seen, ttl)
+    local looked_up_at = math.max(seen, whole(redis.call('HGET', KEYS[i], 'lookedUpAt')) or 0)
+    touched[#touched + 1] = { KEYS[i], session_key, session, looked_up_at, extended }
     if extended then
       moved[#moved + 1] = '[' .. cjson.encode(session_key) .. ',' .. int(session.expiresAt) .. ','
         .. int(session.lastSeenAt) .. ']'
@@ -37,8 +40,8 @@ if gone then
   drop_members(KEYS[1], gone)
 end
 for _, entry in ipairs(touched) do
-  local key, session_key, session, extended = unpack(entry)
-  redis.call('HSET', key, 'lastSeenAt', int(session.lastSeenAt))
+  local key, session_key, session, looked_up_at, extended = unpack(entry)
+  redis.call('HSET', key, 'lastSeenAt', int(session.lastSeenAt), 'lookedUpAt', int(looked_up_at))
   redis.call('ZADD', KEYS[1], int(session.lastSeenAt), session_key)
   if extended then
     redis.call('HSET', key, 'expiresAt', int(session.expiresAt), 'expiryRev', int(head.rev))

@@ -11,8 +11,14 @@ from sessionstore.errors import OutcomeUnknownError, SessionNotFoundError, Store
 from sessionstore.protocol.bulk_operations import MAX_CHANGED, Mode, change_prefix
 from sessionstore.protocol.calls import Terms, WriteContext
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
-from sessionstore.protocol.messages import SessionState
-from sessionstore.protocol.replies import HeadReply, LeaseStatusReply, ScanReply, SessionsReply, WriteReply
+from sessionstore.protocol.replies import (
+    HeadReply,
+    LeaseStatusReply,
+    ScanReply,
+    SessionsReply,
+    StoredSession,
+    WriteReply,
+)
 from sessionstore.session import BulkResult
 
 Step = Any
@@ -28,7 +34,7 @@ class Change:
         self.step: Step = next(self.operation)
         self.answer(ScanReply("0", keys, True))
         for start in range(0, len(keys), 100):
-            states = [SessionState(key, 1, "x", None, (), 0, 0, 1, 1, 10**13) for key in keys[start : start + 100]]
+            states = [StoredSession(key, 1, "x", None, (), 0, 0, 1, 1, 10**13) for key in keys[start : start + 100]]
             self.answer(SessionsReply(1, tuple(states)))
 
     def answer(self, result: Any) -> None:

@@ -11,12 +11,20 @@ from sessionstore.errors import NotEffectiveError, StoreClosedError, StoreUnavai
 from sessionstore.protocol import calls, operations
 from sessionstore.protocol.calls import Call, Terms, WriteContext
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
-from sessionstore.protocol.messages import Applied, SessionState
+from sessionstore.protocol.messages import Applied
 from sessionstore.protocol.operations import AwaitApplied, Pause
-from sessionstore.protocol.replies import IndexPage, LeaseStatusReply, SessionsReply, ViewReply, ViewsReply, WriteReply
+from sessionstore.protocol.replies import (
+    IndexPage,
+    LeaseStatusReply,
+    SessionsReply,
+    StoredSession,
+    ViewReply,
+    ViewsReply,
+    WriteReply,
+)
 from sessionstore.session import Session, SessionPatch
 
-STATE = SessionState("ci-42", 7, "x", None, (), 0, 0, 1, 1, 10**13)
+STATE = StoredSession("ci-42", 7, "x", None, (), 0, 0, 1, 1, 10**13)
 
 
 class Write:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from sessionstore.protocol import calls
-from sessionstore.replica.follower import Backoff, FollowerRequest
+from sessionstore.protocol.calls import WriteContext
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
+from sessionstore.replica.follower import Backoff, Follower, FollowerRequest
 from sessionstore.replica.held_session import HeldSession
 from sessionstore.replica.lease import MARGIN
 
@@ -421,6 +423,15 @@ def test_a_short_ttl_shortens_the_interval_of_flushes() -> None:
     world = live_world("a", ttl_ms=400)
 
     assert world.follower.touch_interval_s == 0.1
+
+
+def test_the_least_ttl_of_a_session_bounds_the_interval_of_flushes() -> None:
+    # Any session may have a TTL of its own, of 60 seconds or more
+    keyspace = EnvironmentKeyspace("ss", "checkout", "staging")
+    context = WriteContext(keyspace, 86_400_000, 2_000, lambda: 0.0)
+
+    assert Follower(context, "{}", 3600.0).touch_interval_s == 15
+    assert Follower(context, "{}", 1.0).touch_interval_s == 1
 
 
 def test_a_session_with_a_pending_touch_is_in_the_next_flush() -> None:

@@ -3,6 +3,8 @@
 -- The hash has one field for each property, named as in the HTTP API; a property that is null, empty or 0 has no field.
 -- expiryRev is the revision that last moved the session's expiry. A write that finds the session unchanged waits for
 -- that revision too: a view that has not applied it would let the session expire early.
+-- ttlSeconds is the session's own TTL, 0 for the store's. modifiedAt and modifiedBy say when and by whom the state was
+-- last set, and lookedUpAt when a proxy last looked the session up. Views are told none of these.
 
 -- Milliseconds that a hash outlives its expiresAt: Redis collects it, but expiresAt alone says when a session has
 -- ended.
@@ -19,7 +21,7 @@ end
 -- `stored` is what HMGET answered, for save_session.
 local function load_session(key, now)
   local value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario',
-    'overrides', 'globalDelayMs', 'globalDelayMaxMs', 'expiryRev')
+    'overrides', 'globalDelayMs', 'globalDelayMaxMs', 'expiryRev', 'ttlSeconds')
   if not value[1] and not value[2] then
     return nil
   end
@@ -34,10 +36,11 @@ local function load_session(key, now)
     globalDelayMs = whole(value[8] or '0'),
     globalDelayMaxMs = whole(value[9] or '0'),
     expiryRev = whole(value[10] or '0'),
+    ttlSeconds = whole(value[11] or '0'),
     stored = value,
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
-      and session.globalDelayMs and session.globalDelayMaxMs and session.expiryRev
+      and session.globalDelayMs and session.globalDelayMaxMs and session.expiryRev and session.ttlSeconds
       and is_id_array(session.overrides)) then
     -- The key is left out: this message reaches the logs, which must not hold session keys.
     error('SSCORRUPT session')
@@ -51,35 +54,54 @@ end
 local function new_session(now)
   return {
     rev = 0, expiresAt = 0, lastSeenAt = now, createdAt = now, overrides = '[]', globalDelayMs = 0,
-    globalDelayMaxMs = 0, expiryRev = 0,
+    globalDelayMaxMs = 0, expiryRev = 0, ttlSeconds = 0,
   }
 end
 
--- Replace the whole hash: no cleared field may stay, nor one of an expired session with the same key. Usually fields
--- are only set or changed, and nothing is deleted.
-local function save_session(key, session)
+-- Read what views are not told. Replies carry it.
+local function load_details(key, session)
+  local value = redis.call('HMGET', key, 'modifiedAt', 'modifiedBy', 'lookedUpAt')
+  session.modifiedAt = value[1] and whole(value[1])
+  session.modifiedBy = value[2] or nil
+  session.lookedUpAt = value[3] and whole(value[3])
+  if session.modifiedAt == nil or session.lookedUpAt == nil then
+    error('SSCORRUPT session')
+  end
+end
+
+-- Save a session with a new state, set by `by` ('' if unknown) at `now`. No cleared field may stay, nor any field of an
+-- expired session with the same key. Usually fields are only set or changed, and nothing is deleted.
+local function save_session(key, session, now, by)
+  local old_by = session.modifiedBy
+  session.modifiedAt = now
+  session.modifiedBy = by ~= '' and by or nil
   local fields = {
     'rev', int(session.rev), 'createdAt', int(session.createdAt), 'lastSeenAt', int(session.lastSeenAt),
-    'expiresAt', int(session.expiresAt),
+    'expiresAt', int(session.expiresAt), 'modifiedAt', int(now),
   }
   -- Indexed like the fields that load_session reads.
-  local stored = session.stored
-  local stale = not stored or stored[10]
-  local function add(index, name, value)
+  local stored = session.stored or {}
+  local cleared = {}
+  local function add(was, name, value)
     if value then
       fields[#fields + 1] = name
       fields[#fields + 1] = value
-    elseif stored and stored[index] then
-      stale = true
+    elseif was then
+      cleared[#cleared + 1] = name
     end
   end
-  add(5, 'label', session.label)
-  add(6, 'scenario', session.scenario)
-  add(7, 'overrides', session.overrides ~= '[]' and session.overrides)
-  add(8, 'globalDelayMs', session.globalDelayMs > 0 and int(session.globalDelayMs))
-  add(9, 'globalDelayMaxMs', session.globalDelayMaxMs > 0 and int(session.globalDelayMaxMs))
-  if stale then
+  add(stored[5], 'label', session.label)
+  add(stored[6], 'scenario', session.scenario)
+  add(stored[7], 'overrides', session.overrides ~= '[]' and session.overrides)
+  add(stored[8], 'globalDelayMs', session.globalDelayMs > 0 and int(session.globalDelayMs))
+  add(stored[9], 'globalDelayMaxMs', session.globalDelayMaxMs > 0 and int(session.globalDelayMaxMs))
+  add(stored[10], 'expiryRev')
+  add(stored[11], 'ttlSeconds', session.ttlSeconds > 0 and int(session.ttlSeconds))
+  add(old_by, 'modifiedBy', session.modifiedBy)
+  if not session.stored then
     redis.call('DEL', key)
+  elseif #cleared > 0 then
+    redis.call('HDEL', key, unpack(cleared))
   end
   redis.call('HSET', key, unpack(fields))
   redis.call('PEXPIREAT', key, int(session.expiresAt + COLLECT_AFTER_MS))
@@ -98,9 +120,24 @@ local function session_json(session_key, session)
     .. ',"expiresAt":' .. int(session.expiresAt) .. '}'
 end
 
+-- A session with its details, from its JSON without them.
+local function with_details(json, session)
+  return string.sub(json, 1, -2)
+    .. ',"ttlSeconds":' .. (session.ttlSeconds > 0 and int(session.ttlSeconds) or 'null')
+    .. ',"modifiedAt":' .. (session.modifiedAt and int(session.modifiedAt) or 'null')
+    .. ',"modifiedBy":' .. (session.modifiedBy and cjson.encode(session.modifiedBy) or 'null')
+    .. ',"lookedUpAt":' .. (session.lookedUpAt and int(session.lookedUpAt) or 'null') .. '}'
+end
+
+-- The session's TTL in ms: its own, or the store's.
+local function ttl_of(session, ttl)
+  return session.ttlSeconds > 0 and session.ttlSeconds * 1000 or ttl
+end
+
 -- Touch a session that was seen at `seen`. Returns true if that moves its expiry, which it does only by more than a
--- tenth of the TTL. So Redis and every view agree on the expiry without a message per request.
-local function see_session(session, seen, ttl)
+-- tenth of its TTL. So Redis and every view agree on the expiry without a message per request.
+local function see_session(session, seen, store_ttl)
+  local ttl = ttl_of(session, store_ttl)
   session.lastSeenAt = math.max(session.lastSeenAt, seen)
   if session.lastSeenAt + ttl - session.expiresAt > ttl / 10 then
     session.expiresAt = session.lastSeenAt + ttl

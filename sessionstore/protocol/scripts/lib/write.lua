@@ -4,7 +4,7 @@
 -- All of them are called with the same first keys and arguments:
 --   KEYS[1] session  [2] index  [3] head  [4] leases  [5] acks  [6] views  [7] environments  [8] changes (channel)
 --   ARGV[1] id of this write  [2] TTL, ms  [3] lease, ms  [4] highest revision the writer knows  [5] '1' if it waits
---        [6] environment  [7] session key
+--        [6] environment  [7] session key  [8] who writes, for people; '' if unknown
 
 local session_key = ARGV[7]
 local ttl = tonumber(ARGV[2])
@@ -46,6 +46,9 @@ end
 -- Write `session` if `changed`, else only touch it, and publish the change to the views.
 local function commit_session(session, changed, existed)
   compare_with_head(session)
+  if existed then
+    load_details(KEYS[1], session)
+  end
   local moved = see_session(session, now, ttl)
   local target_rev = (changed or moved) and head.rev + 1 or math.max(session.rev, session.expiryRev)
   -- Only new sessions make the index grow.
@@ -56,10 +59,13 @@ local function commit_session(session, changed, existed)
   -- This comes first: it fails if the index is of another type.
   redis.call('ZADD', KEYS[2], int(session.lastSeenAt), session_key)
   if changed then
-    session.expiresAt = math.max(session.expiresAt, now + ttl)
+    local expires_at = now + ttl_of(session, ttl)
+    -- Only a new TTL of its own may shorten a session's life: a store with a shorter TTL may not.
+    local has_new_ttl = session.stored and session.ttlSeconds ~= whole(session.stored[11] or '0')
+    session.expiresAt = has_new_ttl and expires_at or math.max(session.expiresAt, expires_at)
     prev = advance_head(KEYS[3], head, ARGV[1], ttl)
     session.rev = head.rev
-    save_session(KEYS[1], session)
+    save_session(KEYS[1], session, now, ARGV[8])
     state = session_json(session_key, session)
     kind, body = 'set', '"session":' .. state
   else
@@ -78,5 +84,6 @@ local function commit_session(session, changed, existed)
   if kind then
     publish_change(KEYS[8], kind, head, prev, now, ARGV[5], body)
   end
-  return written(now, head, target_rev, live, pending, changed, existed, state or session_json(session_key, session))
+  state = with_details(state or session_json(session_key, session), session)
+  return written(now, head, target_rev, live, pending, changed, existed, state)
 end
