@@ -207,7 +207,9 @@ def test_the_example_answers_by_scenario_and_reads_its_settings_from_the_environ
 ) -> None:
     docs = Path(__file__).resolve().parents[2] / "docs"
     [example] = re.findall(
-        r"^```python\n(from mitmproxy import http\n.*?)^```$", (docs / "views.md").read_text(), re.MULTILINE | re.DOTALL
+        r"^```python\n(from mitmproxy import http\n.*?)^```$",
+        (docs / "proxies.md").read_text(),
+        re.MULTILINE | re.DOTALL,
     )
     variables = {
         "SESSIONSTORE_REDIS_URL": shared_redis.url,

@@ -27,7 +27,8 @@ PATIENCE_S = 150
 
 #: Programs whose calls are commands.
 PROGRAMS = (
-    "curl|docker|git|make|mitmdump|nginx|openssl|pip|promtool|python3?|redis-cli|redis-server|sessionstore|uvicorn"
+    "curl|docker|git|gunicorn|make|mitmdump|nginx|openssl|pip|promtool|python3?|redis-cli|redis-server|sessionstore|"
+    "uvicorn"
 )
 
 #: Commands that don't end, and the port on which each serves.
@@ -35,6 +36,7 @@ SERVERS = {
     "sessionstore serve": 8080,
     "python -m gateway": 8080,
     "uvicorn": 8081,
+    "gunicorn": 8082,
     "python examples/threaded_proxy.py": 8082,
     "mitmdump": 8080,
     "redis-server": 6379,
@@ -161,9 +163,12 @@ def test_the_commands_run(page: Path, reader: Reader, request: pytest.FixtureReq
     elif page.name == "troubleshooting.md":
         reader.run("sessionstore catalog apply examples/catalog.toml")
         reader.run("sessionstore put ci-42 -p checkout -e staging")
-    elif page.name == "views.md":
+    elif page.name == "proxies.md":
         [addon] = [text for language, text in codes(page) if text.startswith("from mitmproxy")]
         (reader.folder / "your_mocks.py").write_text(addon, encoding="utf-8")
+        for language, text in codes(page):
+            if language == "python" and (named := re.match(r"# (wsgi_app|gunicorn\.conf)\.py$", text, re.MULTILINE)):
+                (reader.folder / f"{named[1]}.py").write_text(reader.placed(text), encoding="utf-8")
         settings = reader.folder / ".mitmproxy" / "config.yaml"
         settings.parent.mkdir()
         settings.write_text(f"listen_host: 127.0.0.1\nlisten_port: {reader.ports[8080]}\n", encoding="utf-8")
