@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from msgspec import Struct
 
 from sessionstore import AsyncSessionStore
+from sessionstore.api_keys.model import KeySnapshot
 from sessionstore.api_keys.ring import REFRESH_INTERVAL_S, KeyRing, Refusal
 from sessionstore.clock import lease_clock
 from sessionstore.errors import SessionStoreError, StoreUnavailableError
@@ -71,6 +72,8 @@ class Authenticator:
         Holds all other keys; they work while `keeping` runs.
     on_refusal : callable, optional
         Called with the reason of each refusal, which the answer does not tell.
+    on_load : callable, optional
+        Called with the records of each load.
     """
 
     def __init__(
@@ -79,12 +82,15 @@ class Authenticator:
         store: AsyncSessionStore | None = None,
         *,
         on_refusal: Callable[[Refusal], None] | None = None,
+        on_load: Callable[[KeySnapshot], None] | None = None,
     ) -> None:
         self.ring = KeyRing([] if bootstrap is None else [bootstrap])
         self._bootstrapped = bootstrap is not None
         self._had_keys = False
         self._store = store
         self._on_refusal = on_refusal
+        self._on_load = on_load
+        self._corrupt: frozenset[str] = frozenset()
         #: set and replaced by each load
         self._loaded = asyncio.Event()
         #: when the last load was sent, by `lease_clock` like all times here
@@ -132,6 +138,16 @@ class Authenticator:
             # Records outlive their keys, so Redis has lost them.
             log.error("Redis has lost all API keys, as after FLUSHALL. Make new ones: sessionstore keys create.")
         self._had_keys = bool(snapshot.keys)
+        for key_id in sorted(set(snapshot.corrupt) - self._corrupt):
+            log.error(
+                "The record of the API key %s in Redis is corrupt, so it opens nothing. Remove it: sessionstore keys "
+                "revoke %s",
+                key_id,
+                key_id,
+            )
+        self._corrupt = frozenset(snapshot.corrupt)
+        if self._on_load is not None:
+            self._on_load(snapshot)
         if self._trouble is not None:
             log.warning("The API keys are loaded again.")
         self._trouble = None

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sessionstore import AsyncSessionStore, Effect, __version__
+from sessionstore.api_keys.model import KeySnapshot
 from sessionstore.api_keys.ring import Refusal
 from sessionstore.errors import SessionStoreError
 
@@ -69,6 +70,11 @@ class Metrics:
             self._errors.labels(code)
         for reason in Refusal:
             self._refusals.labels(reason.value)
+        self._corrupt_keys = prometheus.Gauge(
+            "sessionstore_corrupt_api_keys",
+            "Records of API keys that are corrupt, at the last load.",
+            registry=registry,
+        )
         self._rate_limited = counter("sessionstore_rate_limited", "Requests refused over the rate limit.")
         self._uncounted = counter("sessionstore_limiter_failures", "Requests that passed uncounted by the rate limit.")
         self._redis_seconds = histogram(
@@ -133,6 +139,10 @@ class Metrics:
     def refused(self, reason: Refusal) -> None:
         """Count a request that was refused for its key."""
         self._refusals.labels(reason.value).inc()
+
+    def loaded_keys(self, snapshot: KeySnapshot) -> None:
+        """Show how many records of a load are corrupt."""
+        self._corrupt_keys.set(len(snapshot.corrupt))
 
     def let_through(self) -> None:
         """Count a request that passed uncounted."""

@@ -568,6 +568,11 @@ def validate_key_prefix(prefix: str) -> str:
     return prefix
 
 
+def is_slug(value: str) -> bool:
+    """Whether a text may name a project or an environment."""
+    return _SLUG.match(value) is not None
+
+
 def validate_slug(value: str, what: str) -> str:
     """Check a project's or environment's slug; `what` names it in the message.
 
@@ -575,7 +580,7 @@ def validate_slug(value: str, what: str) -> str:
     ------
     InvalidSlugError
     """
-    if not isinstance(value, str) or not _SLUG.match(value):
+    if not isinstance(value, str) or not is_slug(value):
         raise InvalidSlugError(
             f"The {what} is not a slug: use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit."
         )

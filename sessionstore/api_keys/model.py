@@ -51,13 +51,14 @@ class ApiKey(Struct, frozen=True, rename="camel", kw_only=True):
         `last_used_at` is exact to a minute.
     """
 
+    # None has a default: a record that lacks its project must not open every project.
     id: str
     name: str
-    project: str | None = None
+    project: str | None
     created_at: int
-    expires_at: int | None = None
-    revoked_at: int | None = None
-    last_used_at: int | None = None
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
 
     def status(self, now_ms: int) -> Literal["active", "revoked", "expired"]:
         """Whether the key works at `now_ms`, in Redis time."""
@@ -79,10 +80,14 @@ class NewApiKey(Struct, frozen=True):
 
 
 class KeySnapshot(Struct, frozen=True):
-    """All records at one Redis time, by the SHA-256 of their key."""
+    """All records at one Redis time, by the SHA-256 of their key.
+
+    A record that is not in the form of this library is corrupt: `corrupt` has its id, and it opens nothing.
+    """
 
     now: int
     keys: dict[str, ApiKey]
+    corrupt: tuple[str, ...] = ()
 
 
 def generate_secret() -> str:

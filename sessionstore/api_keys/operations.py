@@ -12,7 +12,7 @@ from ..protocol.calls import Call
 from ..protocol.keyspace import StoreKeyspace
 from ..protocol.replies import Payload, Reply, decoder
 from ..protocol.scripts import load_script
-from ..session import MAX_TIME_MS, validate_slug
+from ..session import MAX_TIME_MS, is_slug, validate_slug
 from .model import (
     DEFAULT_ACTIVE_KEYS,
     MAX_ACTIVE_KEYS,
@@ -24,6 +24,7 @@ from .model import (
     NewApiKey,
     generate_secret,
     hash_secret,
+    id_of,
     is_id,
 )
 
@@ -85,7 +86,11 @@ def create(
 
 def snapshot(keyspace: StoreKeyspace) -> KeyOperation[KeySnapshot]:
     """Read every record, for a `KeyRing`."""
-    reply: KeySnapshot = yield Call(load_script("key_list"), (keyspace.api_keys,), (), decoder(KeySnapshot))
+    try:
+        reply: KeySnapshot = yield Call(load_script("key_list"), (keyspace.api_keys,), ("",), _decode_records)
+    except CorruptDataError:
+        # One corrupt record must not hide the others. The script finds it, at a cost.
+        reply = yield Call(load_script("key_list"), (keyspace.api_keys,), ("1",), decoder(KeySnapshot))
     return reply
 
 
@@ -137,6 +142,14 @@ def _validate_id(key_id: str) -> str:
 
 class _IdTakenError(SessionStoreError):
     """Another key has the same id."""
+
+
+def _decode_records(payload: Payload) -> KeySnapshot:
+    snapshot = decoder(KeySnapshot)(payload)
+    for digest, key in snapshot.keys.items():
+        if key.id != id_of(digest) or not (key.project is None or is_slug(key.project)):
+            raise CorruptDataError(f"The record of the API key {id_of(digest)} is corrupt.")
+    return snapshot
 
 
 def _decode_key(payload: Payload) -> _KeyReply:

@@ -56,7 +56,7 @@ class KeyRing:
             if not is_secret(secret):
                 raise InvalidFieldError("An API key is 'fmk_' and 43 letters, digits, '-' or '_'; this one is not.")
             digest = hash_secret(secret)
-            self._bootstrap[id_of(digest)] = digest, ApiKey(id=id_of(digest), name="bootstrap", created_at=0)
+            self._bootstrap[id_of(digest)] = digest, _bootstrap_key(id_of(digest))
         self._by_id: dict[str, tuple[str, ApiKey]] = {}
         self._loaded_at: float | None = None
         self._redis_ms = 0
@@ -128,6 +128,18 @@ class KeyRing:
             for key_id, used_at in self._used.items()
             if used_at - (self._by_id[key_id][1].last_used_at or 0) >= USED_INTERVAL_MS
         }
+
+
+def _bootstrap_key(key_id: str) -> ApiKey:
+    return ApiKey(
+        id=key_id,
+        name="bootstrap",
+        project=None,
+        created_at=0,
+        expires_at=None,
+        revoked_at=None,
+        last_used_at=None,
+    )
 
 
 def _find(records: Mapping[str, tuple[str, ApiKey]], digest: str) -> ApiKey | None:

@@ -70,6 +70,10 @@ def list_keys(
         ("ID", "NAME", "PROJECT", "STATUS", "CREATED", "EXPIRES", "LAST USED"),
         ((key.id, key.name, key.project or "(every)", status, *_times(key)) for key, status in listed),
     )
+    for key_id in snapshot.corrupt:
+        say(
+            f"The record of the key {key_id} is corrupt and opens nothing. Remove it: sessionstore keys revoke {key_id}"
+        )
 
 
 @app.command()

@@ -336,6 +336,20 @@ class TestKeys:
         assert secret not in cli("keys", "list", "--all").stdout
         assert secret not in json.dumps(cli.json("keys", "list", "--all"))
 
+    def test_corrupt_record_is_named_and_revoking_removes_it(
+        self, cli: Cli, shared_redis: RedisServer, prefix: str
+    ) -> None:
+        cli("keys", "create", "sound")
+        with shared_redis.client() as behind:
+            behind.hset(f"{prefix}:keys", 64 * "a", "nonsense")
+
+        listed = cli("keys", "list")
+        assert "sound" in listed.stdout
+        command = listed.stderr.strip().rpartition("Remove it: sessionstore ")[2]
+        cli(*command.split())
+
+        assert cli("keys", "list").stderr == ""
+
     def test_keys_are_listed_and_revoked(self, cli: Cli) -> None:
         first = cli.json("keys", "create", "first")
         second = cli.json("keys", "create", "second", "--expires-at", "2200-01-31")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
-import msgspec
 import pytest
 
 from sessionstore import (
@@ -126,7 +126,7 @@ async def test_the_use_of_a_thousand_keys_is_recorded(store: AsyncSessionStore, 
 
 
 def key_record(digest: str) -> str:
-    return msgspec.json.encode(ApiKey(id=id_of(digest), name="one of many", created_at=1)).decode()
+    return json.dumps({**SOUND, "id": id_of(digest), "name": "one of many", "project": None})
 
 
 async def test_drops_keys_that_ended_long_ago(store: AsyncSessionStore) -> None:
@@ -186,9 +186,77 @@ async def test_does_not_quote_an_invalid_id(store: AsyncSessionStore, key_id: An
         await store.api_keys.mark_used({"0" * 12: -1})
 
 
-async def test_reports_records_that_the_library_did_not_write(backend: Backend, store: AsyncSessionStore) -> None:
-    backend.raw.hset(f"{backend.prefix}:keys", "0" * 64, '{"id": 5}')
-    with pytest.raises(CorruptDataError):
+SOUND = {
+    "id": "0" * 12,
+    "name": "n",
+    "project": "checkout",
+    "createdAt": 1,
+    "expiresAt": None,
+    "revokedAt": None,
+    "lastUsedAt": None,
+}
+CORRUPT = {
+    "no JSON": "nonsense",
+    "empty": "",
+    "not UTF-8": json.dumps({**SOUND, "name": "N"}).encode().replace(b"N", b"\xff"),
+    "a number": "5",
+    "a list": "[]",
+    "too deep": '{"a":' * 100_000 + "1" + "}" * 100_000,
+    "cut off": json.dumps(SOUND)[:-1],
+    "other members": json.dumps(SOUND) + ',"x":{}',
+    **{f"no {name}": json.dumps({key: value for key, value in SOUND.items() if key != name}) for name in SOUND},
+    **{f"{name} of a wrong type": json.dumps({**SOUND, name: [1]}) for name in SOUND},
+    "another's id": json.dumps({**SOUND, "id": "1" * 12}),
+    "a project that is no slug": json.dumps({**SOUND, "project": "a:b"}),
+    "no project at all": json.dumps({**SOUND, "project": ""}),
+    "a fraction": json.dumps({**SOUND, "expiresAt": 1.5}),
+    "a time as text": json.dumps({**SOUND, "expiresAt": "1"}),
+    "a huge time": json.dumps({**SOUND, "expiresAt": 1e300}),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPT)
+async def test_a_corrupt_record_opens_nothing_and_harms_no_other(
+    backend: Backend, store: AsyncSessionStore, name: str
+) -> None:
+    # Given two keys, and a corrupt record between them
+    first = await store.api_keys.create("first")
+    backend.raw.hset(f"{backend.prefix}:keys", "0" * 64, CORRUPT[name])
+    second = await store.api_keys.create("second", project="checkout")
+
+    # Then every operation on the others works, and the record is known by its id
+    snapshot = await store.api_keys.snapshot()
+    assert set(snapshot.keys.values()) == {first.key, second.key}
+    assert snapshot.corrupt == ("0" * 12,)
+    assert set(await store.api_keys.list()) == {first.key, second.key}
+    assert await store.api_keys.mark_used({first.key.id: snapshot.now, "0" * 12: snapshot.now}) == 1
+    assert (await store.api_keys.revoke(second.key.id)).revoked_at is not None
+
+    # And revoking it removes it
+    assert (await store.api_keys.revoke("0" * 12)).name == "corrupt"
+    assert (await store.api_keys.snapshot()).corrupt == ()
+    with pytest.raises(ApiKeyNotFoundError):
+        await store.api_keys.revoke("0" * 12)
+
+
+@pytest.mark.parametrize("field", ["", "x", b"\xff\x00", "0" * 63, "0" * 65, "0" * 11 + "g" * 53], ids=repr)
+async def test_a_field_that_is_no_hash_is_corrupt(
+    backend: Backend, store: AsyncSessionStore, field: str | bytes
+) -> None:
+    key = await store.api_keys.create("ci")
+    backend.raw.hset(f"{backend.prefix}:keys", field, json.dumps(SOUND))
+
+    snapshot = await store.api_keys.snapshot()
+
+    assert list(snapshot.keys.values()) == [key.key]
+    [key_id] = snapshot.corrupt
+    await store.api_keys.revoke(key_id)
+    assert (await store.api_keys.snapshot()).corrupt == ()
+
+
+async def test_a_hash_of_a_wrong_type_is_reported(backend: Backend, store: AsyncSessionStore) -> None:
+    backend.raw.set(f"{backend.prefix}:keys", "nonsense")
+    with pytest.raises(CorruptDataError, match="look at the keys with redis-cli"):
         await store.api_keys.list()
 
 

@@ -22,7 +22,7 @@ from gateway.logs import JSONFormatter
 from gateway.metrics import Metrics
 from gateway.routes import Endpoint
 from sessionstore import AsyncSessionStore, InvalidFieldError
-from sessionstore.api_keys.model import NewApiKey, generate_secret
+from sessionstore.api_keys.model import KeySnapshot, NewApiKey, generate_secret, hash_secret
 from sessionstore.api_keys.ring import REVOCATION_BOUND_S, Refusal
 from sessionstore.clock import lease_clock
 
@@ -610,6 +610,32 @@ class TestLife:
         [record] = caplog.records
         assert (record.levelname, record.name) == ("ERROR", "gateway")
         assert "lost all API keys" in record.message
+
+    @pytest.mark.usefixtures("quick_refusals")
+    async def test_corrupt_record_opens_nothing_and_is_logged_once(
+        self, first: Gateway, shared_redis: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        # Given a key whose record is corrupt, and another key
+        sound = await first.store.api_keys.create("sound")
+        corrupt = await first.store.api_keys.create("corrupt")
+        with shared_redis.client() as behind:
+            behind.hset(f"{prefix}:keys", hash_secret(corrupt.secret), "nonsense")
+        loaded: list[KeySnapshot] = []
+        first.authenticator._on_load = loaded.append
+        for _ in range(3):
+            assert await first.authenticator.load()
+
+        # Then the other key works, and the log names the record once
+        assert (await first.get(sound.secret)).status_code == 404
+        assert_error(await first.get(corrupt.secret), 401, "unauthorized")
+        assert [snapshot.corrupt for snapshot in loaded] == 3 * [(corrupt.key.id,)]
+        [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert f"sessionstore keys revoke {corrupt.key.id}" in record.getMessage()
+
+        # And what it says helps
+        await first.store.api_keys.revoke(corrupt.key.id)
+        assert await first.authenticator.load()
+        assert loaded[-1].corrupt == ()
 
     async def test_loading_continues_after_an_unexpected_failure(
         self, first: Gateway, monkeypatch: pytest.MonkeyPatch

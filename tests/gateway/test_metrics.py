@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.__main__ import main
@@ -18,6 +19,7 @@ from gateway.auth import Authenticator
 from gateway.limits import Limit, RateLimiter, limit_storage
 from gateway.metrics import Metrics
 from sessionstore import AsyncSessionStore, NotEffectiveError
+from sessionstore.api_keys.model import KeySnapshot
 
 from ..support.gateway import AUTHORIZATION, KEY, LEASE_S, PLACE
 from ..support.gateway_process import GatewayProcess
@@ -80,6 +82,14 @@ async def open_gateway(server: RedisServer, prefix: str, limit: Limit | None = N
 async def measured(shared_redis: RedisServer, prefix: str) -> AsyncIterator[Measured]:
     async with open_gateway(shared_redis, prefix) as measured:
         yield measured
+
+
+def test_corrupt_records_of_keys_are_shown() -> None:
+    metrics = Metrics()
+    for corrupt in (("1" * 12,), ("1" * 12, "2" * 12), ()):
+        metrics.loaded_keys(KeySnapshot(1, {}, corrupt))
+        found = parse(generate_latest(metrics._registry).decode())
+        assert found[("sessionstore_corrupt_api_keys", ())] == len(corrupt)
 
 
 class TestRequests:

@@ -8,6 +8,7 @@
 --         taken (another key has the same id; make another)
 
 --@include lib/clock
+--@include lib/text
 --@include lib/failure
 --@include lib/api_key
 
@@ -17,7 +18,7 @@ local expires_at = tonumber(ARGV[4])
 if expires_at and expires_at <= now then
   return failure('expires_in_past', int(now))
 end
-if find_key(KEYS[1], id) then
+if find_hash(KEYS[1], id) then
   return failure('taken', id)
 end
 
@@ -25,10 +26,11 @@ local active = 0
 local ended = {}
 local stored = redis.call('HGETALL', KEYS[1])
 for i = 1, #stored, 2 do
-  local at = ended_at(parse_key(stored[i + 1]), now)
+  local other = parse_key(stored[i], stored[i + 1])
+  local at = other and ended_at(other, now)
   if at then
     ended[#ended + 1] = { at, stored[i] }
-  else
+  elseif other then
     active = active + 1
   end
 end

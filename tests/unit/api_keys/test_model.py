@@ -14,7 +14,9 @@ NOW_MS = 1_800_000_000_000
 
 
 def record(secret: str, **fields: object) -> ApiKey:
-    return ApiKey(**{"id": hash_secret(secret)[:12], "name": "ci", "created_at": 1, **fields})  # type: ignore[arg-type]
+    unset = dict.fromkeys(("project", "expires_at", "revoked_at", "last_used_at"))
+    known = {"id": hash_secret(secret)[:12], "name": "ci", "created_at": 1}
+    return ApiKey(**{**unset, **known, **fields})  # type: ignore[arg-type]
 
 
 def snapshot(*keys: tuple[str, ApiKey], now: int = NOW_MS) -> KeySnapshot:

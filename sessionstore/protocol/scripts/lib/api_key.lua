@@ -1,4 +1,5 @@
 -- API keys: one hash, SHA-256 of the key in hexadecimal → its record, JSON. A key's public id is how its hash begins.
+-- lib/clock and lib/text come before this.
 
 local ID_LENGTH = 12
 
@@ -12,8 +13,35 @@ local function key_json(key)
     .. ',"revokedAt":' .. ms(key.revokedAt) .. ',"lastUsedAt":' .. ms(key.lastUsedAt) .. '}'
 end
 
-local function parse_key(text)
-  local key = cjson.decode(text)
+local function is_hash(field)
+  return #field == 64 and string.find(field, '^[0-9a-f]+$') ~= nil
+end
+
+-- The id of the record in a field of the hash, also of a field that is no hash of a key.
+local function id_of(hash)
+  local id = string.match(hash, '^' .. string.rep('[0-9a-f]', ID_LENGTH))
+  return id or string.gsub(string.sub(hash .. string.rep('?', ID_LENGTH), 1, ID_LENGTH / 2), '.', function(byte)
+    return string.format('%02x', string.byte(byte))
+  end)
+end
+
+-- The record of a key, or nil if it is corrupt. Each field must be there: without a project, a key would open all.
+local function parse_key(hash, text)
+  local decoded, key = pcall(cjson.decode, text)
+  if not decoded or type(key) ~= 'table' then
+    return nil
+  end
+  local id, project = key.id, key.project
+  local sound = is_hash(hash) and id == id_of(hash) and type(key.name) == 'string' and is_utf8(key.name)
+    and (project == cjson.null or type(project) == 'string' and #project <= 64 and string.find(project, '^%w[%w._-]*$') ~= nil)
+    and type(key.createdAt) == 'number' and whole(key.createdAt) ~= nil
+  for _, name in ipairs({ 'expiresAt', 'revokedAt', 'lastUsedAt' }) do
+    local time = key[name]
+    sound = sound and (time == cjson.null or type(time) == 'number' and whole(time) ~= nil)
+  end
+  if not sound then
+    return nil
+  end
   for name, value in pairs(key) do
     if value == cjson.null then
       key[name] = nil
@@ -22,11 +50,11 @@ local function parse_key(text)
   return key
 end
 
--- The hash and the record of the key with this id, or nil.
-local function find_key(keys, id)
+-- The hash of the key with this id, or nil.
+local function find_hash(keys, id)
   for _, hash in ipairs(redis.call('HKEYS', keys)) do
-    if string.sub(hash, 1, ID_LENGTH) == id then
-      return hash, parse_key(redis.call('HGET', keys, hash))
+    if id_of(hash) == id then
+      return hash
     end
   end
 end
