@@ -10,6 +10,7 @@ export interface MockState {
   globalDelayMs?: number | null;
   globalDelayMaxMs?: number | null;
   label?: string | null;
+  ttlSeconds?: number | null;
 }
 
 /** The session of one test. Each change is in effect on every live proxy when its promise resolves. */
@@ -49,8 +50,9 @@ export const test = base.extend<Fixtures>({
         const answer = await gateway.fetch(`/api/v1/sessions/${path}`, { method, params, data, maxRetries: 2 });
         if (!answer.ok()) throw new Error(`The gateway answered ${answer.status()}: ${await answer.text()}`);
       };
+      // An hour: what an interrupted run leaves behind goes by itself.
       const label = info.titlePath.join(" > ").slice(0, 200);
-      await call("PUT", key, { mode: "replace" }, { label, ...mocks });
+      await call("PUT", key, { mode: "replace" }, { label, ttlSeconds: 3600, ...mocks });
       // By route, because extraHTTPHeaders would send the header to every origin. A redirect carries it along.
       const origins = mockOrigins.map((url) => new URL(url).origin);
       await context.route((url) => origins.includes(url.origin), (route, request) =>

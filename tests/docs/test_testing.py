@@ -1,0 +1,78 @@
+"""The examples of docs/testing.md, with a gateway and a proxy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sessionstore import Environment, SessionStore
+
+from ..examples.test_examples import PROXIES, await_view
+from ..support.checkout import ROOT
+from ..support.reader import Reader, blocks
+from ..support.redis_server import RedisServer
+
+PAGE = ROOT / "docs" / "testing.md"
+RUN = "ci-4821-"
+
+#: In place of a suite: it leaves a session, as one that is killed does.
+LEAVES_A_SESSION = f"sessionstore put {RUN}left -p checkout -e staging"
+
+
+@pytest.fixture
+def reader(own_redis: RedisServer, tmp_path: Path) -> Iterator[Reader]:
+    with Reader(tmp_path, own_redis.url) as reader:
+        reader.run("sessionstore catalog apply examples/catalog.toml")
+        key = reader.run("sessionstore keys create ci --project checkout").strip()
+        [exports] = blocks(PAGE, "sh")
+        variables = dict(pair.split("=", 1) for pair in reader.placed(exports).split()[1:])
+        reader.environ |= {**variables, "SESSIONSTORE_API_KEY": key, "RUN": RUN}
+        reader.serve(8080, "sessionstore serve", SESSIONSTORE_API_KEY="")
+        yield reader
+
+
+@pytest.fixture
+def staging(own_redis: RedisServer) -> Iterator[Environment]:
+    with SessionStore.from_url(own_redis.url) as store:
+        yield store.environment("checkout", "staging")
+
+
+def test_the_python_example_runs_and_leaves_no_session(reader: Reader, staging: Environment) -> None:
+    reader.serve(8081, PROXIES[8081])
+    with SessionStore.from_url(reader.redis_url) as store:
+        await_view(store)
+    [example] = blocks(PAGE, "python")
+    (reader.folder / "example.py").write_text(reader.placed(example), encoding="utf-8")
+    reader.run(f"{sys.executable} example.py")
+    assert staging.list().sessions == ()
+
+
+def github(recipe: Any) -> tuple[str, str]:
+    tests, cleaning = recipe["steps"]
+    assert cleaning["if"] == "always()"
+    return tests["run"], cleaning["run"]
+
+
+def gitlab(recipe: Any) -> tuple[str, str]:
+    [tests], [cleaning] = recipe["test"]["script"], recipe["test"]["after_script"]
+    return tests, cleaning
+
+
+@pytest.mark.parametrize(("number", "read"), [(0, github), (1, gitlab)], ids=["GitHub", "GitLab"])
+def test_the_recipe_deletes_what_a_killed_run_left(
+    number: int, read: Any, reader: Reader, staging: Environment
+) -> None:
+    tests, cleaning = read(yaml.safe_load(blocks(PAGE, "yaml")[number]))
+    assert tests == "pytest"
+    staging.put("ci-4822-of-another-run")
+    reader.run(LEAVES_A_SESSION)
+    assert len(staging.list().sessions) == 2
+
+    reader.run(cleaning)
+
+    assert [session.session_key for session in staging.list().sessions] == ["ci-4822-of-another-run"]
