@@ -12,6 +12,8 @@ from sessionstore import EmbeddedServer
 
 from .support.redis_server import MISSING, RedisServer, find_redis_server
 
+pytest_plugins = ["pytester"]
+
 _prefixes = itertools.count()
 
 

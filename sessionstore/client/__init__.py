@@ -1,4 +1,4 @@
-"""An HTTP client of the gateway. Needs ``sessionstore[client]``, and no Redis.
+"""An HTTP client of the gateway, and a pytest plugin on it. Needs ``sessionstore[client]``, and no Redis.
 
 `SessionClient` is for threads, `AsyncSessionClient` for asyncio; they have the same methods::
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .aio import AsyncMockSession as AsyncMockSession, AsyncSessionClient as AsyncSessionClient
     from .sync import MockSession as MockSession, SessionClient as SessionClient
 
-#: The module of each name, imported when the name is first used: so that only clients need httpx.
+#: The module of each name, imported when the name is first used. Every pytest imports the plugin, and only a test that
+#: uses it should pay for httpx.
 _MODULES = {
     "AsyncMockSession": ".aio",
     "AsyncSessionClient": ".aio",

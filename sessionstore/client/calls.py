@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 from msgspec import Struct, structs
@@ -22,7 +22,9 @@ from ..session import (
     BulkResult,
     Effect,
     Session,
+    SessionDetails,
     SessionDocument,
+    SessionEntry,
     SessionPage,
     SessionPatch,
     ViewListDocument,
@@ -175,14 +177,8 @@ class SessionCalls:
         return {name: str(value) for name, value in named.items() if value not in (None, 0)}
 
 
-class _Item(SessionDocument, frozen=True, rename="camel"):
-    revision: int = 0
-    created_at: str | None = None
-    expires_at: str | None = None
-
-
 class _Page(Struct, frozen=True, rename="camel"):
-    sessions: tuple[_Item, ...]
+    sessions: tuple[SessionEntry, ...]
     next_cursor: str | None
 
 
@@ -217,22 +213,37 @@ def _read_put(answer: Answer) -> Session:
 
 
 def _read_session(answer: Answer) -> Session:
+    told = answer.headers.get
+    by = told("session-modified-by")
     return _session(
         msgspec.json.decode(answer.content, type=SessionDocument),
         revision=read_revision(answer),
-        expires_at=_read_time(answer, "session-expires"),
+        expires_at=_time(told("session-expires")) or 0,
+        details=SessionDetails(
+            modified_at=_time(told("session-modified")),
+            modified_by=None if by is None else unquote(by),
+            looked_up_at=_time(told("session-looked-up")),
+        ),
     )
-
-
-def _read_time(answer: Answer, name: str) -> int:
-    """A time that a header tells, in ms since 1970; 0 if there is no such header."""
-    text = answer.headers.get(name)
-    return parse_time(text) if text else 0
 
 
 def _read_page(answer: Answer) -> SessionPage:
     page = msgspec.json.decode(answer.content, type=_Page)
-    return SessionPage(tuple(_session(item, revision=item.revision) for item in page.sessions), page.next_cursor)
+    return SessionPage(tuple(map(_listed, page.sessions)), page.next_cursor)
+
+
+def _listed(entry: SessionEntry) -> Session:
+    return _session(
+        entry,
+        revision=entry.revision,
+        created_at=_time(entry.created_at) or 0,
+        expires_at=_time(entry.expires_at) or 0,
+        details=SessionDetails(
+            modified_at=_time(entry.modified_at),
+            modified_by=entry.modified_by,
+            looked_up_at=_time(entry.looked_up_at),
+        ),
+    )
 
 
 def _session(document: SessionDocument, **more: Any) -> Session:
@@ -248,6 +259,10 @@ def _session(document: SessionDocument, **more: Any) -> Session:
         last_seen_at=parse_time(document.last_seen_at),
         **more,
     )
+
+
+def _time(text: str | None) -> int | None:
+    return None if text is None else parse_time(text)
 
 
 def read_revision(answer: Answer) -> int:

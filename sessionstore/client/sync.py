@@ -371,9 +371,9 @@ class MockSession:
         return self._client.get(self.key)
 
     def _set(self, session: Session) -> Session:
+        assert session.effect is not None, "the result of a write has an effect"
         self.state = session
-        if session.effect is not None:
-            self.effects.append(session.effect)
+        self.effects.append(session.effect)
         return session
 
     def _switched(self, override: str, on: bool, effect: Effect) -> None:

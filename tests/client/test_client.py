@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace as replaced
 
 from sessionstore import (
     AccessDeniedError,
@@ -136,7 +136,10 @@ async def test_every_call_of_the_api(client: AsyncSessionClient, store: SessionS
     assert session.effect.waited
     held = staging.get("every")
     assert held is not None
-    assert shown(await client.get("every")) == shown(held)
+    assert held.details is not None
+    read = await client.get("every")
+    assert (read, read.details) == (replaced(held, created_at=0), held.details)
+    assert held.details.modified_by
     with pytest.raises(PreconditionFailedError):
         await client.put("every", label="late", if_match=session.revision + 1)
     session = await client.put("every", global_delay_ms=5, if_match=[session.revision])
@@ -147,7 +150,13 @@ async def test_every_call_of_the_api(client: AsyncSessionClient, store: SessionS
     assert (await client.get("every")).overrides == ()
     await client.reset("every", if_match="*")
     assert (await client.get("every")).label is None
-    assert [item.session_key for item in (await client.list(1)).sessions] == ["every"]
+    session = await client.put("every", ttl_seconds=60)
+    assert session.expires_at - session.last_seen_at == 60_000
+    [listed] = (await client.list(1)).sessions
+    held = staging.get("every")
+    assert held is not None
+    assert held.details is not None
+    assert (listed, listed.details) == (held, replaced(held.details, ttl_seconds=None))  # the API does not tell the TTL
     await client.delete("every")
     await client.delete("every")
     with pytest.raises(NotFoundError, match="every"):
@@ -174,6 +183,18 @@ async def test_the_gateway_s_errors_are_the_library_s(
         with pytest.raises(Exception, match="Name the project") as unnamed:
             await unplaced.get("errors")
         assert unnamed.value.code == "project_required"  # type: ignore[attr-defined]
+
+
+async def test_a_session_can_be_changed_before_its_block_sets_it(
+    client: AsyncSessionClient, store: SessionStore
+) -> None:
+    session = client.session("ci-42", scenario="scn_a")
+    await session.on("ovr_a")
+    assert session.state is None
+    async with session:
+        assert session.state is not None
+        assert session.state.overrides == ()
+        assert (await session.get()).overrides == ()
 
 
 async def test_a_key_that_no_header_can_carry_alike_is_refused(client: AsyncSessionClient) -> None:

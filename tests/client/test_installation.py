@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, entry_points, requires
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -51,6 +51,11 @@ def test_the_client_brings_httpx_and_nothing_of_the_gateway() -> None:
     assert everything("sessionstore", "client") & (direct("gateway") | direct("embedded")) == {"h11"}
 
 
+def test_pytest_finds_the_plugin() -> None:
+    [plugin] = entry_points(group="pytest11", name="mock_session")
+    assert plugin.value == "sessionstore.client.pytest_plugin"
+
+
 def run(program: str) -> str:
     """What a Python program writes to standard error."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
@@ -60,6 +65,9 @@ def run(program: str) -> str:
 def test_without_httpx_the_import_says_what_to_install() -> None:
     error = run("import sys; sys.modules['httpx'] = None; from sessionstore.client import SessionClient")
     assert "The HTTP client needs httpx: pip install 'sessionstore[client]'." in error
+    error = run("import sys; sys.modules['msgspec'] = None; from sessionstore.client import SessionClient")
+    assert "The HTTP client needs httpx" not in error
+    assert "msgspec" in error
 
 
 def test_the_names_are_there_before_httpx_is_imported() -> None:

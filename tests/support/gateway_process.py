@@ -89,6 +89,11 @@ class GatewayProcess:
         """Where it listens."""
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def client(self) -> httpx.Client:
         """A client that sends the key, the project and the environment."""
         return httpx.Client(base_url=f"{self.url}/api/v1", headers=AUTHORIZATION, params=PLACE, timeout=20)
