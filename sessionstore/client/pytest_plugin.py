@@ -17,7 +17,11 @@ option                      ini file                  variable                  
 --mock-session-environment  mock_session_environment  SESSIONSTORE_ENVIRONMENT  the only one of the project
 --mock-session-views        mock_session_views                                  0: no proxy has to confirm a write
 --mock-session-ttl          mock_session_ttl                                    1h
+--mock-session-origins      mock_session_origins                                none: browsers send no session
 ==========================  ========================  ========================  ====================================
+
+With pytest-playwright and origins, each test that uses `page`, `context` or `new_context` has a session, and its
+browser sends the header to these origins only.
 
 The API key is in SESSIONSTORE_API_KEY only, because everyone on a machine can read a command line.
 
@@ -72,6 +76,7 @@ _OPTIONS = {
     "environment": "the environment; else SESSIONSTORE_ENVIRONMENT, else the only one of the project",
     "views": "how many live proxies must confirm each write; default 0, and the summary tells if none did",
     "ttl": f"how long a session lives after its last use if nothing deletes it; default {_TTL}, at most the gateway's",
+    "origins": "origins of proxies, to which browsers of pytest-playwright send the session: https://staging.example …",
 }
 
 _MARKER = (
@@ -112,6 +117,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     config.stash[_RUN] = run = _Run(config)
     config.pluginmanager.register(run, "mock_session_run")
+    origins = config.getoption("mock_session_origins") or config.getini("mock_session_origins")
+    if origins and config.pluginmanager.hasplugin("playwright"):
+        from . import browser
+
+        # After pytest-playwright, so that this fixture wraps that plugin's.
+        config.stash[browser.PROXIED] = browser.match_origins(origins)
+        config.pluginmanager.register(browser, "mock_session_browser")
 
 
 class _Run:
