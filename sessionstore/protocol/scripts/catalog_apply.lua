@@ -108,7 +108,6 @@ local function trimmed(key)
   if not session then
     return nil
   end
-  load_details(key, session)
   session.scenario = scenario_stays and session.scenario or nil
   session.overrides = '[' .. table.concat(kept, ',') .. ']'
   return session

@@ -15,8 +15,5 @@ if not environment_is_known(KEYS[2], ARGV[1]) then
 end
 local now = now_ms()
 local session = load_session(KEYS[1], now)
-if session then
-  load_details(KEYS[1], session)
-end
 return '{"status":"ok","now":' .. int(now) .. ',"session":'
   .. (session and with_details(session_json(ARGV[2], session), session) or 'null') .. '}'

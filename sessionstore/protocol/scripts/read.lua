@@ -13,7 +13,6 @@ local sessions = {}
 for i = 1, #KEYS do
   local session = load_session(KEYS[i], now)
   if session then
-    load_details(KEYS[i], session)
     sessions[#sessions + 1] = with_details(session_json(ARGV[i], session), session)
   end
 end

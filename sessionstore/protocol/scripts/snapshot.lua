@@ -29,7 +29,7 @@ end
 
 local sessions = {}
 for i = 3, #KEYS do
-  local session = load_session(KEYS[i], now)
+  local session = load_session(KEYS[i], now, true)
   if session then
     sessions[#sessions + 1] = session_json(ARGV[i], session)
   end

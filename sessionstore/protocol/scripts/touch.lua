@@ -24,8 +24,8 @@ for i = 4, #KEYS do
     local session_key = ARGV[2 * i - 3]
     local seen = math.min(now, tonumber(ARGV[2 * i - 2]))
     local extended = see_session(session, seen, ttl)
-    local looked_up_at = math.max(seen, whole(redis.call('HGET', KEYS[i], 'lookedUpAt')) or 0)
-    touched[#touched + 1] = { KEYS[i], session_key, session, looked_up_at, extended }
+    session.lookedUpAt = math.max(session.lookedUpAt, seen)
+    touched[#touched + 1] = { KEYS[i], session_key, session, extended }
     if extended then
       moved[#moved + 1] = '[' .. cjson.encode(session_key) .. ',' .. int(session.expiresAt) .. ','
         .. int(session.lastSeenAt) .. ']'
@@ -40,8 +40,8 @@ if gone then
   drop_members(KEYS[1], gone)
 end
 for _, entry in ipairs(touched) do
-  local key, session_key, session, looked_up_at, extended = unpack(entry)
-  redis.call('HSET', key, 'lastSeenAt', int(session.lastSeenAt), 'lookedUpAt', int(looked_up_at))
+  local key, session_key, session, extended = unpack(entry)
+  redis.call('HSET', key, 'lastSeenAt', int(session.lastSeenAt), 'lookedUpAt', int(session.lookedUpAt))
   redis.call('ZADD', KEYS[1], int(session.lastSeenAt), session_key)
   if extended then
     redis.call('HSET', key, 'expiresAt', int(session.expiresAt), 'expiryRev', int(head.rev))

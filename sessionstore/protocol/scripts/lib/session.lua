@@ -17,11 +17,17 @@ local function is_id_array(text)
       and string.gsub(string.sub(text, 2, -2) .. ',', '"[%w_%-]+",', '') == ''
 end
 
--- The session in `key`, or nil if it does not exist or has expired.
--- `stored` is what HMGET answered, for save_session.
-local function load_session(key, now)
-  local value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario',
-    'overrides', 'globalDelayMs', 'globalDelayMaxMs', 'expiryRev', 'ttlSeconds')
+-- The session in `key`, or nil if it does not exist or has expired. With what views are not told, unless `for_view`: a
+-- snapshot reads many sessions. `stored` is what HMGET answered, for save_session.
+local function load_session(key, now, for_view)
+  local value
+  if for_view then
+    value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario', 'overrides',
+      'globalDelayMs', 'globalDelayMaxMs')
+  else
+    value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario', 'overrides',
+      'globalDelayMs', 'globalDelayMaxMs', 'expiryRev', 'ttlSeconds', 'modifiedAt', 'modifiedBy', 'lookedUpAt')
+  end
   if not value[1] and not value[2] then
     return nil
   end
@@ -37,11 +43,14 @@ local function load_session(key, now)
     globalDelayMaxMs = whole(value[9] or '0'),
     expiryRev = whole(value[10] or '0'),
     ttlSeconds = whole(value[11] or '0'),
+    modifiedAt = whole(value[12] or '0'),
+    modifiedBy = value[13] or nil,
+    lookedUpAt = whole(value[14] or '0'),
     stored = value,
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
       and session.globalDelayMs and session.globalDelayMaxMs and session.expiryRev and session.ttlSeconds
-      and is_id_array(session.overrides)) then
+      and session.modifiedAt and session.lookedUpAt and is_id_array(session.overrides)) then
     -- The key is left out: this message reaches the logs, which must not hold session keys.
     error('SSCORRUPT session')
   end
@@ -54,30 +63,18 @@ end
 local function new_session(now)
   return {
     rev = 0, expiresAt = 0, lastSeenAt = now, createdAt = now, overrides = '[]', globalDelayMs = 0,
-    globalDelayMaxMs = 0, expiryRev = 0, ttlSeconds = 0,
+    globalDelayMaxMs = 0, expiryRev = 0, ttlSeconds = 0, modifiedAt = 0, lookedUpAt = 0,
   }
-end
-
--- Read what views are not told. Replies carry it.
-local function load_details(key, session)
-  local value = redis.call('HMGET', key, 'modifiedAt', 'modifiedBy', 'lookedUpAt')
-  session.modifiedAt = value[1] and whole(value[1])
-  session.modifiedBy = value[2] or nil
-  session.lookedUpAt = value[3] and whole(value[3])
-  if session.modifiedAt == nil or session.lookedUpAt == nil then
-    error('SSCORRUPT session')
-  end
 end
 
 -- Save a session with a new state, set by `by` ('' if unknown) at `now`. No cleared field may stay, nor any field of an
 -- expired session with the same key. Usually fields are only set or changed, and nothing is deleted.
 local function save_session(key, session, now, by)
-  local old_by = session.modifiedBy
   session.modifiedAt = now
   session.modifiedBy = by ~= '' and by or nil
   local fields = {
     'rev', int(session.rev), 'createdAt', int(session.createdAt), 'lastSeenAt', int(session.lastSeenAt),
-    'expiresAt', int(session.expiresAt), 'modifiedAt', int(now),
+    'expiresAt', int(session.expiresAt),
   }
   -- Indexed like the fields that load_session reads.
   local stored = session.stored or {}
@@ -97,7 +94,9 @@ local function save_session(key, session, now, by)
   add(stored[9], 'globalDelayMaxMs', session.globalDelayMaxMs > 0 and int(session.globalDelayMaxMs))
   add(stored[10], 'expiryRev')
   add(stored[11], 'ttlSeconds', session.ttlSeconds > 0 and int(session.ttlSeconds))
-  add(old_by, 'modifiedBy', session.modifiedBy)
+  -- Last, since Redis looks through a small hash from its beginning.
+  add(stored[12], 'modifiedAt', int(now))
+  add(stored[13], 'modifiedBy', session.modifiedBy)
   if not session.stored then
     redis.call('DEL', key)
   elseif #cleared > 0 then
@@ -124,9 +123,9 @@ end
 local function with_details(json, session)
   return string.sub(json, 1, -2)
     .. ',"ttlSeconds":' .. (session.ttlSeconds > 0 and int(session.ttlSeconds) or 'null')
-    .. ',"modifiedAt":' .. (session.modifiedAt and int(session.modifiedAt) or 'null')
+    .. ',"modifiedAt":' .. (session.modifiedAt > 0 and int(session.modifiedAt) or 'null')
     .. ',"modifiedBy":' .. (session.modifiedBy and cjson.encode(session.modifiedBy) or 'null')
-    .. ',"lookedUpAt":' .. (session.lookedUpAt and int(session.lookedUpAt) or 'null') .. '}'
+    .. ',"lookedUpAt":' .. (session.lookedUpAt > 0 and int(session.lookedUpAt) or 'null') .. '}'
 end
 
 -- The session's TTL in ms: its own, or the store's.

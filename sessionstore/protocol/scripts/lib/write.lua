@@ -46,9 +46,6 @@ end
 -- Write `session` if `changed`, else only touch it, and publish the change to the views.
 local function commit_session(session, changed, existed)
   compare_with_head(session)
-  if existed then
-    load_details(KEYS[1], session)
-  end
   local moved = see_session(session, now, ttl)
   local target_rev = (changed or moved) and head.rev + 1 or math.max(session.rev, session.expiryRev)
   -- Only new sessions make the index grow.
