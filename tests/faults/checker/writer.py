@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+import msgspec
+
 from sessionstore import (
     AsyncSessionStore,
     NotEffectiveError,
@@ -29,16 +31,20 @@ from sessionstore import (
     SessionStoreError,
     StoreUnavailableError,
 )
-from sessionstore.session import Deletion, Session
+from sessionstore.session import BulkResult, Deletion, Session, SessionPatch
 
 from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings, environment_of, obey, read_settings, watch_for_stalls
 from .history import Outcome, Recorder, Write, digest_of
 
 #: The shares of writes that delete, that repeat the task's last write, and that do not wait.
 _DELETES, _REPEATS, _UNWAITED = 0.15, 0.1, 0.05
+#: Of the deletions, those by prefix, and of the PUTs, those that replace the state.
+_BY_PREFIX, _REPLACES = 0.3, 0.3
 #: Seconds that the last writes may take.
 _QUIET_WITHIN_S = 20.0
 _HTTP_TIMEOUT_S = 10.0
+#: A TTL that outlasts a run, as the store's does.
+_OWN_TTL_S = 12 * 3600
 
 _EFFECTIVE = re.compile(r"effective;dur=([0-9.]+)")
 
@@ -50,6 +56,15 @@ class _Plan:
     key: str
     token: str
     wait: bool
+    #: delete the sessions whose keys begin with the key: no key of `MAIN` begins with another
+    by_prefix: bool = False
+    replace: bool = False
+
+    def patch(self) -> dict[str, Any]:
+        """What a PUT sets; it is the whole state, so that replacing it comes to the same."""
+        # Half of the sessions that outlast a run have a TTL of their own, which also does.
+        own_ttl = zlib.crc32(self.token.encode()) % 2 and environment_of(self.key) == MAIN
+        return {**state_of(self.token), "ttl_seconds": _OWN_TTL_S if own_ttl else None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +114,11 @@ class _Author:
         wait = rng.random() >= _UNWAITED
         chance = rng.random()
         if chance < _DELETES:
-            return _Plan(key, "", wait)
-        if chance < _DELETES + _REPEATS and key in self._last:
-            return _Plan(key, self._last[key], wait)
-        self._count += 1
-        self._last[key] = f"{self.name}/{self._count}"
-        return _Plan(key, self._last[key], wait)
+            return _Plan(key, "", wait, by_prefix=environment_of(key) == MAIN and rng.random() < _BY_PREFIX)
+        if chance >= _DELETES + _REPEATS or key not in self._last:
+            self._count += 1
+            self._last[key] = f"{self.name}/{self._count}"
+        return _Plan(key, self._last[key], wait, replace=rng.random() < _REPLACES)
 
     def pause_s(self) -> float:
         return self._rng.uniform(0.0, 2 * self._pace_s)
@@ -170,11 +184,14 @@ class _Writer:
         return False
 
 
-def _answer_of(result: Session | Deletion) -> _Answer:
+def _answer_of(result: Session | Deletion | BulkResult) -> _Answer:
     effect = result.effect
     assert effect is not None, "a write returns its effect"
     if isinstance(result, Session):
         return _Answer("done", result.revision, None, effect.effective_s)
+    if isinstance(result, BulkResult):
+        # It looks for sessions before it deletes them, so no revision says when there was none.
+        return _Answer("done", 0, None, effect.effective_s)
     return _Answer("done", effect.revision, result.existed, effect.effective_s)
 
 
@@ -215,7 +232,9 @@ def _use_sync_store(writer: _Writer) -> None:
         environment = environments[environment_of(plan.key)]
         try:
             if plan.token:
-                return "", _answer_of(environment.put(plan.key, wait=plan.wait, **state_of(plan.token)))
+                return "", _answer_of(environment.put(plan.key, replace=plan.replace, wait=plan.wait, **plan.patch()))
+            if plan.by_prefix:
+                return "", _answer_of(environment.delete_prefix(plan.key, wait=plan.wait))
             return "", _answer_of(environment.delete(plan.key, wait=plan.wait))
         except SessionStoreError as exc:
             return "", _failure_of(exc)
@@ -235,7 +254,11 @@ def _use_async_store(writer: _Writer) -> None:
             environment = stores[name].environment(PROJECT, name)
             try:
                 if plan.token:
-                    answer = _answer_of(await environment.put(plan.key, wait=plan.wait, **state_of(plan.token)))
+                    answer = _answer_of(
+                        await environment.put(plan.key, replace=plan.replace, wait=plan.wait, **plan.patch())
+                    )
+                elif plan.by_prefix:
+                    answer = _answer_of(await environment.delete_prefix(plan.key, wait=plan.wait))
                 else:
                     answer = _answer_of(await environment.delete(plan.key, wait=plan.wait))
             except SessionStoreError as exc:
@@ -279,22 +302,16 @@ def _use_gateways(writer: _Writer) -> None:
 
 
 def _request(connection: http.client.HTTPConnection, api_key: str, plan: _Plan) -> _Answer:
-    path = f"/api/v1/sessions/{plan.key}?project={PROJECT}&environment={MAIN}"
+    place = f"project={PROJECT}&environment={MAIN}"
+    path = f"/api/v1/sessions/{plan.key}?{place}"
     headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
     if not plan.wait:
         headers["Prefer"] = "respond-async"
     if plan.token:
-        state = state_of(plan.token)
-        body = json.dumps(
-            {
-                "label": state["label"],
-                "scenario": state["scenario"],
-                "overrides": state["overrides"],
-                "globalDelayMs": state["global_delay_ms"],
-                "globalDelayMaxMs": state["global_delay_max_ms"],
-            }
-        )
-        connection.request("PUT", path, body, headers)
+        mode = "replace" if plan.replace else "merge"
+        connection.request("PUT", f"{path}&mode={mode}", msgspec.json.encode(SessionPatch(**plan.patch())), headers)
+    elif plan.by_prefix:
+        connection.request("DELETE", f"/api/v1/sessions?{place}&prefix={plan.key}&mode=delete", headers=headers)
     else:
         connection.request("DELETE", f"{path}&mode=delete", headers=headers)
     response = connection.getresponse()
