@@ -97,7 +97,12 @@ class AsyncSessionClient:
         self._retry_for_s = settings.retry_for_s
         self._process = os.getpid()
         self._http = httpx.AsyncClient(
-            base_url=settings.url, headers=settings.headers(), timeout=settings.timeout_s, transport=transport
+            base_url=settings.url,
+            headers=settings.headers(),
+            timeout=settings.timeout_s,
+            transport=transport,
+            # Loading the certificates takes as long as some fifty calls.
+            verify=settings.url.lower().startswith("https:"),
         )
 
     def session(

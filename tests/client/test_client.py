@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -30,8 +31,10 @@ from sessionstore import (
     StoreUnavailableError,
     TooFewViewsError,
 )
-from sessionstore.client import AsyncSessionClient
+from sessionstore.client import AsyncSessionClient, SessionClient
 
+from ..support.adapter import Driver
+from ..support.gateway import KEY
 from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import free_port
 from .conftest import PLACE, MakeClient
@@ -440,6 +443,22 @@ async def test_a_client_sends_the_key_and_asks_for_json(make_client: MakeClient)
     assert str(request.url) == "https://gateway/mocks/api/v1/sessions/a%2Fb?project=checkout&environment=staging"
     assert request.headers["authorization"] == "Bearer fmk_" + "k" * 43
     assert request.headers["user-agent"].startswith("sessionstore/")
+
+
+async def test_certificates_are_loaded_for_tls_only(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    original = ssl.create_default_context
+
+    def load(*args: Any, **options: Any) -> ssl.SSLContext:
+        loaded.append(options)
+        return original(*args, **options)
+
+    monkeypatch.setattr("ssl.create_default_context", load)
+    kind = SessionClient if driver == "sync" else AsyncSessionClient
+    kind("http://gateway", KEY)
+    assert not loaded
+    kind("HTTPS://gateway", KEY)
+    assert loaded
 
 
 async def test_every_operation_of_the_api_has_a_method(make_client: MakeClient, gateway: GatewayProcess) -> None:

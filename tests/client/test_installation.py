@@ -70,6 +70,12 @@ def test_without_httpx_the_import_says_what_to_install() -> None:
     assert "msgspec" in error
 
 
+def test_neither_the_client_nor_the_plugin_needs_redis() -> None:
+    without = "import sys; sys.modules.update(redis=None, fakeredis=None, starlette=None)"
+    assert run(f"{without}; from sessionstore.client import SessionClient, AsyncSessionClient") == ""
+    assert run(f"{without}; import sessionstore.client.pytest_plugin, sessionstore.client.failure_report") == ""
+
+
 def test_the_names_are_there_before_httpx_is_imported() -> None:
     program = "import sys, sessionstore.client as c; assert 'SessionClient' in dir(c) and 'httpx' not in sys.modules"
     assert run(program) == ""
