@@ -18,12 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sessionstore import AsyncSessionStore
 from sessionstore.errors import (
+    CorruptSessionError,
     NotEffectiveError,
     OutcomeUnknownError,
     SessionStoreError,
     StoreUnavailableError,
     TooFewViewsError,
 )
+from sessionstore.session import hash_session_key
 
 from .auth import Authenticator
 from .errors import NOT_HTTP, RETRY_AFTER_S, STATUS, RequestError, error_body, new_request_id
@@ -45,6 +47,8 @@ _STOPPING = "The gateway is stopping; nothing was changed. Send the request agai
 _STOPPING_WRITE = "The gateway is stopping; a session was changed whole or not at all. A PUT is safe to send again."
 #: What a Host may hold (RFC 9112, 3.2; RFC 3986, 3.2.2). h11 checks that there is one.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*+)?\Z")
+#: Corrupt sessions that are remembered, so that each is logged once.
+_MAX_TOLD = 1000
 #: What comes before the path in the absolute form of a request target (RFC 9112, 3.2.2).
 _AUTHORITY = re.compile(r"https?://[^/]*", re.IGNORECASE)
 
@@ -112,6 +116,8 @@ class Boundary:
         self._app = app
         self._metrics = metrics
         self._access_log = access_log
+        #: corrupt sessions that the log has named
+        self._told: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -156,11 +162,25 @@ class Boundary:
             await _answer_late(exc, scope, receive, send_with_id)
         finally:
             self._metrics.answered(record)
+            self._tell_corrupt(record)
             if self._access_log:
                 _log_access(record)
             # A write with a lost answer may have been applied. A refused one was not.
             if record.write is not None and not 300 <= record.status < 500:
                 _log_write(record, record.write, scope.get("client"))
+
+    def _tell_corrupt(self, record: Record) -> None:
+        """Log each corrupt session once, without its key."""
+        for digest in map(hash_session_key, record.corrupt):
+            if digest not in self._told:
+                if len(self._told) >= _MAX_TOLD:
+                    self._told.clear()
+                self._told.add(digest)
+                log.error(
+                    "A session's record in Redis is corrupt; delete the session. The SHA-256 of its key begins with %s",
+                    digest,
+                    extra={"fields": {"requestId": record.request_id}},
+                )
 
 
 async def _answer_late(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,7 +209,9 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     elif isinstance(error, SessionStoreError) and error.code in STATUS:
         code = error.code
     fields = {"fields": {"requestId": record.request_id}}
-    if code == "internal_error":
+    if isinstance(error, CorruptSessionError):
+        record.corrupt = (error.session_key,)
+    elif code == "internal_error":
         log.error("A request failed", exc_info=error, extra=fields)
         sentence = f"The gateway failed; its log says why, under the request id {record.request_id}."
     elif isinstance(error, StoreUnavailableError):

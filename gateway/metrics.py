@@ -75,6 +75,9 @@ class Metrics:
             "Records of API keys that are corrupt, at the last load.",
             registry=registry,
         )
+        self._corrupt_sessions = counter(
+            "sessionstore_corrupt_sessions", "Corrupt records of sessions that requests met."
+        )
         self._rate_limited = counter("sessionstore_rate_limited", "Requests refused over the rate limit.")
         self._uncounted = counter("sessionstore_limiter_failures", "Requests that passed uncounted by the rate limit.")
         self._redis_seconds = histogram(
@@ -125,6 +128,7 @@ class Metrics:
         self._request_seconds.labels(record.route, method).observe(time.perf_counter() - record.started_s)
         if record.effect is not None and record.effect.waited:
             self._took_effect(record.effect)
+        self._corrupt_sessions.inc(len(record.corrupt))
         if record.code is not None:
             self._errors.labels(record.code).inc()
             if record.code == "rate_limited":

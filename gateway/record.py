@@ -49,6 +49,8 @@ class Record(Struct):
         How the write took effect.
     write : Write or None
         The write that was sent to the store.
+    corrupt : tuple of str
+        Session keys whose records were found corrupt.
     """
 
     request_id: str
@@ -62,6 +64,7 @@ class Record(Struct):
     limit_headers: dict[str, str] = {}
     effect: Effect | None = None
     write: Write | None = None
+    corrupt: tuple[str, ...] = ()
 
 
 def record_of(request: Request) -> Record:

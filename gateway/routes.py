@@ -242,6 +242,7 @@ class API:
         limit = inputs.parse_number(query.get("limit"), inputs.DEFAULT_PAGE)
         environment = await self._environment(request)
         page = await environment.list(limit, query.get("cursor"), query.get("prefix"))
+        record_of(request).corrupt = page.corrupt
         sessions = tuple(session.entry() for session in page.sessions)
         return _answer(SessionListDocument(sessions, page.next_cursor))
 

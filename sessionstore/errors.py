@@ -25,6 +25,7 @@
     │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
     ├── TooFewViewsError                        the state is set, and fewer views than asked for reported it
     ├── CorruptDataError                        Redis holds data that this library did not write
+    │   └── CorruptSessionError                 … as the record of one session
     ├── IncompatibleLayoutError                 Redis holds the data of another release's layout
     ├── StoreClosedError                        used after close, or after a fork
     └── StaleView                               a view without a lease, opened with on_stale="raise"
@@ -181,6 +182,19 @@ class TooFewViewsError(SessionStoreError):
 
 class CorruptDataError(SessionStoreError):
     """Redis holds data under our keys that this library did not write."""
+
+
+class CorruptSessionError(CorruptDataError):
+    """The record of one session is corrupt. Deleting the session removes it.
+
+    Attributes
+    ----------
+    session_key : str
+    """
+
+    def __init__(self, message: str, session_key: str) -> None:
+        super().__init__(message)
+        self.session_key = session_key
 
 
 class IncompatibleLayoutError(SessionStoreError):

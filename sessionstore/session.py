@@ -441,11 +441,13 @@ class LiveCounts(Struct, frozen=True, gc=False):
 class SessionPage(Struct, frozen=True):
     """One page of an environment's sessions, newest seen first; `next_cursor` is None on the last.
 
-    Another page may be short, even empty, if many sessions have just expired.
+    Another page may be short, even empty, if many sessions have just expired. `corrupt` has the session keys of records
+    that can't be read, in their place; deleting such a session removes it.
     """
 
     sessions: tuple[Session, ...]
     next_cursor: str | None
+    corrupt: tuple[str, ...] = ()
 
 
 _encode = msgspec.json.Encoder().encode
@@ -566,6 +568,11 @@ def validate_key_prefix(prefix: str) -> str:
             "No session key has this prefix: a key has no line break or control character, nor white space at its ends."
         )
     return prefix
+
+
+def hash_session_key(session_key: str) -> str:
+    """The first digits of a session key's SHA-256, for logs, which must not hold the key."""
+    return hashlib.sha256(session_key.encode()).hexdigest()[:12]
 
 
 def is_slug(value: str) -> bool:

@@ -178,16 +178,19 @@ def list_sessions(
 ) -> None:
     """List the live sessions, last used first."""
     page = environment.list(limit, cursor, prefix)
-    sessions = list(page.sessions)
+    sessions, corrupt = list(page.sessions), list(page.corrupt)
     while every and page.next_cursor:
         page = environment.list(limit, page.next_cursor, prefix)
         sessions += page.sessions
+        corrupt += page.corrupt
     print_result(
         as_json,
         {"sessions": [_document(session) for session in sessions], "nextCursor": page.next_cursor},
         ("SESSION", "SCENARIO", "OVERRIDES", "DELAY MS", "LAST SEEN", "LABEL"),
         ((s.session_key, s.scenario, s.overrides, delay_of(s), time_of(s.last_seen_at), s.label) for s in sessions),
     )
+    for session_key in corrupt:
+        say(f"The record of {session_key!r} is corrupt in Redis; sessionstore delete removes it.")
     if page.next_cursor and not as_json:
         say(f"There are more: --cursor {page.next_cursor}, or --all.")
 

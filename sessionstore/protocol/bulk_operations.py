@@ -78,8 +78,12 @@ def _is_any(_: StoredSession) -> bool:
 
 
 def _find(keyspace: EnvironmentKeyspace, prefix: str, wanted: Callable[[StoredSession], bool]) -> Operation[list[str]]:
-    """Find the sessions to change; one more than are changed tells that there are more."""
+    """Find the sessions to change; one more than are changed tells that there are more.
+
+    Corrupt ones come last: a deletion removes them, and a reset fails after it has reset the others.
+    """
     found: dict[str, None] = {}
+    corrupt: dict[str, None] = {}
     cursor = None
     while cursor != "0":
         page: ScanReply = yield calls.scan(keyspace, cursor or "0", prefix=prefix)
@@ -89,9 +93,10 @@ def _find(keyspace: EnvironmentKeyspace, prefix: str, wanted: Callable[[StoredSe
         for start in range(0, len(page.members), calls.READ_BATCH):
             reply: SessionsReply = yield calls.read(keyspace, page.members[start : start + calls.READ_BATCH])
             found.update((state.session_key, None) for state in reply.sessions if wanted(state))
+            corrupt.update(dict.fromkeys(reply.corrupt))
             if len(found) > MAX_CHANGED:
                 return list(found)
-    return list(found)
+    return [*found, *corrupt]
 
 
 def _stand_still(context: WriteContext) -> Operation[WriteReply]:

@@ -40,6 +40,7 @@ from .replies import (
     CatalogReply,
     IndexPage,
     LeaseStatusReply,
+    SessionsReply,
     StoredSession,
     ViewsReply,
     WriteReply,
@@ -192,26 +193,29 @@ def list_sessions(
         validate_key_prefix(prefix)
     after = None if cursor is None else decode_cursor(cursor, tuple[int, str], "cursor")
     sessions: list[Session] = []
+    corrupt: list[str] = []
     # The index may name expired sessions, so a page may take several looks; after the last it is returned short, with a
     # cursor.
     count = limit
     for _ in range(_MAX_LOOKS):
         page: IndexPage = yield calls.page(keyspace, count, after, prefix=prefix or "")
-        states = {}
+        reply = SessionsReply(0, ())
         if page.members:
             reply = yield calls.read(keyspace, [key for key, _ in page.members])
-            states = {state.session_key: state for state in reply.sessions}
+        states = {state.session_key: state for state in reply.sessions}
         for number, (key, last_seen_at) in enumerate(page.members, 1):
             if key in states:
                 sessions.append(_session(keyspace, states[key]))
                 if len(sessions) == limit and (number < len(page.members) or page.next is not None):
-                    return SessionPage(tuple(sessions), encode_cursor((last_seen_at, key)))
+                    return SessionPage(tuple(sessions), encode_cursor((last_seen_at, key)), tuple(corrupt))
+            elif key in reply.corrupt:
+                corrupt.append(key)
         if page.next is None:
-            return SessionPage(tuple(sessions), None)
+            return SessionPage(tuple(sessions), None, tuple(corrupt))
         key, last_seen_at = page.next
         after = (last_seen_at, key)
         count = calls.READ_BATCH
-    return SessionPage(tuple(sessions), encode_cursor(after))
+    return SessionPage(tuple(sessions), encode_cursor(after), tuple(corrupt))
 
 
 def views(keyspace: EnvironmentKeyspace) -> Operation[tuple[LiveView, ...]]:

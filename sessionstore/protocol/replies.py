@@ -12,6 +12,7 @@ from msgspec import Struct
 from ..catalog.model import Catalog
 from ..errors import (
     CorruptDataError,
+    CorruptSessionError,
     EnvironmentNotFoundError,
     InvalidOverrideError,
     InvalidScenarioError,
@@ -116,6 +117,8 @@ class SessionsReply(Struct, frozen=True):
 
     now: int
     sessions: tuple[StoredSession, ...]
+    #: session keys of corrupt ones
+    corrupt: tuple[str, ...] = ()
 
 
 class SnapshotReply(Struct, frozen=True):
@@ -127,6 +130,8 @@ class SnapshotReply(Struct, frozen=True):
     cursor: str
     members: tuple[str, ...]
     sessions: tuple[SessionState, ...]
+    #: session keys of corrupt ones
+    corrupt: tuple[str, ...] = ()
 
 
 class PingReply(Struct, frozen=True):
@@ -260,6 +265,15 @@ def _unknown(error: SessionStoreError, name: str) -> SessionStoreError:
     return error
 
 
+def corrupt_session(keyspace: EnvironmentKeyspace, session_key: str) -> CorruptSessionError:
+    """The error for a session whose record is corrupt."""
+    return CorruptSessionError(
+        f"The record of the session {session_key!r} on {keyspace} is corrupt in Redis; nothing was changed. Delete the "
+        "session (over HTTP with mode=delete) without a precondition, then set it again.",
+        session_key,
+    )
+
+
 def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, declarative: bool) -> SessionStoreError:
     """The error for a status other than ok.
 
@@ -289,6 +303,8 @@ def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, de
         case "unknown_scenario":
             sentence = f"There is no scenario {detail!r} on {keyspace}; name one of its catalog."
             return _unknown(InvalidScenarioError(sentence), detail)
+        case "corrupt_session":
+            return corrupt_session(keyspace, session_key)
         case "too_many_overrides":
             return InvalidOverrideError(
                 f"The session {session_key!r} has {MAX_OVERRIDES} overrides, the most allowed; switch one off."

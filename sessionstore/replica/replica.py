@@ -85,6 +85,8 @@ class Replica:
     ----------
     sessions : dict
         Session key → session.
+    corrupt : set of str
+        Session keys whose records in Redis were corrupt at the last sync, and have not been written since.
     catalog : Catalog or None
         The environment's catalog.
     environments : tuple of str
@@ -106,6 +108,7 @@ class Replica:
 
     def __init__(self, keyspace: EnvironmentKeyspace) -> None:
         self.sessions: dict[str, HeldSession] = {}
+        self.corrupt: set[str] = set()
         self.catalog: Catalog | None = None
         self.environments: tuple[str, ...] = ()
         self.state = State.EMPTY
@@ -239,10 +242,12 @@ class Replica:
         if isinstance(change, SessionSet):
             session = self._hold(change.session)
             self._keep(session)
+            self.corrupt.discard(session.session_key)
             self._advance(chain)
             self._report(session.session_key, session)
         elif isinstance(change, SessionDeleted):
             deleted = sessions.pop(change.session_key, None)
+            self.corrupt.discard(change.session_key)
             self._advance(chain)
             if deleted is not None:
                 self._report(change.session_key, None)
@@ -270,6 +275,8 @@ class Replica:
             return
         snapshot.verify()
         sessions = self.sessions
+        # Before its session goes: a look-up must not find nothing.
+        self.corrupt = snapshot.corrupt
         for key in [key for key in sessions if key not in snapshot.sessions]:
             del sessions[key]
             self._report(key, None)

@@ -70,6 +70,8 @@ class Snapshot:
         #: None until the first page says where it begins
         self.chain: Chain | None = None
         self.sessions: dict[str, HeldSession] = {}
+        #: session keys whose records are corrupt
+        self.corrupt: set[str] = set()
         self.catalog: Catalog | None = None
         #: the environments that the project has registered
         self.environments: tuple[str, ...] = ()
@@ -186,6 +188,10 @@ class Snapshot:
         self._page_now = max(self._page_now, reply.now)
         for state in reply.sessions:
             self._take_session(state)
+        for key in reply.corrupt:
+            if key not in self.sessions and key not in self._deleted:
+                self.corrupt.add(key)
+                self._moves.pop(key, None)
         if step.finds:
             self._cursor = reply.cursor if reply.cursor != "0" else None
             # A message or an earlier page has brought the others; messages keep them right.
@@ -243,17 +249,19 @@ class Snapshot:
         if isinstance(change, SessionSet):
             key = change.session.session_key
             self.sessions[key] = self._hold(change.session)
+            self.corrupt.discard(key)
             self._moves.pop(key, None)
         elif isinstance(change, SessionDeleted):
             self.sessions.pop(change.session_key, None)
             self._deleted.add(change.session_key)
+            self.corrupt.discard(change.session_key)
             self._moves.pop(change.session_key, None)
         elif isinstance(change, ExpiryMoved):
             for key, expires_at, last_seen_at in change.sessions:
                 session = self.sessions.get(key)
                 if session is not None:
                     self.sessions[key] = moved(session, expires_at, last_seen_at)
-                else:
+                elif key not in self.corrupt:
                     self._moves[key] = (expires_at, last_seen_at)
         else:
             self.catalog = change.catalog

@@ -19,6 +19,7 @@ from ..errors import CorruptDataError, SessionStoreError, StoreClosedError
 from ..protocol.calls import WriteContext
 from ..protocol.messages import Applied, decode_applied
 from ..protocol.operations import AwaitApplied
+from ..session import hash_session_key
 from .follower import DEFAULT_TOUCH_INTERVAL_S, Follower, FollowerRequest
 from .lease import LeaseRequest
 from .replica import State
@@ -39,6 +40,8 @@ _MOST_UNHEARD = 2
 _LAST_CALLS = 16
 #: Channels of environments with waiting writers that stay subscribed.
 _MAX_APPLIED_CHANNELS = 256
+#: Corrupt sessions that one line of the log names.
+_MOST_NAMED = 10
 
 log = logging.getLogger("sessionstore")
 
@@ -81,6 +84,7 @@ class Subscriptions:
         #: what the log has said: whether a follower is fresh, and whose touches fail
         self._told_fresh: dict[Follower, bool] = {}
         self._told_untouched: set[Follower] = set()
+        self._told_corrupt: dict[Follower, set[str]] = {}
         #: projects without a registered environment
         self._told_unchecked: set[str] = set()
 
@@ -312,6 +316,7 @@ class Subscriptions:
         self._draining += follower.close(now)
         self._told_fresh.pop(follower, None)
         self._told_untouched.discard(follower)
+        self._told_corrupt.pop(follower, None)
 
     def _abandon(self, whose: Callable[[Follower], bool]) -> None:
         """Drop the calls that are left: a lease that nobody leaves expires by itself."""
@@ -382,6 +387,7 @@ class Subscriptions:
                 log.log(level, "The view of %s is in touch, at revision %d.", follower.name, follower.replica.rev)
                 self._told_fresh[follower] = True
                 self._tell_registration(follower)
+                self._tell_corrupt(follower)
             elif not fresh and (told or (told is None and follower.trouble is not None)):
                 reason = follower.trouble or "its lease ran out before it could be renewed"
                 serves = "has never been in touch, and serves nothing"
@@ -400,6 +406,20 @@ class Subscriptions:
                     follower.touch_error,
                 )
                 self._told_untouched.add(follower)
+
+    def _tell_corrupt(self, follower: Follower) -> None:
+        """Say in the log, once, which sessions it can't serve. A log must not hold their keys."""
+        corrupt = set(map(hash_session_key, follower.replica.corrupt))
+        new = sorted(corrupt - self._told_corrupt.get(follower, set()))
+        self._told_corrupt[follower] = corrupt
+        if new:
+            log.error(
+                "The view of %s can't serve sessions whose records in Redis are corrupt: delete them. The SHA-256 of "
+                "their keys begin with %s%s.",
+                follower.name,
+                ", ".join(new[:_MOST_NAMED]),
+                " …" if len(new) > _MOST_NAMED else "",
+            )
 
     def _tell_registration(self, follower: Follower) -> None:
         """Say in the log, once, that writes of the environment are refused, or that its name can't be checked."""

@@ -18,6 +18,7 @@ from ..catalog.model import Catalog
 from ..errors import InvalidInputError, StaleView, StoreClosedError, StoreUnavailableError
 from ..options import check_seconds
 from ..protocol.calls import WriteContext
+from ..protocol.replies import corrupt_session
 from ..session import Session, normalize_session_key, session_key_from_header
 from .held_session import HeldSession
 from .subscriptions import Subscriptions
@@ -52,6 +53,8 @@ class ViewStats(Struct, frozen=True):
         Seconds until it stops being fresh, unless it renews its lease.
     last_error : str or None
         Why it last stopped being fresh.
+    corrupt : int
+        Sessions that it can't serve, because their records in Redis are corrupt.
     """
 
     state: str
@@ -61,6 +64,7 @@ class ViewStats(Struct, frozen=True):
     resyncs: int
     lease_left_s: float
     last_error: str | None
+    corrupt: int
 
 
 class BaseView:
@@ -72,8 +76,9 @@ class BaseView:
     ----------
     get : callable
         ``view.get(key)`` looks up a session and records that it was seen. The session key need not be normalised.
-        Returns the `Session`, or None. It never returns a session after its expiry in Redis time. Without a lease, a
-        view that was opened with ``on_stale="raise"`` raises `StaleView`.
+        Returns the `Session`, or None. It never returns a session after its expiry in Redis time. A view that was
+        opened with ``on_stale="raise"`` raises `StaleView` without a lease, and `CorruptSessionError` for a session
+        whose record in Redis is corrupt; another view logs such a record, and returns None.
     get_by_header : callable
         ``view.get_by_header(raw)`` takes the raw value of the request's header instead: bytes, or a str as a framework
         decodes it, or None without the header. See `session_key_from_header`. Any value is safe.
@@ -202,6 +207,7 @@ class BaseView:
             resyncs=follower.replica.resyncs,
             lease_left_s=left_s,
             last_error=follower.last_error,
+            corrupt=len(follower.replica.corrupt),
         )
 
     def subscribe(self, callback: ChangeCallback) -> Callable[[], None]:
@@ -251,6 +257,8 @@ class BaseView:
                 f"({follower.trouble or follower.last_error or 'it is not in touch yet'}); "
                 "try again, or open it with on_stale='serve'."
             )
+        if session is None and self._fast_path.strict and key in follower.replica.corrupt:
+            raise corrupt_session(follower.keyspace, key)
         if session is None or session.expires_at <= follower.redis_ms(now):
             return None
         if touch:

@@ -319,6 +319,24 @@ class TestSessions:
         assert "with --project" in cli.error("views", "-e", "staging", code=2)
 
 
+def test_corrupt_session_is_named_in_the_list_and_delete_removes_it(
+    cli: Cli, shared_redis: RedisServer, prefix: str
+) -> None:
+    cli("put", "bad", *STAGING)
+    cli("put", "good", *STAGING)
+    with shared_redis.client() as behind:
+        behind.hset(f"{prefix}:{{checkout}}:staging:s:bad", "rev", "nan")
+
+    listed = cli("list", *STAGING, "--all")
+    assert "good" in listed.stdout
+    assert "bad" not in listed.stdout
+    assert "The record of 'bad' is corrupt" in listed.stderr
+    assert "corrupt" in cli.error("get", "bad", *STAGING, code=6)
+
+    cli("delete", "bad", *STAGING)
+    assert cli("list", *STAGING).stderr == ""
+
+
 class TestKeys:
     @pytest.mark.parametrize("options", [("--expires-in", "999999w"), ("--expires-at", "9999-12-31T23:59:59-14:00")])
     def test_rejects_an_expiry_after_the_year_9999(self, cli: Cli, options: tuple[str, ...]) -> None:

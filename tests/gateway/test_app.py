@@ -8,12 +8,14 @@ import re
 
 import httpx
 import pytest
+import redis.asyncio
 
 from gateway.app import create_app
 from gateway.auth import Authenticator
 from gateway.errors import STATUS
 from gateway.logs import JSONFormatter
 from sessionstore import AsyncSessionStore, CorruptDataError, EmbeddedServer
+from sessionstore.session import hash_session_key
 
 from ..support.gateway import API, AUTHORIZATION, KEY, PLACE, assert_error
 
@@ -174,6 +176,48 @@ class TestInternalError:
         await pool.release(connection)
 
         assert_error(await api.get("ci-42"), 500, "internal_error")
+
+
+class TestCorruptSession:
+    @pytest.fixture(autouse=True)
+    async def given(self, api: API) -> None:
+        """Given a session whose record is corrupt, and another one."""
+        for key in ("bad", "good"):
+            assert (await api.put(key, {"label": "x"})).status_code == 200
+        client = redis.asyncio.Redis(connection_pool=api.store.connection_pool)
+        await client.hset(api.store.config.prefix + ":{checkout}:staging:s:bad", "rev", "nan")
+
+    async def test_is_an_internal_error_with_the_remedy_and_deleting_removes_it(
+        self, api: API, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for response in (
+            await api.get("bad"),
+            await api.put("bad", {}),
+            await api.put("bad", {}, params={**PLACE, "mode": "replace"}),
+            await api.delete("bad"),
+            await api.post("/sessions/bad/overrides/ovr_a"),
+            await api.call("DELETE", "/sessions/bad/overrides/ovr_a"),
+            await api.delete("bad", "delete", headers={"If-Match": '"1"'}),
+        ):
+            assert_error(response, 500, "internal_error", "'bad'", "corrupt", "mode=delete", "without a precondition")
+        assert (await api.get("good")).status_code == 200
+
+        assert (await api.delete("bad", "delete")).status_code == 200
+        assert (await api.put("bad", {})).status_code == 200
+
+        # The log names it once, by its hash
+        [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert record.getMessage().endswith(f" begins with {hash_session_key('bad')}")
+        assert record.exc_info is None
+
+    async def test_is_left_out_of_lists_and_counted(self, api: API) -> None:
+        for _ in range(2):
+            response = await api.call("GET", "/sessions")
+            assert [session["sessionKey"] for session in response.json()["sessions"]] == ["good"]
+        assert (await api.get("bad")).status_code == 500
+
+        metrics = await api.client.get("http://gateway/metrics")
+        assert "\nsessionstore_corrupt_sessions_total 3.0\n" in metrics.text
 
 
 class TestAccessLog:

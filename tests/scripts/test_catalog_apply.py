@@ -295,16 +295,19 @@ def test_a_head_behind_what_is_known_makes_the_writer_wait_for_a_lease(scripts: 
     assert apply(scripts, without("ovr_b"), known=50)["countableInMs"] == LEASE_MS
 
 
-def test_a_corrupt_session_stops_it_before_anything_is_written(scripts: Scripts) -> None:
+def test_a_corrupt_session_is_passed_over(scripts: Scripts) -> None:
     apply(scripts, OLD)
     scripts.store("fine", overrides='["ovr_b"]')
-    scripts.store("ci-42", overrides='["ovr_b"]', rev="x")
-    scripts.messages()
-    before = scripts.everything()
-    with pytest.raises(Exception, match="SSCORRUPT"):
-        apply(scripts, without("ovr_b"), "fine", "ci-42")
-    assert scripts.everything() == before
-    assert scripts.messages() == []
+    corrupt = scripts.store("ci-42", overrides='["ovr_b"]', rev="x")
+    scripts.redis.set(scripts.session("other"), "no hash")
+    scripts.redis.zadd(scripts.index, {"other": 1})
+
+    reply = apply(scripts, without("ovr_b"), "fine", "ci-42", "other")
+
+    assert reply["sessions"] == 1
+    assert "overrides" not in scripts.stored("fine")
+    assert scripts.stored("ci-42") == corrupt
+    assert scripts.redis.get(scripts.session("other")) == "no hash"
 
 
 @pytest.mark.parametrize("part", ["", ":mocks", ":local", ":scenarios"])

@@ -8,7 +8,15 @@ from ..support.scripts import Scripts
 def test_an_environment_that_was_never_written(scripts: Scripts) -> None:
     reply = scripts.run("snapshot", [scripts.head, scripts.index], ["0", 100])
 
-    assert reply == {"now": reply["now"], "rev": 0, "id": "", "cursor": "0", "members": [], "sessions": []}
+    assert reply == {
+        "now": reply["now"],
+        "rev": 0,
+        "id": "",
+        "cursor": "0",
+        "members": [],
+        "sessions": [],
+        "corrupt": [],
+    }
 
 
 def test_it_names_the_revision_that_it_was_read_at(scripts: Scripts) -> None:

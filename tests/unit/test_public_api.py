@@ -88,6 +88,7 @@ PROMISED = {
     "CatalogReport",
     "ChangeCallback",
     "CorruptDataError",
+    "CorruptSessionError",
     "Deletion",
     "Effect",
     "EmbeddedServer",

@@ -5,10 +5,11 @@
 -- ARGV[9] override id  [10] how many overrides a session may have
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
---           local_override, too_many_overrides
+--           local_override, too_many_overrides, corrupt_session
 -- Publishes 'set' if the override was off, or 'expiry' if only the expiry moved
 
 --@include lib/clock
+--@include lib/text
 --@include lib/environment
 --@include lib/session
 --@include lib/layout
@@ -29,7 +30,10 @@ if fault then
   return failure(fault, id)
 end
 
-local stored = load_session(KEYS[1], now)
+local stored, corrupt = load_session(KEYS[1], now)
+if corrupt then
+  return failure('corrupt_session', session_key)
+end
 local session = stored or new_session(now)
 local quoted = '"' .. id .. '"'
 local changed = string.find(session.overrides, quoted, 1, true) == nil

@@ -21,6 +21,7 @@
 -- Publishes 'set' for each session that was changed, then 'catalog'
 
 --@include lib/clock
+--@include lib/text
 --@include lib/session
 --@include lib/layout
 --@include lib/revision
@@ -74,7 +75,7 @@ if changed then
     local missing = {}
     local more = false
     for _, member in ipairs(redis.call('ZRANGE', KEYS[6], 0, -1)) do
-      if not named[member] then
+      if not named[member] and is_utf8(member) then
         more = #missing == MAX_MISSING
         if more then
           break
@@ -91,7 +92,10 @@ end
 
 -- The session without the ids that are no longer offered, or nil if it uses none of them.
 local function trimmed(key)
-  local used = redis.call('HMGET', key, 'scenario', 'overrides')
+  local used = redis.pcall('HMGET', key, 'scenario', 'overrides')
+  if used.err then
+    return nil
+  end
   local scenario_stays = not used[1] or scenarios[used[1]]
   local kept = {}
   local all_kept = true

@@ -5,10 +5,11 @@
 -- ARGV[9] override id
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
---           local_override, not_found
+--           local_override, not_found, corrupt_session
 -- Publishes 'set' if the override was on, or 'expiry' if only the expiry moved
 
 --@include lib/clock
+--@include lib/text
 --@include lib/environment
 --@include lib/session
 --@include lib/layout
@@ -27,7 +28,10 @@ local fault = redis.call('EXISTS', KEYS[9]) == 1 and override_fault(KEYS[10], KE
 if fault then
   return failure(fault, id)
 end
-local session = load_session(KEYS[1], now)
+local session, corrupt = load_session(KEYS[1], now)
+if corrupt then
+  return failure('corrupt_session', session_key)
+end
 if not session then
   return failure('not_found', session_key)
 end

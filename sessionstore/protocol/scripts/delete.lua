@@ -1,14 +1,15 @@
--- Remove a session. If it does not exist, nothing changes, and the caller waits for the head: it may repeat a deletion
+-- Remove a session, also one whose record is corrupt. If it does not exist, nothing changes, and the caller waits for the head: it may repeat a deletion
 -- whose revision is no longer stored.
 --
 -- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
 -- ARGV[9] If-Match: '', '*' or ',7,9,'
 --
 -- Returns   lib/reply.lua, written, with no session; or lib/failure.lua with the status unknown_environment,
---           precondition_failed
+--           precondition_failed, corrupt_session (only with If-Match)
 -- Publishes 'delete' if the session existed
 
 --@include lib/clock
+--@include lib/text
 --@include lib/environment
 --@include lib/session
 --@include lib/layout
@@ -22,26 +23,31 @@
 if not environment_is_known(KEYS[7], ARGV[6]) then
   return failure('unknown_environment', ARGV[6])
 end
-local session = load_session(KEYS[1], now)
-if not precondition_holds(session, ARGV[9], '') then
+local session, corrupt = load_session(KEYS[1], now)
+local existed = session ~= nil or corrupt
+if corrupt then
+  if ARGV[9] ~= '' then
+    return failure('corrupt_session', session_key)
+  end
+elseif not precondition_holds(session, ARGV[9], '') then
   return failure('precondition_failed', session and int(session.rev) or '')
 end
 
 if session then
   compare_with_head(session)
 end
-local target_rev = session and head.rev + 1 or head.rev
+local target_rev = existed and head.rev + 1 or head.rev
 local gone = gone_members(KEYS[2], head, now, ttl)
 local live, pending = count_pending(target_rev)
 
 -- This comes first: it works on a Redis that is out of memory, and makes room for the rest.
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], session_key)
-if session then
+if existed then
   local prev = advance_head(KEYS[3], head, ARGV[1], ttl)
   drop_members(KEYS[2], gone)
   publish_change(KEYS[8], 'delete', head, prev, now, ARGV[5], '"sessionKey":' .. cjson.encode(session_key))
 else
   keep_loss()
 end
-return written(now, head, target_rev, live, pending, session ~= nil, session ~= nil)
+return written(now, head, target_rev, live, pending, existed, existed)

@@ -5,9 +5,12 @@
 -- Returns {"now": ms, "environments": [slug, …]} in no order
 
 --@include lib/clock
+--@include lib/text
 
-local slugs = redis.call('SMEMBERS', KEYS[1])
-for i = 1, #slugs do
-  slugs[i] = cjson.encode(slugs[i])
+local slugs = {}
+for _, slug in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  if is_slug(slug) then
+    slugs[#slugs + 1] = '"' .. slug .. '"'
+  end
 end
 return '{"now":' .. int(now_ms()) .. ',"environments":[' .. table.concat(slugs, ',') .. ']}'

@@ -23,7 +23,7 @@ local live, pending = count_leases(KEYS[2], KEYS[3], rev)
 local left = 0
 if pending > 0 then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', '(' .. int(rev))) do
-    left = math.max(left, tonumber(redis.call('ZSCORE', KEYS[2], id) or now) - now)
+    left = math.max(left, math.min(tonumber(redis.call('ZSCORE', KEYS[2], id) or now) - now, 9007199254740992))
   end
 end
 return '{"now":' .. int(now) .. ',"rev":' .. int(head.rev) .. ',"live":' .. int(live) .. ',"pending":' .. int(pending)

@@ -8,6 +8,8 @@
 -- Returns {"status": "ok", "members": [[session key, lastSeenAt], …], "next": the last member that was looked at, in the
 --         same form, or null at the end of the index}; or lib/failure.lua with the status unknown_environment
 
+--@include lib/clock
+--@include lib/text
 --@include lib/environment
 --@include lib/failure
 
@@ -43,21 +45,26 @@ if ARGV[4] ~= '' then
   end
 end
 
-local limit, prefix = tonumber(ARGV[2]), ARGV[6]
--- One more entry than it looks at tells whether the index ends here.
-local last = first + tonumber(ARGV[3])
-local entries = redis.call('ZREVRANGE', KEYS[1], first, last, 'WITHSCORES')
+local limit, look, prefix = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
 local members = {}
-local looked_at = 0
-while #members < limit and first + looked_at < last and 2 * looked_at < #entries do
-  looked_at = looked_at + 1
-  local member, score = entries[2 * looked_at - 1], entries[2 * looked_at]
-  if string.sub(member, 1, #prefix) == prefix then
-    members[#members + 1] = '[' .. cjson.encode(member) .. ',' .. score .. ']'
+local next_page, ends
+-- An entry that no session can have is passed over, and no place to go on from. So it may take another look.
+repeat
+  -- One more entry than it looks at tells whether the index ends here.
+  local entries = redis.call('ZREVRANGE', KEYS[1], first, first + look, 'WITHSCORES')
+  local looked_at = 0
+  while #members < limit and looked_at < look and 2 * looked_at < #entries do
+    looked_at = looked_at + 1
+    local member, score = entries[2 * looked_at - 1], entries[2 * looked_at]
+    if whole(score) and is_utf8(member) then
+      next_page = '[' .. cjson.encode(member) .. ',' .. score .. ']'
+      if string.sub(member, 1, #prefix) == prefix then
+        members[#members + 1] = next_page
+      end
+    end
   end
-end
-local next_page = 'null'
-if 2 * looked_at < #entries then
-  next_page = '[' .. cjson.encode(entries[2 * looked_at - 1]) .. ',' .. entries[2 * looked_at] .. ']'
-end
-return '{"status":"ok","members":[' .. table.concat(members, ',') .. '],"next":' .. next_page .. '}'
+  first = first + looked_at
+  ends = 2 * looked_at >= #entries
+until ends or next_page
+return '{"status":"ok","members":[' .. table.concat(members, ',')
+  .. '],"next":' .. (not ends and next_page or 'null') .. '}'

@@ -7,10 +7,11 @@
 -- ARGV[11..] pairs: '+name', value (set) or '-name', '' (clear); name is a property, overrides are a JSON array
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
---           unknown_override, local_override, unknown_scenario
+--           unknown_override, local_override, unknown_scenario, corrupt_session
 -- Publishes 'set', or 'expiry' if only the expiry moved
 
 --@include lib/clock
+--@include lib/text
 --@include lib/environment
 --@include lib/session
 --@include lib/layout
@@ -26,7 +27,10 @@ local known, has_catalog = environment_and_catalog(KEYS[7], ARGV[6], KEYS[9])
 if not known then
   return failure('unknown_environment', ARGV[6])
 end
-local stored = load_session(KEYS[1], now)
+local stored, corrupt = load_session(KEYS[1], now)
+if corrupt then
+  return failure('corrupt_session', session_key)
+end
 if not precondition_holds(stored, ARGV[9], ARGV[10]) then
   return failure('precondition_failed', stored and int(stored.rev) or '')
 end

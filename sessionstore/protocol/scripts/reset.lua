@@ -4,10 +4,11 @@
 -- ARGV[9] If-Match: '', '*' or ',7,9,'
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
---           not_found
+--           not_found, corrupt_session
 -- Publishes 'set' if something was cleared, or 'expiry' if only the expiry moved
 
 --@include lib/clock
+--@include lib/text
 --@include lib/environment
 --@include lib/session
 --@include lib/layout
@@ -21,7 +22,10 @@
 if not environment_is_known(KEYS[7], ARGV[6]) then
   return failure('unknown_environment', ARGV[6])
 end
-local session = load_session(KEYS[1], now)
+local session, corrupt = load_session(KEYS[1], now)
+if corrupt then
+  return failure('corrupt_session', session_key)
+end
 if not precondition_holds(session, ARGV[9], '') then
   return failure('precondition_failed', session and int(session.rev) or '')
 end

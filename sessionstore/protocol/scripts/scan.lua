@@ -7,6 +7,8 @@
 --
 -- Returns {"cursor": text, '0' at the end, "members": [session key, …], "known": whether the environment may be used}
 
+--@include lib/clock
+--@include lib/text
 --@include lib/environment
 
 local page = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
@@ -14,7 +16,7 @@ local prefix = ARGV[3]
 local members = {}
 for i = 1, #page[2], 2 do
   local member = page[2][i]
-  if string.sub(member, 1, #prefix) == prefix then
+  if string.sub(member, 1, #prefix) == prefix and is_utf8(member) then
     members[#members + 1] = cjson.encode(member)
   end
 end

@@ -7,9 +7,11 @@
 --         KEYS
 --
 -- Returns {"now": ms, "rev": 0 if nothing was ever written, "id": '', "cursor": text, '0' at the end,
---          "members": [session key, …], "sessions": those of the sessions to read that exist}
+--          "members": [session key, …], "sessions": those of the sessions to read that exist,
+--          "corrupt": the session keys of those that are corrupt}
 
 --@include lib/clock
+--@include lib/text
 --@include lib/layout
 --@include lib/session
 
@@ -23,18 +25,22 @@ if ARGV[2] ~= '0' then
   local page = redis.call('ZSCAN', KEYS[2], cursor, 'COUNT', ARGV[2])
   cursor = page[1]
   for i = 1, #page[2], 2 do
-    members[#members + 1] = cjson.encode(page[2][i])
+    if is_utf8(page[2][i]) then
+      members[#members + 1] = cjson.encode(page[2][i])
+    end
   end
 end
 
-local sessions = {}
+local sessions, corrupted = {}, {}
 for i = 3, #KEYS do
-  local session = load_session(KEYS[i], now, true)
-  if session then
+  local session, corrupt = load_session(KEYS[i], now, true)
+  if corrupt then
+    corrupted[#corrupted + 1] = cjson.encode(ARGV[i])
+  elseif session then
     sessions[#sessions + 1] = session_json(ARGV[i], session)
   end
 end
 
 return '{"now":' .. int(now) .. ',"rev":' .. (head[1] or '0') .. ',"id":' .. cjson.encode(head[2] or '')
   .. ',"cursor":"' .. cursor .. '","members":[' .. table.concat(members, ',') .. ']'
-  .. ',"sessions":[' .. table.concat(sessions, ',') .. ']}'
+  .. ',"sessions":[' .. table.concat(sessions, ',') .. '],"corrupt":[' .. table.concat(corrupted, ',') .. ']}'

@@ -1,6 +1,6 @@
 -- Touch sessions: record when they were last seen, and looked up. Neither time goes back, and a time in the future
 -- counts as now.
--- A session that has expired is not revived.
+-- A session that has expired is not revived, and a corrupt one is passed over.
 --
 -- KEYS[1] index  [2] head  [3] changes (channel)  [4..] sessions
 -- ARGV[1] id of this write  [2] TTL, ms  [3] lease, ms  [4] highest revision the writer knows
@@ -10,6 +10,7 @@
 -- Publishes one 'expiry' for all sessions whose expiry moved
 
 --@include lib/clock
+--@include lib/text
 --@include lib/session
 --@include lib/layout
 --@include lib/revision

@@ -33,7 +33,7 @@ local function parse_key(hash, text)
   end
   local id, project = key.id, key.project
   local sound = is_hash(hash) and id == id_of(hash) and type(key.name) == 'string' and is_utf8(key.name)
-    and (project == cjson.null or type(project) == 'string' and #project <= 64 and string.find(project, '^%w[%w._-]*$') ~= nil)
+    and (project == cjson.null or type(project) == 'string' and is_slug(project))
     and type(key.createdAt) == 'number' and whole(key.createdAt) ~= nil
   for _, name in ipairs({ 'expiresAt', 'revokedAt', 'lastUsedAt' }) do
     local time = key[name]

@@ -19,17 +19,24 @@ end
 
 -- The session in `key`, or nil if it does not exist or has expired. With what views are not told, unless `for_view`: a
 -- snapshot reads many sessions. `stored` is what HMGET answered, for save_session.
+-- The second result is true if the key holds anything else than a session: it is corrupt.
 local function load_session(key, now, for_view)
   local value
   if for_view then
-    value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario', 'overrides',
+    value = redis.pcall('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario', 'overrides',
       'globalDelayMs', 'globalDelayMaxMs')
   else
-    value = redis.call('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario', 'overrides',
+    value = redis.pcall('HMGET', key, 'rev', 'expiresAt', 'lastSeenAt', 'createdAt', 'label', 'scenario', 'overrides',
       'globalDelayMs', 'globalDelayMaxMs', 'expiryRev', 'ttlSeconds', 'modifiedAt', 'modifiedBy', 'lookedUpAt')
   end
+  if value.err then
+    if string.find(tostring(value.err), 'WRONGTYPE', 1, true) then
+      return nil, true
+    end
+    error(value)
+  end
   if not value[1] and not value[2] then
-    return nil
+    return nil, redis.call('EXISTS', key) == 1
   end
   local session = {
     rev = whole(value[1]),
@@ -50,9 +57,9 @@ local function load_session(key, now, for_view)
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
       and session.globalDelayMs and session.globalDelayMaxMs and session.expiryRev and session.ttlSeconds
-      and session.modifiedAt and session.lookedUpAt and is_id_array(session.overrides)) then
-    -- The key is left out: this message reaches the logs, which must not hold session keys.
-    error('SSCORRUPT session')
+      and session.modifiedAt and session.lookedUpAt and is_id_array(session.overrides)
+      and is_utf8(session.label or '') and is_utf8(session.scenario or '') and is_utf8(session.modifiedBy or '')) then
+    return nil, true
   end
   if session.expiresAt <= now then
     return nil

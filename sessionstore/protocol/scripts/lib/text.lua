@@ -1,5 +1,10 @@
 -- Text that an answer may hold. One invalid byte would spoil the whole answer, so what is not UTF-8 is left out of it.
 
+-- Whether the text may name a project or an environment.
+local function is_slug(text)
+  return #text <= 64 and string.find(text, '^%w[%w._-]*$') ~= nil
+end
+
 local UTF8_SEQUENCES = {
   '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]',
   '\237[\128-\159][\128-\191]', '\240[\144-\191][\128-\191][\128-\191]',
