@@ -64,8 +64,9 @@ _MIN_TTL_S = 60
 #: A session's life is exact to a tenth, and must outlast the test.
 _TTL_PER_TIMEOUT = 1.2
 
-#: Seconds after which every proxy has told which keys it looked up; failed tests of a process that wait for it.
-_LOOK_UP_S = 1.5
+#: Seconds within which a proxy tells which keys it looked up; it does so each second. And how many failed tests of a
+#: process wait for it.
+_LOOK_UP_S = 2.5
 _MAX_WAITS = 5
 #: Seconds that the report of a failed test may wait for one answer.
 _REPORT_TIMEOUT_S = 5.0

@@ -323,7 +323,8 @@ def test_the_report_names_the_run_that_overwrote_the_session(suite: Suite, store
     )
 
 
-def test_the_report_says_if_a_proxy_has_looked_the_session_up(suite: Suite) -> None:
+def test_the_report_says_if_a_proxy_has_looked_the_session_up(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sessionstore.client.pytest_plugin._LOOK_UP_S", 20.0)  # it ends when the proxy has told
     suite.write("""
         import os, pathlib, time
 
@@ -375,17 +376,21 @@ def test_the_report_names_the_environment_that_the_proxy_listens_on(suite: Suite
 def test_sessions_that_can_not_be_deleted_are_told_once(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sessionstore.client.failures._RESTART_S", 0.0)
     suite.write("""
-        import os, signal
+        import os, signal, socket
         import pytest
 
         @pytest.mark.parametrize("number", range(5))
         def test_the_gateway_dies(mock_session, number):
             os.kill(int(os.environ["GATEWAY"]), signal.SIGKILL)
+            with pytest.raises(OSError):
+                while True:  # until its port is closed
+                    socket.create_connection(("127.0.0.1", int(os.environ["PORT"]))).close()
             assert 0
     """)
     with GatewayProcess(None, SESSIONSTORE_API_KEY=KEY) as dying:
         monkeypatch.setenv("SESSIONSTORE_URL", dying.url)
         monkeypatch.setenv("GATEWAY", str(dying.pid))
+        monkeypatch.setenv("PORT", str(dying.port))
         result = suite.run()
     result.assert_outcomes(failed=1, errors=1)
     result.stdout.fnmatch_lines(
