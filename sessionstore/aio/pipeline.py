@@ -1,7 +1,7 @@
 """The driver of a pipeline for asyncio: one connection, which is made when there are calls.
 
-While calls are under way, one task reads the replies, and another one writes what is submitted meanwhile. Between calls
-no task runs: a store that is not closed can be collected, and a loop that ends has nothing to cancel.
+One task reads the replies. It ends when no call has been made for a deadline: a store that is not closed can be
+collected. The connection stays open.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
 from ..errors import StoreClosedError
 from ..options import CLOSED
 from ..protocol.calls import Call
+from ..transport import redis_internals
 from ..transport.errors import FOREIGN_ERRORS, is_refusal
 from ..transport.pipeline import Pipeline
 
 log = logging.getLogger("sessionstore")
 
+#: Calls of one write, about. Redis runs them while the tasks that are ready make further calls.
+BATCH = 8
 #: Seconds between two looks at what is late, at least.
 _LOOK_S = 0.001
 
 
 class PipelineDriver:
-    """Sends the calls of tasks that are ready together in one write.
+    """Sends the calls of tasks that are ready together in one write, or in several if they are many.
 
     Parameters
     ----------
@@ -44,11 +47,13 @@ class PipelineDriver:
         self._deadline_s = deadline_s
         self._pipeline = Pipeline(deadline_s)
         self._connection: Any = None
-        #: set while the connection may be written to; when it runs out, the connection is closed
-        self._conversation: asyncio.Timeout | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._writer: asyncio.Task[None] | None = None
+        #: set while the connection may be written to; when it runs out, the reader stops
+        self._conversation: asyncio.Timeout | None = None
+        self._writing: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        #: whether the reader stays for further calls
+        self._lingers = True
         self._is_closed = False
 
     def submit(self, call: Call[Any]) -> asyncio.Future[Any]:
@@ -60,25 +65,29 @@ class PipelineDriver:
             return answer
         self._pipeline.submit(call, answer, time.monotonic())
         if self._timer is None:
-            self._timer = loop.call_later(self._deadline_s, self._expire)
-        # A task begins after the tasks that are ready now: what they submit leaves together.
+            self._timer = loop.call_later(self._deadline_s, self._look)
         if self._reader is None:
-            self._reader = loop.create_task(self._run(), name="sessionstore-pipeline")
-        elif self._conversation is not None:
-            self._write_soon()
+            self._read_soon()
+        elif self._pipeline.waiting >= BATCH:
+            self._write()
+        elif self._writing is None:
+            # After the tasks that are ready now, which may make further calls.
+            self._writing = loop.call_soon(self._write)
         return answer
 
     async def aclose(self) -> None:
         """Close for good. Calls that are under way fail."""
         self._is_closed = True
-        tasks = [task for task in (self._reader, self._writer) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
         await self._lose(RedisConnectionError())
         self._pipeline.refused(RedisConnectionError())
         if self._timer is not None:
             self._timer.cancel()
+
+    def _read_soon(self) -> None:
+        self._reader = asyncio.get_running_loop().create_task(self._run(), name="sessionstore-pipeline")
 
     async def _run(self) -> None:
         """Send and receive until no call is under way."""
@@ -91,11 +100,14 @@ class PipelineDriver:
                     self._pipeline.refused(exc)
                 else:
                     await self._converse()
+        except asyncio.CancelledError:
+            # The event loop is about to end. Tasks that clean up may call once more.
+            self._lingers = False
+            raise
         finally:
             self._reader = None
             if self._pipeline.has_waiting() and not self._is_closed:
-                # The event loop is about to end and cancels all tasks; those that clean up may call.
-                self._reader = asyncio.get_running_loop().create_task(self._run(), name="sessionstore-pipeline")
+                self._read_soon()
 
     async def _ensure_connected(self) -> None:
         if not await _is_usable(self._connection):
@@ -104,53 +116,49 @@ class PipelineDriver:
                 self._connection = await self._connect()
 
     async def _converse(self) -> None:
-        """Use the connection until each call that was sent has its reply."""
+        """Use the connection until it ends, is silent, or idle."""
         try:
             async with asyncio.timeout(None) as self._conversation:
-                await self._write()
-                while self._pipeline.has_sent:
-                    if self._pipeline.has_waiting():
-                        self._write_soon()
-                    reply = await _read(self._connection)
-                    self._pipeline.replied(reply, time.monotonic())
+                self._write()
+                while self._lingers or self._pipeline.has_sent:
+                    self._pipeline.replied(await _read(self._connection), time.monotonic())
+                    if self._writing is None and self._pipeline.has_waiting():
+                        self._write()
             self._conversation = None
         except Exception as exc:
-            _log_if_unexpected(exc)
-            await self._lose(exc)
+            idle = isinstance(exc, TimeoutError) and not self._pipeline.has_sent
+            if not idle:
+                _log_if_unexpected(exc)
+                await self._lose(exc)
         except BaseException:
             await self._lose(RedisConnectionError())
             raise
 
-    def _write_soon(self) -> None:
-        if self._writer is None:
-            loop = asyncio.get_running_loop()
-            self._writer = loop.create_task(self._write_while_reading(), name="sessionstore-pipeline-writer")
+    def _write(self) -> None:
+        """Send what waits."""
+        self._writing = None
+        # If Redis has ended an idle connection, the reader is about to see that.
+        if self._conversation is not None and (
+            self._pipeline.has_sent or not redis_internals.has_ended(self._connection)
+        ):
+            commands = self._pipeline.take(time.monotonic())
+            if commands:
+                redis_internals.write(self._connection, commands)
 
-    async def _write_while_reading(self) -> None:
-        try:
-            while self._conversation is not None and await self._write():
-                pass
-        except FOREIGN_ERRORS:
-            pass  # redis-py has closed the connection, which the reader sees
-        finally:
-            self._writer = None
-
-    async def _write(self) -> bool:
-        """Send what waits, as far as one write goes; False where there is nothing."""
-        commands = self._pipeline.take(time.monotonic())
-        if commands:
-            await self._connection.send_packed_command(commands, check_health=False)
-        return bool(commands)
-
-    def _expire(self) -> None:
-        """Look for what is late, and close the connection if it is silent."""
+    def _look(self) -> None:
+        """Fail the calls that are late; end the conversation if the connection is silent, or idle for a deadline."""
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        if self._pipeline.expire(now) and self._conversation is not None:
+        silent = self._pipeline.expire(now)
+        look_at = self._pipeline.expire_at()
+        idle = look_at == math.inf and now - self._pipeline.heard_at >= self._deadline_s
+        if (silent or idle) and self._conversation is not None:
             self._conversation.reschedule(loop.time())
             self._conversation = None
-        expire_at = self._pipeline.expire_at()
-        self._timer = None if expire_at == math.inf else loop.call_later(max(expire_at - now, _LOOK_S), self._expire)
+        if idle:
+            self._timer = None
+        else:
+            self._timer = loop.call_later(max(min(look_at - now, self._deadline_s), _LOOK_S), self._look)
 
     async def _lose(self, error: Exception) -> None:
         self._conversation = None
@@ -180,9 +188,13 @@ async def _is_usable(connection: Any) -> bool:
 async def _read(connection: Any) -> Any:
     """Receive one reply; an error reply is returned."""
     try:
-        return await connection.read_response(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
+        reply = await connection.read_response(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)
     except RedisError as exc:
         # redis-py makes a connection error of some refusals.
         if isinstance(exc, ResponseError) or is_refusal(exc):
             return exc
         raise
+    if reply is None:
+        # No script answers so; but redis-py does if the socket times out.
+        raise RedisConnectionError
+    return reply

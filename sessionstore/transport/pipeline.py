@@ -29,10 +29,9 @@ from ..protocol.calls import Call
 from .errors import translate
 from .resp import evalsha, evaluate, pack
 
-#: Calls that may be under way together: those whose outcome is unknown when Redis stops.
+#: Calls that may be under way together: all that are of unknown outcome when Redis stops, and all that the transport
+#: holds for a Redis that does not read.
 MAX_SENT = 256
-#: Bytes of one write, about: it fits into the transport's buffer, so that writing it does not wait for Redis.
-MAX_WRITE = 65_536
 #: Calls that may wait to be sent. Redis serves about as many within the default deadline: more would only be late.
 MAX_WAITING = 16_384
 
@@ -84,7 +83,8 @@ class Pipeline:
         self._waiting: deque[_Place] = deque()
         #: calls that Redis did not know the scripts of
         self._again: deque[_Place] = deque()
-        self._heard_at = -inf
+        #: when the last reply came
+        self.heard_at = -inf
 
     def has_waiting(self) -> bool:
         """Whether a call waits to be sent, and its caller for the answer."""
@@ -92,6 +92,11 @@ class Pipeline:
             while places and places[0].answer.done():
                 places.popleft()
         return bool(self._again or self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait to be sent, about."""
+        return len(self._waiting)
 
     @property
     def has_sent(self) -> bool:
@@ -112,16 +117,14 @@ class Pipeline:
     def take(self, now: float) -> list[bytes]:
         """Take the commands that are to be sent now, in one write."""
         commands: list[bytes] = []
-        size = 0
         for places in (self._again, self._waiting):
-            while places and len(self._sent) < MAX_SENT and size < MAX_WRITE:
+            while places and len(self._sent) < MAX_SENT:
                 place = places.popleft()
                 if place.deadline <= now:
                     place.fail(TimeoutError(), sent=False)
                 elif not place.answer.done():
                     place.sent_at = now
                     commands.append(self._with_text(place) if places is self._again else place.command)
-                    size += len(commands[-1])
                     self._sent.append(place)
         return commands
 
@@ -135,7 +138,7 @@ class Pipeline:
         """
         if not self._sent:
             raise InvalidResponse("a reply to no command")
-        self._heard_at = now
+        self.heard_at = now
         place = self._sent.popleft()
         if isinstance(reply, NoScriptError) and not place.with_text:
             self._again.append(place)
@@ -175,7 +178,7 @@ class Pipeline:
         if not self._sent:
             return inf
         first = self._sent[0]
-        return max(first.deadline, max(first.sent_at, self._heard_at) + self._deadline_s / 2)
+        return max(first.deadline, max(first.sent_at, self.heard_at) + self._deadline_s / 2)
 
     def _with_text(self, place: _Place) -> bytes:
         """The command with its script's text, unless another one brings the same text just before."""

@@ -39,6 +39,17 @@ def replace_locks(pool: Any) -> None:
     pool._fork_lock = threading.RLock()
 
 
+def write(connection: Any, commands: list[bytes]) -> None:
+    """Have an asyncio connection send commands, without waiting. Its own method is a coroutine, and needs a task."""
+    connection._writer.writelines(commands)
+
+
+def has_ended(connection: Any) -> bool:
+    """Whether the server has ended an asyncio connection. Its own method is a coroutine, and needs a task."""
+    ended: bool = connection._reader.at_eof()
+    return ended
+
+
 def shut_down(connection: Any) -> None:
     """End a connection that another thread reads. `disconnect` would take the parser from under that thread."""
     with suppress(AttributeError, OSError):

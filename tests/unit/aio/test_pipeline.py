@@ -10,8 +10,10 @@ import pytest
 import redis.asyncio
 
 from sessionstore import AsyncEnvironment, AsyncSessionStore, StoreClosedError, StoreUnavailableError
+from sessionstore.aio.pipeline import BATCH
 from sessionstore.protocol import calls
-from sessionstore.transport.pipeline import MAX_SENT, MAX_WRITE
+from sessionstore.transport import redis_internals
+from sessionstore.transport.pipeline import MAX_SENT
 
 from ...support.polling import eventually
 from ...support.redis_server import RedisServer
@@ -29,13 +31,13 @@ def open_store(server: RedisServer, prefix: str, **options: Any) -> AsyncSession
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commands each write to Redis has."""
     sizes: list[int] = []
-    send: Any = redis.asyncio.Connection.send_packed_command
+    write = redis_internals.write
 
-    async def record(connection: Any, command: Any, **options: Any) -> None:
-        sizes.append(len(command))
-        await send(connection, command, **options)
+    def record(connection: Any, commands: list[bytes]) -> None:
+        sizes.append(len(commands))
+        write(connection, commands)
 
-    monkeypatch.setattr(redis.asyncio.Connection, "send_packed_command", record)
+    monkeypatch.setattr(redis_internals, "write", record)
     return sizes
 
 
@@ -51,17 +53,27 @@ async def labels(staging: AsyncEnvironment, keys: list[str]) -> list[str | None]
     return [session.label for session in sessions if session is not None]
 
 
-async def test_calls_that_are_ready_together_leave_in_one_write_on_one_connection(
+async def test_calls_that_are_ready_together_leave_together_on_one_connection(
     shared_redis: RedisServer, prefix: str, writes: list[int]
 ) -> None:
     async with open_store(shared_redis, prefix) as store:
         staging = store.environment("checkout", "staging")
-        keys = await fill(staging, 64)
+        keys = await fill(staging, 2 * BATCH + 3)
         writes.clear()
 
+        # Many leave in batches: Redis runs one while the tasks go on
         assert await labels(staging, keys) == keys
-        assert writes == [64]
+        assert writes == [BATCH, BATCH, 3]
         assert len(shared_redis.clients(prefix)) == 1
+
+
+async def test_calls_that_are_ready_together_leave_in_one_write_on_a_new_connection(
+    shared_redis: RedisServer, prefix: str, writes: list[int]
+) -> None:
+    async with open_store(shared_redis, prefix) as store:
+        await asyncio.gather(*(store.ping() for _ in range(20)))
+
+        assert writes[0] == 20
 
 
 async def test_a_call_that_is_made_while_another_is_under_way_does_not_wait_for_it(
@@ -93,50 +105,68 @@ async def test_more_calls_than_may_be_under_way(shared_redis: RedisServer, prefi
         writes.clear()
 
         assert await labels(staging, keys) == keys
-        assert max(writes) == MAX_SENT
         assert sum(writes) == len(keys)
 
 
-async def test_more_bytes_than_one_write_takes(shared_redis: RedisServer, prefix: str, writes: list[int]) -> None:
-    async with open_store(shared_redis, prefix) as store:
-        staging = store.environment("checkout", "staging")
-        await staging.put("ci-42")
-        overrides = [f"ovr_{number:0120}" for number in range(200)]
-        writes.clear()
+async def test_idle_for_a_deadline_it_keeps_the_connection_and_no_task(shared_redis: RedisServer, prefix: str) -> None:
+    async with open_store(shared_redis, prefix, deadline_s=0.1) as store:
+        await store.ping()
+        driver: Any = store._runner.connections._pipeline
+        connection = driver._connection
+        assert driver._reader is not None
 
-        sessions = await asyncio.gather(*(staging.put(f"ci-{n}", overrides=overrides, wait=False) for n in range(16)))
+        await eventually(lambda: driver._reader is None)
 
-        assert [session.overrides for session in sessions] == [tuple(overrides)] * 16
-        assert 1 < max(writes) <= MAX_WRITE // (120 * 200) + 1
+        assert (driver._timer, driver._connection) == (None, connection)
+        await store.ping()
+        assert driver._connection is connection
 
 
-async def test_a_connection_that_redis_closed_while_it_was_idle_is_made_anew(
+async def test_a_connection_that_redis_ended_while_it_was_idle_is_made_anew(
     shared_redis: RedisServer, prefix: str
 ) -> None:
     async with open_store(shared_redis, prefix) as store:
         staging = store.environment("checkout", "staging")
         await staging.put("ci-42")
+        driver: Any = store._runner.connections._pipeline
         for _ in range(3):
             shared_redis.kill_clients(prefix)
-            connection: Any = store._runner.connections._pipeline._connection
-            async with asyncio.timeout(20):
-                while not connection._reader.at_eof():  # noqa: ASYNC110
-                    await asyncio.sleep(0)
+            await eventually(lambda: driver._connection is None)
 
             # Then a write does not notice
             await staging.put("ci-42")
 
 
-async def test_a_connection_with_a_reply_to_no_command_is_made_anew(shared_redis: RedisServer, prefix: str) -> None:
+async def test_the_end_of_an_idle_connection_that_nobody_has_read_yet(shared_redis: RedisServer, prefix: str) -> None:
     async with open_store(shared_redis, prefix) as store:
+        staging = store.environment("checkout", "staging")
+        await staging.put("ci-42")
+        driver: Any = store._runner.connections._pipeline
+
+        # When many calls are made in the turn of the event loop in which it ends
+        calls = [asyncio.create_task(staging.put("ci-42", wait=False)) for _ in range(BATCH)]
+        driver._connection._reader.feed_eof()
+
+        # Then none of them notices
+        await asyncio.gather(*calls)
+
+
+@pytest.mark.parametrize("idle", [False, True])
+async def test_a_connection_with_a_reply_to_no_command_is_made_anew(
+    shared_redis: RedisServer, prefix: str, idle: bool
+) -> None:
+    async with open_store(shared_redis, prefix, deadline_s=0.1 if idle else 20) as store:
         await store.ping()
-        connection: Any = store._runner.connections._pipeline._connection
-        await connection.send_command("ECHO", "a reply that is still to come")
-        async with asyncio.timeout(20):
-            while not await connection.can_read():  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        driver: Any = store._runner.connections._pipeline
+        connection = driver._connection
+        if idle:
+            await eventually(lambda: driver._reader is None)
+
+        redis_internals.write(connection, [b"ECHO unexpected\r\n"])
+        await eventually(lambda: connection._reader is None or connection._reader._buffer)
 
         assert await store.environment("checkout", "staging").get("ci-42") is None
+        assert driver._connection is not connection
 
 
 async def test_a_call_that_redis_does_not_answer_fails_in_time_and_the_next_is_served(own_redis: RedisServer) -> None:
@@ -181,8 +211,10 @@ async def test_an_unexpected_error_fails_the_calls_under_way_and_is_logged(
     async with open_store(shared_redis, prefix) as store:
         staging = store.environment("checkout", "staging")
         keys = await fill(staging, 2)
+        driver: Any = store._runner.connections._pipeline
         if method == "connect":
             shared_redis.kill_clients(prefix)
+            await eventually(lambda: driver._connection is None)
 
         async def fail(*args: Any, **kwargs: Any) -> Any:
             raise RuntimeError("a flaw")
@@ -191,9 +223,27 @@ async def test_an_unexpected_error_fails_the_calls_under_way_and_is_logged(
             patch.setattr(redis.asyncio.Connection, method, fail)
             results = await asyncio.gather(*map(staging.get, keys), return_exceptions=True)
 
-        assert [type(result) for result in results] == [StoreUnavailableError] * 2
+        # Then the last one failed: the reply to the first one was being read already
+        assert type(results[-1]) is StoreUnavailableError
         assert "a flaw" in caplog.text
         assert await labels(staging, keys) == keys
+
+
+async def test_what_redis_py_makes_of_a_socket_that_timed_out_is_no_reply(
+    shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(shared_redis, prefix) as store:
+
+        async def read_response(*args: Any, **kwargs: Any) -> None:
+            pass
+
+        await store.ping()
+        driver: Any = store._runner.connections._pipeline
+        monkeypatch.setattr(driver._connection, "read_response", read_response)
+        results = await asyncio.gather(store.ping(), store.ping(), return_exceptions=True)
+
+        assert type(results[-1]) is StoreUnavailableError
+        await store.ping()
 
 
 async def test_a_call_that_is_connecting_while_the_store_closes_is_not_sent(
@@ -240,15 +290,16 @@ async def test_what_waits_outlives_the_task_that_reads(shared_redis: RedisServer
         driver: Any = store._runner.connections._pipeline
         await store.ping()
         under_way = driver.submit(calls.ping())
+        await asyncio.sleep(0)
         reader = driver._reader
-        while driver._conversation is None:  # noqa: ASYNC110
-            await asyncio.sleep(0)
         reader.cancel()
         waiting = driver.submit(calls.ping())
 
         assert isinstance(await under_way, StoreUnavailableError)
         assert b"now" in await waiting
         assert reader.cancelled()
+        # And no task stays, which the end of the event loop would find
+        await eventually(lambda: driver._reader is None, timeout_s=10)
 
 
 def test_a_task_may_call_while_the_event_loop_ends(shared_redis: RedisServer, prefix: str) -> None:

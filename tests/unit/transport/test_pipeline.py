@@ -19,7 +19,7 @@ from redis.exceptions import (
 from sessionstore.errors import OutcomeUnknownError, SessionStoreError, StoreUnavailableError
 from sessionstore.protocol.calls import Call
 from sessionstore.protocol.scripts import load_script
-from sessionstore.transport.pipeline import MAX_SENT, MAX_WAITING, MAX_WRITE, Pipeline
+from sessionstore.transport.pipeline import MAX_SENT, MAX_WAITING, Pipeline
 from sessionstore.transport.resp import evalsha, evaluate, pack
 
 DEADLINE_S = 2.0
@@ -263,13 +263,6 @@ class TestBounds:
         assert calls.send() == []
         calls.reply("0")
         assert calls.send() == [names[MAX_SENT]]
-
-    def test_one_write_has_a_size(self, calls: Calls) -> None:
-        names = ["x" * (MAX_WRITE // 2) + str(number) for number in range(3)]
-        calls.submit(*names)
-
-        assert calls.send() == names[:2]
-        assert calls.send() == names[2:]
 
     def test_what_can_not_be_packed_fails_its_caller_only(self, calls: Calls) -> None:
         calls.submit("a")

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 
+from sessionstore import EmbeddedServer
 from sessionstore.transport import redis_internals
 
 from ...support.redis_server import RedisServer
@@ -77,3 +79,28 @@ def test_shut_down_connection_reads_nothing(shared_redis: RedisServer) -> None:
     connection.disconnect()
     redis_internals.shut_down(connection)
     pool.disconnect()
+
+
+async def test_an_asyncio_connection_writes_and_ends_without_a_task(shared_redis: RedisServer) -> None:
+    connection: Any = redis.asyncio.Connection(port=shared_redis.port, client_name="internals")
+    await connection.connect()
+
+    redis_internals.write(connection, [b"PING\r\n", b"ECHO x\r\n"])
+    assert [await connection.read_response() for _ in range(2)] == [b"PONG", b"x"]
+
+    assert not redis_internals.has_ended(connection)
+    shared_redis.kill_clients("internals")
+    with pytest.raises(redis.ConnectionError):
+        await connection.read_response(disconnect_on_error=False)
+    assert redis_internals.has_ended(connection)
+    await connection.disconnect()
+
+
+async def test_an_embedded_connection_does_so_too(embedded_server: EmbeddedServer) -> None:
+    pool: Any = embedded_server.async_client().connection_pool
+    connection = await pool.get_connection()
+
+    redis_internals.write(connection, [b"*1\r\n$4\r\nPING\r\n"])
+    assert await connection.read_response() == b"PONG"
+    assert not redis_internals.has_ended(connection)
+    await connection.disconnect()
