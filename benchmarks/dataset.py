@@ -39,7 +39,7 @@ for i = 4, #KEYS do
   session.expiresAt = now + ttl
   advance_head(KEYS[2], head, 'load' .. int(number), ttl)
   session.rev = head.rev
-  save_session(KEYS[i], session)
+  save_session(KEYS[i], session, now, '')
   redis.call('ZADD', KEYS[1], int(now), ARGV[i - 1])
 end
 return #KEYS - 3

@@ -93,7 +93,7 @@ def test_a_loaded_session_has_the_form_of_the_librarys(own_redis: RedisServer) -
 
             # Then both have the same fields, and its revision follows the loaded ones
             keys = dataset.environment_keys()
-            times = {b"rev", b"createdAt", b"lastSeenAt", b"expiresAt"}
+            times = {b"rev", b"createdAt", b"lastSeenAt", b"expiresAt", b"modifiedAt"}
             hashes: list[Any] = [client.hgetall(keys.session(key)) for key in ("ci-1", "by-hand")]
             assert hashes[0].keys() == hashes[1].keys() > times
             assert {f: v for f, v in hashes[0].items() if f not in times} == {

@@ -117,7 +117,8 @@ class TestNginx:
 
     @pytest.mark.parametrize("path", ["/metrics", "//metrics", "/%6Detrics", "/x/../metrics", "/metrics?x=1"])
     def test_shows_no_metrics(self, path: str, site: httpx.Client) -> None:
-        answer = site.get(path)
+        # As it stands: joined to the address, two slashes would begin a host.
+        answer = site.get(site.base_url.copy_with(raw_path=path.encode()))
         assert answer.status_code == 404
         assert answer.json()["code"] == "not_found"
 

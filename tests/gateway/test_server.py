@@ -428,6 +428,7 @@ class TestPipelining:
 
             assert gateway.resident_bytes() - before < 8 * 1024 * 1024, sent
 
+    @pytest.mark.timeout(240)
     def test_memory_of_many_connections_is_bounded(self, gateway: GatewayProcess) -> None:
         """400 clients send 1,274 requests each at once, without a valid key."""
         secret = "fmk_" + 43 * "z"
