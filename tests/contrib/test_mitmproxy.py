@@ -21,6 +21,7 @@ import pytest
 
 from sessionstore import SessionStore
 
+from ..support.checkout import ROOT
 from ..support.gateway import AUTHORIZATION, PLACE
 from ..support.gateway_process import GatewayProcess
 from ..support.mitmproxy import require_mitmdump
@@ -205,12 +206,7 @@ def test_the_header_reaches_the_server_only_if_asked_for(
 def test_the_example_answers_by_scenario_and_reads_its_settings_from_the_environment(
     mitmdump: str, shared_redis: RedisServer, prefix: str, tmp_path: Path
 ) -> None:
-    docs = Path(__file__).resolve().parents[2] / "docs"
-    [example] = re.findall(
-        r"^```python\n(from mitmproxy import http\n.*?)^```$",
-        (docs / "proxies.md").read_text(),
-        re.MULTILINE | re.DOTALL,
-    )
+    example = (ROOT / "examples" / "mitmproxy_addon.py").read_text(encoding="utf-8")
     variables = {
         "SESSIONSTORE_REDIS_URL": shared_redis.url,
         "SESSIONSTORE_PROJECT": "checkout",
@@ -220,7 +216,7 @@ def test_the_example_answers_by_scenario_and_reads_its_settings_from_the_environ
         "SESSIONSTORE_LEASE": "3",
     }
     with SessionStore.from_url(shared_redis.url, prefix=prefix, ttl_s=1000, lease_s=3) as store:
-        catalog = tomllib.loads((docs.parent / "examples" / "catalog.toml").read_text())
+        catalog = tomllib.loads((ROOT / "examples" / "catalog.toml").read_text(encoding="utf-8"))
         store.project("checkout").apply_catalog(catalog)
         staging = store.environment("checkout", "staging")
         with run_proxy(mitmdump, tmp_path, example, variables) as proxy:

@@ -1,4 +1,4 @@
-"""The plugin for authors of proxies: the recipe of docs/proxies.md, run by real pytest."""
+"""The plugin for authors of proxies: the tests in examples/proxy_tests/, run by real pytest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from ..support.pages import shown_file
 from ..support.reader import Reader
 from ..support.redis_server import RedisServer, free_port
 
@@ -65,11 +64,11 @@ def keys(server: RedisServer) -> list[bytes]:
 
 
 @pytest.mark.parametrize("server", ["memory", "Redis"])
-def test_the_recipe_tests_a_whole_proxy(server: str, own_redis: RedisServer, tmp_path: Path) -> None:
-    # Given: the files of the page, and the README's proxy, which takes a prefix.
+def test_the_example_tests_a_whole_proxy(server: str, own_redis: RedisServer, tmp_path: Path) -> None:
+    # Given: the files of the example, and the README's proxy, which takes a prefix.
     with Reader(tmp_path, own_redis.url) as reader:
-        for name in ("conftest.py", "test_proxy.py"):
-            (tmp_path / name).write_text(reader.placed(shown_file("proxies.md", name)), encoding="utf-8")
+        fixtures = tmp_path / "examples" / "proxy_tests" / "conftest.py"
+        fixtures.write_text(reader.placed(fixtures.read_text(encoding="utf-8")), encoding="utf-8")
     options = []
     if server == "Redis":
         proxy = tmp_path / "examples" / "proxy.py"
@@ -80,7 +79,7 @@ def test_the_recipe_tests_a_whole_proxy(server: str, own_redis: RedisServer, tmp
         options = ["--session-store-url", own_redis.url]
 
     # When: the suite runs, then the proxy serves the mock, and nothing remains.
-    done = run(tmp_path, *options)
+    done = run(tmp_path, "examples/proxy_tests", *options)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert keys(own_redis) == []
 

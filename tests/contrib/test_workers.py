@@ -36,8 +36,7 @@ def command(program: str) -> str:
 @pytest.fixture
 def reader(own_redis: RedisServer, tmp_path: Path) -> Iterator[Reader]:
     with Reader(tmp_path, own_redis.url) as reader:
-        for name in ("wsgi_app.py", "gunicorn.conf.py"):
-            (tmp_path / name).write_text(reader.placed(shown_file("proxies.md", name)), encoding="utf-8")
+        (tmp_path / "gunicorn.conf.py").write_text(shown_file("proxies.md", "gunicorn.conf.py"), encoding="utf-8")
         yield reader
 
 
@@ -83,7 +82,8 @@ def test_gunicorn_opens_a_view_in_each_worker(options: str, reader: Reader, stag
     check_workers(staging, process, reader.url(8082, "/pay"))
 
 
-def test_uvicorn_opens_a_view_in_each_worker(reader: Reader, staging: Environment) -> None:
+@pytest.mark.parametrize("application", ["proxy:app", "asgi_app:app"])
+def test_uvicorn_opens_a_view_in_each_worker(application: str, reader: Reader, staging: Environment) -> None:
     reader.run("sessionstore catalog apply examples/catalog.toml")
-    process = reader.serve(8081, command("uvicorn"))
+    process = reader.serve(8081, command("uvicorn").replace("proxy:app", application))
     check_workers(staging, process, reader.url(8081, "/pay"))

@@ -17,6 +17,7 @@ import pytest
 
 from ..support.checkout import ROOT, copy_tree, require_package_index
 from ..support.mitmproxy import require_mitmdump
+from ..support.pages import shown_file
 from ..support.reader import Reader
 from ..support.redis_server import RedisServer
 
@@ -50,7 +51,6 @@ NOT_RUN = {
     "make soak": "takes an hour; tests/faults runs the checker, and `make --dry-run` must accept it",
     "make test": "runs this test; `make --dry-run` must accept it",
     "make check": "runs before this test; `make --dry-run` must accept it",
-    "curl -d": "a part of a command, which a sentence names",
     "curl --http2": "a client that a sentence names",
     "sessionstore watch": "doesn't end; tests/cli runs it",
 }
@@ -164,11 +164,7 @@ def test_the_commands_run(page: Path, reader: Reader, request: pytest.FixtureReq
         reader.run("sessionstore catalog apply examples/catalog.toml")
         reader.run("sessionstore put ci-42 -p checkout -e staging")
     elif page.name == "proxies.md":
-        [addon] = [text for language, text in codes(page) if text.startswith("from mitmproxy")]
-        (reader.folder / "your_mocks.py").write_text(addon, encoding="utf-8")
-        for language, text in codes(page):
-            if language == "python" and (named := re.match(r"# (wsgi_app|gunicorn\.conf)\.py$", text, re.MULTILINE)):
-                (reader.folder / f"{named[1]}.py").write_text(reader.placed(text), encoding="utf-8")
+        (reader.folder / "gunicorn.conf.py").write_text(shown_file(page.name, "gunicorn.conf.py"), encoding="utf-8")
         settings = reader.folder / ".mitmproxy" / "config.yaml"
         settings.parent.mkdir()
         settings.write_text(f"listen_host: 127.0.0.1\nlisten_port: {reader.ports[8080]}\n", encoding="utf-8")

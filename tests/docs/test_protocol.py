@@ -1,4 +1,4 @@
-"""A view that follows the protocol of docs/guarantees.md, and uses only the scripts of this library."""
+"""A view that follows the protocol of docs/protocol.md, and uses only the scripts of this library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of docs/testing.md, with a gateway and a proxy."""
+"""The examples of docs/testing.md and examples/ci/, with a gateway and a proxy."""
 
 from __future__ import annotations
 
@@ -106,11 +106,10 @@ def gitlab(recipe: Any) -> tuple[str, str]:
     return tests, cleaning
 
 
-@pytest.mark.parametrize(("number", "read"), [(0, github), (1, gitlab)], ids=["GitHub", "GitLab"])
-def test_the_recipe_deletes_what_a_killed_run_left(
-    number: int, read: Any, reader: Reader, staging: Environment
-) -> None:
-    tests, cleaning = read(yaml.safe_load(blocks(PAGE, "yaml")[number]))
+@pytest.mark.parametrize("read", [github, gitlab])
+def test_the_recipe_deletes_what_a_killed_run_left(read: Any, reader: Reader, staging: Environment) -> None:
+    recipe = ROOT / "examples" / "ci" / f"{read.__name__}.yaml"
+    tests, cleaning = read(yaml.safe_load(recipe.read_text(encoding="utf-8")))
     assert tests == "pytest"
     staging.put("ci-4822-of-another-run")
     reader.run(LEAVES_A_SESSION)
