@@ -1,9 +1,9 @@
-"""A store in this process's memory, for a try and for tests: fakeredis instead of Redis.
+"""A store in this process's memory, to try the library and for tests: fakeredis instead of Redis.
 
 State is lost when the process ends. Everything but speed and durability is as on Redis; the scripts are the same.
 
-fakeredis is no boundary: its Lua reaches Python, and RESTORE unpickles. So other processes get in by `listen` only, and
-what they send is checked against a list. A script runs from this library's own text, whatever the client named it by.
+fakeredis is no security boundary: its Lua reaches Python, and RESTORE unpickles. So other processes connect by `listen`
+only, which checks each command against a list. It runs this library's own text of a script, and no text of a client.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _SCRIPTS = {
 }
 _REFUSAL = b"-NOPERM The embedded store takes only what sessionstore sends, and only its scripts.\r\n"
 
-#: What the replies begin with that RESP3 marks as pushed.
+#: The first words of replies that RESP3 marks as pushed.
 _PUSHES = frozenset({b"smessage", b"ssubscribe", b"sunsubscribe"})
-#: Parts of one command, and bytes of one part: more than applying the largest catalog to very many sessions takes.
+#: The most parts of one command, and bytes of one part. Applying the largest catalog to very many sessions needs less.
 _MAX_PARTS = 1_000_000
 _MAX_PART_BYTES = 16 * 1024 * 1024
 #: How an error reply begins.
@@ -50,7 +50,7 @@ _ERROR_CODE = re.compile(r"[A-Z]+ ")
 
 
 class EmbeddedServer:
-    """What a Redis server is elsewhere: stores made on it share its state.
+    """The counterpart of a Redis server: stores made on it share its state.
 
     Raises
     ------
@@ -83,8 +83,8 @@ class EmbeddedServer:
     def listen(self) -> str:
         """Let stores in other processes of this user connect; returns the URL. Calling it again returns the same.
 
-        The way in is a Unix socket of mode 0600 in a new folder of mode 0700. It takes what this library sends and
-        nothing else, so redis-cli can't look into the store.
+        It listens on a Unix socket of mode 0600, in a new folder of mode 0700. It accepts only the commands that this
+        library sends, so redis-cli can't look into the store.
 
         Raises
         ------
@@ -214,7 +214,7 @@ class _Client:
         return number
 
     async def _push(self) -> None:
-        """Send what is published. Replies have left by then, but for those of a command that runs now."""
+        """Send published messages. Earlier replies have left, except those of a command that runs now."""
         while True:
             await self._connection.can_read(timeout=None)
             await self._send()
@@ -239,7 +239,7 @@ class _Client:
 
 
 def _checked(command: list[bytes]) -> list[bytes] | None:
-    """Return the command to run for the one that a client sent; None: it is refused."""
+    """Return the command to run in place of a client's command; None refuses it."""
     name = command[0].upper() if command else b""
     if name in _RUNS_SCRIPT:
         text = _SCRIPTS.get(command[1]) if len(command) > 1 else None

@@ -19,7 +19,7 @@
     │   └── ApiKeyNotFoundError
     ├── PreconditionFailedError                 if_match or if_none_match did not hold; nothing was changed
     ├── AccessDeniedError                       over HTTP: the API key is invalid, or for another project
-    ├── RateLimitedError                        over HTTP: the API key has made its requests of this window
+    ├── RateLimitedError                        over HTTP: the API key is over its rate limit
     ├── StoreUnavailableError                   Redis can't be reached, or refuses
     │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
     │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
@@ -127,7 +127,7 @@ class AccessDeniedError(SessionStoreError):
 
 
 class RateLimitedError(SessionStoreError):
-    """Over HTTP: the API key has made its requests of this window; nothing was changed."""
+    """Over HTTP: the API key is over its rate limit; nothing was changed."""
 
     code = "rate_limited"
 

@@ -157,7 +157,7 @@ class SessionDetails(Struct, frozen=True, gc=False):
     ttl_seconds : int or None
         The session's own TTL; None: the store's.
     modified_at : int or None
-        When its state was last set, in ms since 1970, in Redis time. None: by a release that did not record it.
+        When its state was last set, in ms since 1970, in Redis time. None: a release that did not record it.
     modified_by : str or None
         Who set it: the `actor` of a store or environment. Over HTTP, the API key's name and public id.
     looked_up_at : int or None
@@ -441,8 +441,8 @@ class LiveCounts(Struct, frozen=True, gc=False):
 class SessionPage(Struct, frozen=True):
     """One page of an environment's sessions, newest seen first; `next_cursor` is None on the last.
 
-    Another page may be short, even empty, if many sessions have just expired. `corrupt` has the session keys of records
-    that can't be read, in their place; deleting such a session removes it.
+    Any page may be short, even empty, if many sessions have just expired. `sessions` lacks those whose records can't be
+    read: `corrupt` has their session keys. Deleting such a session removes its record.
     """
 
     sessions: tuple[Session, ...]
@@ -497,9 +497,9 @@ def _without_line_breaks(key: str) -> str:
 
 
 def shorten_session_key(key: str) -> str:
-    """Normalise a session key, but shorten a long one so that it stays another key than those that begin the same.
+    """Normalise a session key. Shorten a long one so that keys that begin alike stay different.
 
-    Of more than 200 code points remain the first 183, ``~``, and 16 digits of the SHA-256 of the whole.
+    A key of more than 200 code points keeps its first 183. Then come ``~`` and 16 digits of the SHA-256 of the whole.
     """
     key = _without_line_breaks(key).rstrip()
     if len(key) <= MAX_SESSION_KEY_LENGTH:

@@ -23,8 +23,8 @@ from .model import Catalog, Mock, Scenario, canonical
 
 #: Bytes of a document.
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
-#: Bytes of a document in TOML, and parts of a dotted key: tomllib takes some 500 bytes of memory for each part of each
-#: key, and time by the square of a key's depth.
+#: Bytes of a document in TOML, and parts of a dotted key. tomllib takes some 500 bytes of memory for each part of each
+#: key, and its time grows with the square of a key's depth.
 MAX_TOML_BYTES = 1024 * 1024
 MAX_TOML_DEPTH = 8
 #: Bytes of one environment's catalog as JSON: each change sends the whole catalog to every view.

@@ -1,7 +1,7 @@
 """What the pytest plugin adds to pytest-playwright: browsers send the session header, to the named origins only.
 
 The header is added by route. `extra_http_headers` would send it to every third party, and make CORS preflights. A
-redirect carries it along, to whatever origin.
+redirected request keeps it, on any origin.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def new_context(
     new_context: Callable[..., BrowserContext], mock_session: MockSession, pytestconfig: pytest.Config
 ) -> Callable[..., BrowserContext]:
-    """Make a context of pytest-playwright's that sends the test's session to the named origins."""
+    """Make a browser context that sends the test's session to the named origins."""
     proxied = pytestconfig.stash[PROXIED]
 
     def add_header(route: Route, request: Request) -> None:

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 BASE_PATH = "/api/v1"
 
-#: What `reset` and `delete` are in a query.
+#: The value of `mode` in a query.
 Mode = Literal["reset", "delete"]
 
 
@@ -70,7 +70,7 @@ class Call(Generic[T]):
 
     @property
     def repeatable(self) -> bool:
-        """Whether sending it again is safe after it may have been applied: a precondition would not hold any more."""
+        """Whether repeating it is safe after it may have been applied. A precondition would no longer hold."""
         return not self.headers.keys() & {"if-match", "if-none-match"}
 
 
@@ -191,7 +191,7 @@ _DURATION = re.compile(r"(\w+);dur=([\d.]+)")
 
 def _session_path(session_key: str) -> str:
     key = quote(validate_session_key(session_key, shorten_session_key), safe="")
-    # A dot segment would be taken out of the path on the way.
+    # Otherwise a dot segment may be removed from the path on the way.
     return f"{BASE_PATH}/sessions/{key.replace('.', '%2E') if key in ('.', '..') else key}"
 
 

@@ -1,4 +1,4 @@
-"""What a session says of the test and the CI run that it belongs to."""
+"""The label of a session: the test and the CI run that it belongs to."""
 
 from __future__ import annotations
 

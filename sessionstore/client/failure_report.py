@@ -1,4 +1,4 @@
-"""What the report of a failed test says of its session. No I/O."""
+"""The report of a failed test: the section on its session. No I/O."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe(
     effect : Effect
         How its last write took effect.
     now : Session, SessionStoreError or None
-        The session after the failure, or why it could not be read; None where the end of the test has deleted it.
+        The session after the failure, or why it could not be read; None if the end of the test has deleted it.
     elsewhere : mapping or None
         How many live views other environments of the project have; None if that is not known.
     """

@@ -43,7 +43,7 @@ from .calls import Answer, Call, read_confirmed, read_revision
 
 T = TypeVar("T")
 
-#: The class of each code that the API answers with; a code that is not here is told by its status.
+#: The class of each code of the API. Any other code gets its class from the status.
 CLASSES: dict[str, type[SessionStoreError]] = {
     "unauthorized": AccessDeniedError,
     "scope_mismatch": AccessDeniedError,
@@ -71,12 +71,12 @@ _NOTHING_DONE = {"rate_limited", "store_unavailable", "too_many_connections"}
 #: Codes of calls that may have changed something: sending them again is safe without a precondition.
 _PERHAPS_DONE = {"outcome_unknown", "not_effective"}
 
-#: Seconds before the first repetition, at most, where the answer names none; twice as long before each further one.
+#: Seconds before the first repetition, at most, if the answer names none. Each further pause is twice as long.
 _FIRST_PAUSE_S = 0.05
 #: Seconds that such a pause grows to.
 _LAST_PAUSE_S = 1.0
 
-#: Seconds within which a gateway that restarts is back; one that was never started should be told soon.
+#: Seconds within which a restarting gateway is back. A gateway that was never started should be reported soon.
 _RESTART_S = 5.0
 
 
@@ -123,7 +123,7 @@ def read_answer(call: Call[T], answer: Answer, gateway: str) -> T | Failure:
 
 
 def lost_answer(call: Call[Any], reason: Exception, gateway: str, *, sent: bool) -> Failure:
-    """Say what it means that no answer came; `sent` tells whether the gateway may have received the request."""
+    """Describe a call without an answer; `sent` tells whether the gateway may have received the request."""
     why = str(reason) or type(reason).__name__
     if sent:
         failure = Failure(_lost(call, f"{gateway} did not answer: {why}"), call.repeatable)

@@ -128,7 +128,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Run:
-    """What a process of pytest keeps for its tests: the controller of pytest-xdist, or a worker, or all there is."""
+    """The state of one pytest process: pytest-xdist's controller, a worker, or the only process."""
 
     def __init__(self, config: pytest.Config) -> None:
         worker: Mapping[str, Any] | None = getattr(config, "workerinput", None)
@@ -153,7 +153,7 @@ class _Run:
         session = self._set(item)
         item.stash[_SESSION] = session
         yield session
-        # The end of the run deletes what remains here, or tells that it can't. No test needs to wait for the proxies.
+        # If this fails, the end of the run deletes the session or reports it. No test waits for the proxies here.
         with suppress(SessionStoreError):
             self._client().delete(session.key, wait=False)
 
@@ -215,7 +215,7 @@ class _Run:
                     client.close()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say once what concerns the whole run."""
+        """Print the summary of the whole run."""
         lines = []
         if self._unconfirmed:
             lines.append(
@@ -306,7 +306,7 @@ class _Run:
 
 
 def _marked(item: pytest.Item) -> dict[str, Any]:
-    """What the markers of a test set."""
+    """The properties that a test's markers set."""
     from ..session import SessionPatch
 
     properties: dict[str, Any] = {}

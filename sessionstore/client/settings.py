@@ -1,4 +1,4 @@
-"""Where the gateway is, and what it is called with: arguments, then environment variables."""
+"""The gateway's address, and the API key: from arguments, else from environment variables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ClientSettings:
     retry_for_s: float
 
     def headers(self) -> dict[str, str]:
-        """What every request carries."""
+        """The headers of every request."""
         return {
             "authorization": f"Bearer {self.api_key}",
             "user-agent": f"sessionstore/{__version__}",

@@ -50,9 +50,11 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Pr
 class SessionClient:
     """The sessions of one environment, over HTTP, for threads. Any thread may use it.
 
-    Use it as a context manager, or call `close`. Errors are the library's: `code` is the API's. A call is sent again
-    for up to `retry_for_s` if the gateway asks for it (429, 503) or did not answer, and for 5 seconds if it can't be
-    reached; not if it has a precondition and may have been applied, and never if too few views confirmed it.
+    Use it as a context manager, or call `close`. Errors are the library's: `code` is the API's.
+
+    The client repeats a call for up to `retry_for_s` if the gateway asks for it (429, 503) or does not answer, and for
+    5 seconds if the gateway can't be reached. It never repeats a call that too few views confirmed, nor one with a
+    precondition that may have been applied.
 
     Parameters
     ----------
@@ -67,9 +69,9 @@ class SessionClient:
     timeout_s : float
         Seconds that the gateway may take to connect and to answer: 0.05 to 3,600.
     retry_for_s : float
-        Seconds within which a call is sent again: 0 to 3,600; 0 never does. A longer ``Retry-After`` is not waited for.
+        Seconds within which the client repeats a call: 0 to 3,600. It does not wait for a longer ``Retry-After``.
     transport : httpx.BaseTransport, optional
-        What sends the requests, instead of httpx's own.
+        Sends the requests in place of httpx's own.
 
     Raises
     ------
@@ -78,7 +80,7 @@ class SessionClient:
 
     Every method may raise `InvalidInputError` for what the gateway refuses, `AccessDeniedError` for the key,
     `NotFoundError` for an environment that is not registered, `RateLimitedError`, `StoreUnavailableError`, and
-    `OutcomeUnknownError` where a write was sent and no answer came.
+    `OutcomeUnknownError` if a write was sent and no answer came.
     """
 
     def __init__(
@@ -330,8 +332,8 @@ class MockSession:
     key : str
         The session's key, in its normal form.
     state : Session or None
-        What this object set last, with revision 0 after `on` or `off`, to which the API answers none; None before it is
-        entered. `get` reads what it is now.
+        What this object set last; None before it is entered. After `on` or `off` its revision is 0, because the API
+        returns none. `get` reads the current state.
     effects : list of Effect
         How each write took effect.
     """
@@ -407,7 +409,7 @@ class MockSession:
             self._abandon(error)
 
     def _abandon(self, error: BaseException) -> None:
-        """Try once to delete the session on the way out; a note tells if that fails, so that the first error stays."""
+        """Try once to delete the session. If that fails, add a note to the first error, which stays."""
         call = self._client._calls.end(self.key, "delete", if_match=None, views=0, wait=True)
         try:
             self._client._run(call, retry_for_s=0.0)
