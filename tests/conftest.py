@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,12 @@ from .support.redis_server import MISSING, RedisServer, find_redis_server
 pytest_plugins = ["pytester"]
 
 _prefixes = itertools.count()
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start take SIGINT: a shell starts background processes with it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def require_redis_server() -> None:

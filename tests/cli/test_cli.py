@@ -680,20 +680,14 @@ def test_prints_a_change_on_one_line(kind: str, fields: dict[str, Any], line: st
 @contextmanager
 def process(server: RedisServer, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The real command, in its own process."""
-    # A shell starts background processes with SIGINT ignored, and children inherit this.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "sessionstore.cli", *arguments],
-            env={**os.environ, "SESSIONSTORE_REDIS_URL": server.url, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with running:
+    with subprocess.Popen(
+        [sys.executable, "-m", "sessionstore.cli", *arguments],
+        env={**os.environ, "SESSIONSTORE_REDIS_URL": server.url, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
         try:
             yield running
         finally:
