@@ -2,11 +2,12 @@
 
 The gateway holds the SHA-256 of each key, never a key, and compares in constant time. It checks a key against its own
 copy of all records (`sessionstore.api_keys.ring.KeyRing`), which a task reloads several times a second. So a wrong key
-costs Redis nothing, and a revoked key is refused within a second. If the copy is too old, it admits no key. Logs name a
-key by its public id, the first digits of its hash.
+costs Redis nothing, and a revoked key is refused within a second. While the records can't be loaded, loaded keys stay
+valid for a grace, and no other key can be judged: 503. Logs name a key by its public id, the first digits of its hash.
 
 A well-formed key that is unknown waits for the next load, so that a key made a moment ago works at once. At most
-`MAX_WAITING` requests wait at a time. Every other refusal is immediate, and valid keys never wait.
+`MAX_WAITING` requests wait at a time. Every other refusal is immediate: also this one, if the last load has failed.
+Valid keys never wait.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from msgspec import Struct
 
 from sessionstore import AsyncSessionStore
 from sessionstore.api_keys.model import KeySnapshot
-from sessionstore.api_keys.ring import REFRESH_INTERVAL_S, KeyRing, Refusal
+from sessionstore.api_keys.ring import REFRESH_INTERVAL_S, REVOCATION_BOUND_S, KeyRing, Refusal
 from sessionstore.clock import lease_clock
 from sessionstore.errors import SessionStoreError, StoreUnavailableError
+from sessionstore.variables import show_seconds
 
 from .errors import RequestError
 from .logs import with_cause
@@ -41,6 +43,10 @@ _SECOND_LOOK_S = 2 * REFRESH_INTERVAL_S
 MAX_WAITING = 100
 #: Seconds without recording the use of keys after that has failed.
 _RETRY_USES_S = 10.0
+
+#: Bounds of the grace, and its default: long enough for a person to repair what no failover does.
+GRACE_RANGE_S = (REVOCATION_BOUND_S, 86_400.0)
+DEFAULT_GRACE_S = 900.0
 
 
 class Principal(Struct, frozen=True, gc=False):
@@ -74,6 +80,8 @@ class Authenticator:
         Called with the reason of each refusal, which the answer does not tell.
     on_load : callable, optional
         Called with the records of each load.
+    grace_s : float
+        Seconds for which loaded keys stay valid while they can't be loaded again.
     """
 
     def __init__(
@@ -83,16 +91,18 @@ class Authenticator:
         *,
         on_refusal: Callable[[Refusal], None] | None = None,
         on_load: Callable[[KeySnapshot], None] | None = None,
+        grace_s: float = DEFAULT_GRACE_S,
     ) -> None:
-        self.ring = KeyRing([] if bootstrap is None else [bootstrap])
+        self.ring = KeyRing([] if bootstrap is None else [bootstrap], grace_s=grace_s)
+        self._grace_s = grace_s
         self._bootstrapped = bootstrap is not None
         self._had_keys = False
         self._store = store
         self._on_refusal = on_refusal
         self._on_load = on_load
         self._corrupt: frozenset[str] = frozenset()
-        #: set and replaced by each load
-        self._loaded = asyncio.Event()
+        #: set and replaced at the end of each load, successful or not
+        self._tried = asyncio.Event()
         #: when the last load was sent, by `lease_clock` like all times here
         self._loaded_from = float("-inf")
         self._waiting = 0
@@ -109,14 +119,17 @@ class Authenticator:
             unauthorized: there is no header; or the key is malformed, unknown, revoked or expired, which the error
             does not tell apart.
         StoreUnavailableError
-            The records are too old to tell whether the key still works.
+            The records are too old to judge the key.
         """
         match = _AUTHORIZATION.match(authorization or "")
         secret = None if match is None else match[1]
         key = self.ring.authenticate(secret, lease_clock())
         if key is Refusal.UNKNOWN and self._store is not None and self._waiting < MAX_WAITING:
-            await self._next_load()
+            loaded = await self._next_load()
             key = self.ring.authenticate(secret, lease_clock())
+            if key is Refusal.UNKNOWN and not loaded:
+                # It may have been made since the last load.
+                key = Refusal.UNAVAILABLE
         if isinstance(key, Refusal):
             raise self._refusal(key, authorization)
         return Principal(key.id, key.project, key.name)
@@ -129,9 +142,9 @@ class Authenticator:
             snapshot = await self._store.api_keys.snapshot()
         except SessionStoreError as exc:
             if self._trouble is None:
-                known = "only the bootstrap key is known" if self._bootstrapped else "none is known"
-                log.warning("The API keys can't be loaded, so %s: %s", known, with_cause(exc))
+                log.warning("The API keys can't be loaded, so %s: %s", self._known(), with_cause(exc))
             self._trouble = str(exc)
+            self._wake()
             return False
         self.ring.load(snapshot, sent_at)
         if self._had_keys and not snapshot.keys:
@@ -152,10 +165,13 @@ class Authenticator:
             log.warning("The API keys are loaded again.")
         self._trouble = None
         self._loaded_from = sent_at
-        self._loaded.set()
-        self._loaded = asyncio.Event()
+        self._wake()
         await self._record_uses()
         return True
+
+    def age_s(self) -> float:
+        """Seconds since the records were loaded; infinite before the first load."""
+        return self.ring.age_s(lease_clock())
 
     @contextlib.asynccontextmanager
     async def keeping(self) -> AsyncIterator[bool]:
@@ -190,24 +206,35 @@ class Authenticator:
         if key is Refusal.UNAVAILABLE:
             # One cause, one sentence: /readyz says the same.
             return StoreUnavailableError(
-                self._trouble or "The API keys are too old to check this key; try again later."
+                self._trouble or "The API keys can't be loaded to check this key; try again later."
             )
         # One sentence for every header, so that the answer tells nothing about keys.
         sentence = _NO_HEADER if authorization is None else _NO_VALID_KEY
         return RequestError("unauthorized", sentence, {"www-authenticate": 'Bearer realm="sessions"'})
 
-    async def _next_load(self) -> None:
-        """Wait for records that were requested after this call."""
+    def _known(self) -> str:
+        """Say which keys work while they can't be loaded."""
+        if self.ring.age_s(lease_clock()) < self._grace_s:
+            return f"those loaded before stay valid for {show_seconds(self._grace_s)}"
+        return "only the bootstrap key is known" if self._bootstrapped else "none is known"
+
+    def _wake(self) -> None:
+        self._tried.set()
+        self._tried = asyncio.Event()
+
+    async def _next_load(self) -> bool:
+        """Wait for records that were requested after this call; returns False if they don't come."""
         called_at = lease_clock()
         self._waiting += 1
         try:
             async with asyncio.timeout(_SECOND_LOOK_S):
-                while self._loaded_from < called_at:
-                    await self._loaded.wait()
+                while self._loaded_from < called_at and self._trouble is None:
+                    await self._tried.wait()
         except TimeoutError:
             pass
         finally:
             self._waiting -= 1
+        return self._loaded_from >= called_at
 
     async def _record_uses(self) -> None:
         assert self._store is not None, "recording needs a store"

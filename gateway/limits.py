@@ -2,7 +2,7 @@
 
 The package `limits` counts, in fixed windows: one round trip for each request. The end of a window is read once and
 remembered. If a count does not come in time, the request passes: a limit protects the service, and must not take it
-down.
+down. For a while after that, requests pass at once. Then one request tries again, while others still pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from msgspec import Struct
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from sessionstore import AsyncSessionStore
 
@@ -25,6 +25,8 @@ log = logging.getLogger("gateway")
 
 #: Seconds that a request waits for its count.
 _DEADLINE_S = 0.25
+#: Seconds after a failure in which no request is counted.
+PAUSE_S = 5.0
 #: Seconds by which a window may end later than `limits` says, because Redis rounds a TTL to whole seconds. A client
 #: that retries after Retry-After must not be refused for that.
 _EXPIRY_ERROR_S = 0.5
@@ -102,21 +104,39 @@ class RateLimiter:
         See `limit_storage`.
     limit : Limit
         The limit of each key.
-    on_failure : callable, optional
+    on_uncounted : callable, optional
         Called for each request that passed uncounted.
+    clock : callable
+        Seconds of a clock that never goes back.
     """
 
-    def __init__(self, storage: Storage, limit: Limit, on_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        limit: Limit,
+        on_uncounted: Callable[[], None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._storage = storage
         self._limit = limit
         self._item = RateLimitItemPerSecond(limit.requests, limit.window_s, namespace="key")
-        self._on_failure = on_failure
+        self._on_uncounted = on_uncounted
+        self._clock = clock
         #: end of each key's window, in seconds since 1970, and the key's last known count
         self._windows: dict[str, tuple[float, int]] = {}
         self._works = True
+        #: until then, by the clock, requests pass uncounted
+        self._paused_until = float("-inf")
 
     async def hit(self, key_id: str) -> LimitStatus | None:
-        """Count one request; None if that fails or takes too long."""
+        """Count one request; None if that fails, takes too long, or did so a moment ago."""
+        if not self._works:
+            if self._clock() < self._paused_until:
+                self._on_uncounted()
+                return None
+            # This request tries, and those that come meanwhile pass.
+            self._paused_until = self._clock() + PAUSE_S
         name = self._item.key_for(key_id)
         try:
             async with asyncio.timeout(_DEADLINE_S):
@@ -128,7 +148,7 @@ class RateLimiter:
                 elif count <= last or end - now <= _EXPIRY_ERROR_S:
                     # This window is unknown: another gateway may have begun it.
                     end = await self._storage.get_expiry(name) + _EXPIRY_ERROR_S
-        except (RedisError, OSError, TimeoutError) as exc:
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as exc:
             self._failed(exc)
             return None
         if not self._works:
@@ -148,4 +168,5 @@ class RateLimiter:
         if self._works:
             log.warning("Requests can't be counted, so they pass: %s", str(error) or type(error).__name__)
         self._works = False
-        self._on_failure()
+        self._paused_until = self._clock() + PAUSE_S
+        self._on_uncounted()

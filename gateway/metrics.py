@@ -10,6 +10,7 @@ import asyncio
 import logging
 import platform
 import time
+from collections.abc import Callable, Coroutine
 from functools import partial
 
 import prometheus_client as prometheus
@@ -73,6 +74,11 @@ class Metrics:
         self._corrupt_keys = prometheus.Gauge(
             "sessionstore_corrupt_api_keys",
             "Records of API keys that are corrupt, at the last load.",
+            registry=registry,
+        )
+        self._key_age = prometheus.Gauge(
+            "sessionstore_api_keys_age_seconds",
+            "Seconds since the API keys were loaded from Redis.",
             registry=registry,
         )
         self._corrupt_sessions = counter(
@@ -144,6 +150,10 @@ class Metrics:
         """Count a request that was refused for its key."""
         self._refusals.labels(reason.value).inc()
 
+    def show_key_age(self, age_s: Callable[[], float]) -> None:
+        """Show what `age_s` returns at each scrape."""
+        self._key_age.set_function(age_s)
+
     def loaded_keys(self, snapshot: KeySnapshot) -> None:
         """Show how many records of a load are corrupt."""
         self._corrupt_keys.set(len(snapshot.corrupt))
@@ -183,14 +193,19 @@ class Metrics:
         self._counted_at = time.monotonic()
         self._live_sessions.clear()
         self._live_views.clear()
-        try:
-            async with asyncio.timeout(_COUNT_DEADLINE_S):
-                for project in tuple(self._named):
-                    await self._check_named(project)
-                for project, store in tuple(self._projects.items()):
-                    await self._count_project(project, store)
-        except (SessionStoreError, TimeoutError) as exc:
-            log.info("The live sessions and views can't be counted: %s", str(exc) or type(exc).__name__)
+        deadline = asyncio.get_running_loop().time() + _COUNT_DEADLINE_S
+
+        async def count(project: str, counting: Coroutine[None, None, None]) -> None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await counting
+            except (SessionStoreError, TimeoutError) as exc:
+                reason = str(exc) or type(exc).__name__
+                log.info("The live sessions and views of %s can't be counted: %s", project, reason)
+
+        # All at once, so that a project whose Redis is down is missing alone.
+        await asyncio.gather(*(count(name, self._check_named(name)) for name in self._named))
+        await asyncio.gather(*(count(name, self._count_project(name, store)) for name, store in self._projects.items()))
 
     async def _check_named(self, project: str) -> None:
         """Take a project in, in place of the oldest one, if it has environments. Else a client mistyped its name."""

@@ -81,7 +81,10 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
         _print_welcome(_url(listeners[0]), socket_url, secret, generated=settings.api_key is None)
     else:
         store = AsyncSessionStore.from_url(settings.redis_url, **options)
-    authenticator = Authenticator(secret, store, on_refusal=metrics.refused, on_load=metrics.loaded_keys)
+    authenticator = Authenticator(
+        secret, store, on_refusal=metrics.refused, on_load=metrics.loaded_keys, grace_s=settings.key_grace_s
+    )
+    metrics.show_key_age(authenticator.age_s)
     limiter = None
     if settings.rate_limit is not None:
         storage = limit_storage(store, embedded=settings.redis_url is None)

@@ -21,6 +21,7 @@ from sessionstore.protocol.keyspace import DEFAULT_PREFIX, validate_prefix
 from sessionstore.transport.connect import check_url
 from sessionstore.variables import parse_seconds, read_variable, show_seconds
 
+from .auth import DEFAULT_GRACE_S, GRACE_RANGE_S
 from .guard import DEFAULT_MAX_CONNECTIONS
 from .limits import DEFAULT_LIMIT, Limit, parse_limit_setting
 
@@ -150,6 +151,14 @@ class Settings:
     ]
     shutdown_grace_s: Annotated[
         float, _Option("10s", _seconds(0, 3600), "how long requests in flight may take after SIGTERM")
+    ]
+    key_grace_s: Annotated[
+        float,
+        _Option(
+            show_seconds(DEFAULT_GRACE_S),
+            _seconds(*GRACE_RANGE_S),
+            "how long loaded API keys stay valid while Redis can't be asked for them; a revocation may wait as long",
+        ),
     ]
     rate_limit: Annotated[
         Limit | None,

@@ -5,8 +5,8 @@ hash of that many random bits can't be reversed, and a slow one would only slow 
 the hash are the key's public id, for lists, logs and `revoke`.
 
 A gateway keeps all records in a `KeyRing` and loads them again every `REFRESH_INTERVAL_S`. So a wrong key costs no
-round trip, and every gateway refuses a revoked key within `REVOCATION_BOUND_S`. A ring with older records rejects every
-key, and the gateway answers 503 until Redis is back.
+round trip, and every gateway refuses a revoked key within `REVOCATION_BOUND_S`. While the records can't be loaded, keys
+stay valid for a grace, and others can't be judged.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from .model import USED_INTERVAL_MS, ApiKey, KeySnapshot, hash_secret, id_of, is
 #: Seconds between two loads of a ring.
 REFRESH_INTERVAL_S = 0.25
 
-#: Seconds within which every gateway refuses a revoked key.
+#: Seconds within which every gateway refuses a revoked key, if it can load the records.
 REVOCATION_BOUND_S = 1.0
 
 
@@ -24,7 +24,7 @@ class Refusal(enum.Enum):
     UNKNOWN = "unknown"
     REVOKED = "revoked"
     EXPIRED = "expired"
-    #: The records are older than the bound, so the key may have been revoked since: 503, not 401.
+    #: The records are too old to judge the key: 503, not 401.
     UNAVAILABLE = "unavailable"
 
 
@@ -43,6 +43,9 @@ class KeyRing:
     bootstrap : iterable of str
         Keys for every project, given when the gateway starts. They are not in Redis and can't be revoked, so they work
         even if the records are old.
+    grace_s : float
+        Seconds for which a loaded key stays valid while no newer records can be loaded, at least `REVOCATION_BOUND_S`.
+        A revocation that can't be loaded waits as long.
 
     Raises
     ------
@@ -50,7 +53,8 @@ class KeyRing:
         A bootstrap key is malformed.
     """
 
-    def __init__(self, bootstrap: Iterable[str] = ()) -> None:
+    def __init__(self, bootstrap: Iterable[str] = (), *, grace_s: float = REVOCATION_BOUND_S) -> None:
+        self._grace_s = max(grace_s, REVOCATION_BOUND_S)
         self._bootstrap: dict[str, tuple[str, ApiKey]] = {}
         for secret in bootstrap:
             if not is_secret(secret):
@@ -80,7 +84,7 @@ class KeyRing:
         return float("inf") if self._loaded_at is None else now - self._loaded_at
 
     def is_current(self, now: float) -> bool:
-        """Whether the records are at most `REVOCATION_BOUND_S` old, so that keys can be checked."""
+        """Whether the records are at most `REVOCATION_BOUND_S` old, so that a key that they lack is unknown."""
         return self.age_s(now) <= REVOCATION_BOUND_S
 
     def authenticate(self, secret: str | None, now: float) -> ApiKey | Refusal:
@@ -96,22 +100,20 @@ class KeyRing:
         known = _find(self._bootstrap, digest)
         if known is not None:
             return known
-        if not self.is_current(now):
+        if self._loaded_at is None or self.age_s(now) > self._grace_s:
             return Refusal.UNAVAILABLE
-        if not well_formed:
-            return Refusal.MALFORMED
-        key = _find(self._by_id, digest)
-        if key is None:
-            return Refusal.UNKNOWN
         # An upper bound: Redis read its time after the request was sent.
         redis_ms = self._redis_ms + round(self.age_s(now) * 1000)
-        match key.status(redis_ms):
-            case "revoked":
-                return Refusal.REVOKED
-            case "expired":
-                return Refusal.EXPIRED
-        self._used[key.id] = redis_ms
-        return key
+        key = _find(self._by_id, digest)
+        if key is not None and key.status(redis_ms) == "active":
+            self._used[key.id] = redis_ms
+            return key
+        if not self.is_current(now):
+            # One answer for all of them, so that it tells nothing about keys.
+            return Refusal.UNAVAILABLE
+        if key is not None:
+            return Refusal(key.status(redis_ms))
+        return Refusal.UNKNOWN if well_formed else Refusal.MALFORMED
 
     def admits_anybody(self, now: float) -> bool:
         """Whether any key is accepted."""

@@ -88,7 +88,8 @@ def revoke(
     if as_json:
         print_json(_document(key, "revoked"))
     else:
-        say(f"Revoked {key.id} ({key.name}); every gateway refuses it within {REVOCATION_BOUND_S:g} s.")
+        bound = f"within {REVOCATION_BOUND_S:g} s; one that can't reach Redis, after its --key-grace"
+        say(f"Revoked {key.id} ({key.name}). Every gateway refuses it {bound}.")
 
 
 def _times(key: ApiKey) -> Iterable[str | None]:

@@ -57,7 +57,9 @@ class ApiKeys:
         return self._runner.run(operations.list_keys(self._keyspace))
 
     def revoke(self, key_id: str) -> ApiKey:
-        """Revoke a key for good. Every gateway refuses it within a second. Revoking it again changes nothing.
+        """Revoke a key for good. Revoking it again changes nothing.
+
+        Every gateway refuses it within a second; one that can't load the keys from Redis, after its grace.
 
         Raises
         ------

@@ -63,20 +63,25 @@ async def open_gateway(
     *,
     bootstrap: str | None = None,
     limit: Limit | None = None,
+    grace_s: float = REVOCATION_BOUND_S,
+    keys_on: RedisServer | None = None,
     **options: Any,
 ) -> AsyncIterator[Gateway]:
+    """A gateway. Its keys are on its own Redis, or on another one if named."""
     calls: list[str] = []
     refusals: list[Refusal] = []
 
     def observe(script: str, seconds: float, error: object) -> None:
         calls.append(script)
 
-    store = AsyncSessionStore.from_url(server.url, prefix=prefix, lease_s=LEASE_S, observe=observe, **options)
-    authenticator = Authenticator(bootstrap, store, on_refusal=refusals.append)
+    options |= {"prefix": prefix, "lease_s": LEASE_S, "observe": observe}
+    store = AsyncSessionStore.from_url(server.url, **options)
+    key_store = AsyncSessionStore.from_url((keys_on or server).url, **options)
+    authenticator = Authenticator(bootstrap, key_store, on_refusal=refusals.append, grace_s=grace_s)
     limiter = None if limit is None else RateLimiter(limit_storage(store, embedded=False), limit)
     app = create_app(store, authenticator, limiter=limiter, metrics=Metrics())
     transport = httpx.ASGITransport(app=app)
-    async with store, httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+    async with store, key_store, httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield Gateway(store, authenticator, app, client, calls, refusals)
 
 
@@ -143,8 +148,12 @@ def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal does not wait for the next load, because no test makes one."""
-    monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 0.001)
+    """A refusal does not wait for the next load, as if it had come."""
+
+    async def loaded(self: Authenticator) -> bool:
+        return self._trouble is None
+
+    monkeypatch.setattr(Authenticator, "_next_load", loaded)
 
 
 def contents(server: RedisServer, prefix: str, project: str) -> dict[bytes, Any]:
@@ -470,6 +479,112 @@ class TestRefusals:
             assert_error(await first.client.get("/api/v1/sessions", headers=headers), 401, "unauthorized")
 
 
+class TestKeysThatCantBeLoaded:
+    """The keys' Redis is down, and that of the sessions is not."""
+
+    @pytest.fixture
+    async def split(self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str) -> AsyncIterator[Gateway]:
+        """A gateway whose keys are on `own_redis`."""
+        async with open_gateway(shared_redis, prefix, grace_s=60.0, keys_on=own_redis, deadline_s=0.5) as gateway:
+            yield gateway
+
+    @pytest.fixture
+    async def loaded(self, split: Gateway) -> Keys:
+        assert split.authenticator._store is not None
+        keys = await make_keys(split.authenticator._store)
+        assert await split.authenticator.load()
+        return keys
+
+    async def test_loaded_ones_work_for_the_grace_and_no_other_key_can_be_judged(
+        self, split: Gateway, loaded: Keys, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = lease_clock()
+        monkeypatch.setattr(gateway.auth, "lease_clock", lambda: now)
+        assert await split.authenticator.load()
+        own_redis.stop()
+        assert not await split.authenticator.load()
+        now += 59.0
+        assert not await split.authenticator.load()
+
+        # Then requests with loaded keys are served, and cost no call of the keys' Redis
+        split.calls.clear()
+        for kind in ("org", "project"):
+            assert (await split.get(loaded[kind])).status_code == 404
+        assert split.calls == ["get", "get"]
+        # And all other keys get the same answer
+        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 3600.0)
+        async with asyncio.timeout(20):
+            refused = [await split.get(secret) for secret in (loaded["revoked"], loaded["wrong"], "fmk_x")]
+        assert len({assert_error(response, 503, "store_unavailable") for response in refused}) == 1
+        assert_error(await split.get(None), 401, "unauthorized")
+        assert split.refusals == 3 * [Refusal.UNAVAILABLE] + [Refusal.MISSING]
+
+        # And after the grace, the loaded ones too
+        now += 2.0
+        assert_error(await split.get(loaded["org"]), 503, "store_unavailable")
+        own_redis.start()
+        assert await split.authenticator.load()
+        assert_error(await split.get(loaded["org"]), 401, "unauthorized")
+
+    async def test_an_unknown_one_is_503_at_once_if_the_last_load_failed(
+        self, split: Gateway, loaded: Keys, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Given records that are current, when a load has failed
+        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 3600.0)
+        own_redis.stop()
+        assert not await split.authenticator.load()
+
+        async with asyncio.timeout(20):
+            assert_error(await split.get(loaded["wrong"]), 503, "store_unavailable")
+
+    async def test_an_unknown_one_that_waits_is_503_once_the_load_has_failed(
+        self, split: Gateway, loaded: Keys, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 3600.0)
+        waiting = [asyncio.create_task(split.get(loaded["wrong"])) for _ in range(3)]
+        await asyncio.wait(waiting, timeout=0.05)
+        assert not any(task.done() for task in waiting)
+        own_redis.pause()
+        try:
+            assert not await split.authenticator.load()
+
+            async with asyncio.timeout(20):
+                for response in await asyncio.gather(*waiting):
+                    assert_error(response, 503, "store_unavailable")
+            # And a valid key is served meanwhile
+            assert (await split.get(loaded["org"])).status_code == 404
+        finally:
+            own_redis.resume()
+
+    async def test_an_unknown_one_is_503_if_no_load_ends_in_time(
+        self, split: Gateway, loaded: Keys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 0.001)
+
+        assert_error(await split.get(loaded["wrong"]), 503, "store_unavailable", "check this key")
+
+    @pytest.mark.parametrize(("grace_s", "words"), [(60.0, "stay valid for 1m"), (1.0, "none is known")])
+    async def test_the_log_says_which_work(
+        self,
+        shared_redis: RedisServer,
+        prefix: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        grace_s: float,
+        words: str,
+    ) -> None:
+        now = 100.0
+        monkeypatch.setattr(gateway.auth, "lease_clock", lambda: now)
+        async with open_gateway(shared_redis, prefix, grace_s=grace_s) as only:
+            assert await only.authenticator.load()
+            now += 2.0
+            await only.authenticator._store.aclose()  # type: ignore[union-attr]
+            assert not await only.authenticator.load()
+
+        [record] = caplog.records
+        assert words in record.getMessage()
+
+
 class TestLife:
     """A key from its creation to its revocation, on gateways that share a Redis."""
 
@@ -502,29 +617,31 @@ class TestLife:
             assert_error(response, 401, "unauthorized")
             assert {(await second.get(key.secret)).status_code for _ in range(3)} == {401}
 
-    async def test_revoked_one_is_refused_within_the_bound_even_if_loading_fails(
-        self, first: Gateway, second: Gateway, monkeypatch: pytest.MonkeyPatch
+    async def test_revoked_one_is_refused_after_the_grace_if_loading_fails(
+        self, first: Gateway, shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Given a second gateway that has loaded a key, by a clock that the test moves
         now = 100.0
         monkeypatch.setattr(gateway.auth, "lease_clock", lambda: now)
-        monkeypatch.setattr(gateway.auth, "_SECOND_LOOK_S", 0.001)
         key = await first.store.api_keys.create("key")
-        assert await second.authenticator.load()
+        async with open_gateway(shared_redis, prefix, grace_s=60.0) as second:
+            assert await second.authenticator.load()
+            assert second.authenticator.age_s() == 0
 
-        # When it is revoked, and the second gateway loads nothing
-        await first.store.api_keys.revoke(key.key.id)
-        now += REVOCATION_BOUND_S
-        assert (await second.get(key.secret)).status_code == 404
-        now += 0.001
+            # When it is revoked, and the second gateway loads nothing
+            await first.store.api_keys.revoke(key.key.id)
+            now += 60.0
+            assert second.authenticator.age_s() == 60
+            assert (await second.get(key.secret)).status_code == 404
+            now += 0.001
 
-        # Then the second gateway refuses it after the bound
-        response = await second.get(key.secret)
-        assert_error(response, 503, "store_unavailable", "check this key")
-        assert response.headers["retry-after"]
-        assert second.refusals == [Refusal.UNAVAILABLE]
-        assert await second.authenticator.load()
-        assert_error(await second.get(key.secret), 401, "unauthorized")
+            # Then the second gateway refuses it after the grace
+            response = await second.get(key.secret)
+            assert_error(response, 503, "store_unavailable", "check this key")
+            assert response.headers["retry-after"]
+            assert second.refusals == [Refusal.UNAVAILABLE]
+            assert await second.authenticator.load()
+            assert_error(await second.get(key.secret), 401, "unauthorized")
 
     @pytest.mark.usefixtures("quick_refusals")
     async def test_one_cause_has_one_sentence(self, own_redis: RedisServer, prefix: str) -> None:

@@ -12,6 +12,8 @@ import httpx
 import pytest
 import redis
 
+from sessionstore import SessionStore
+
 from ..support.gateway import PLACE, assert_error
 from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer
@@ -130,6 +132,26 @@ class TestDown:
             own_redis.start()
             assert outside(client, "/readyz").status_code == 200
             assert state(client.put("/sessions/ci-42", json=AFTER)) == AFTER
+
+    def test_loaded_keys_stay_valid_for_the_grace(self, own_redis: RedisServer) -> None:
+        with SessionStore.from_url(own_redis.url) as store:
+            secret = store.api_keys.create("ci").secret
+        with (
+            GatewayProcess(own_redis.url) as patient,
+            GatewayProcess(own_redis.url, "--key-grace", "1s") as strict,
+            patient.client() as first,
+            strict.client() as second,
+        ):
+            # A query is checked after the key, and without Redis.
+            def status(client: httpx.Client) -> int:
+                headers = {"Authorization": f"Bearer {secret}"}
+                return client.get("/sessions/ci-42", params={"nonsense": "1"}, headers=headers).status_code
+
+            assert status(first) == status(second) == 422
+            own_redis.stop()
+
+            until(lambda: status(second) == 503)
+            assert status(first) == 422
 
     def test_scripts_that_redis_has_forgotten_are_sent_again(
         self, own_redis: RedisServer, client: httpx.Client

@@ -29,12 +29,24 @@ SESSION = "/api/v1/sessions/ci-42"
 
 
 @dataclass
+class Clock:
+    """The limiter's clock, which the test moves."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
 class Limited:
     client: httpx.AsyncClient
     store: AsyncSessionStore
     limiter: RateLimiter
     calls: list[str]
-    failures: list[None]
+    #: requests that passed uncounted
+    uncounted: list[None]
+    clock: Clock
 
     async def get(self, path: str = SESSION, key: str = KEY) -> httpx.Response:
         return await self.client.get(path, params=PLACE, headers={"Authorization": f"Bearer {key}"})
@@ -46,7 +58,8 @@ async def open_gateway(
 ) -> AsyncIterator[Limited]:
     """A gateway. It counts requests on its own Redis, or on another one if named."""
     calls: list[str] = []
-    failures: list[None] = []
+    uncounted: list[None] = []
+    clock = Clock()
 
     def observe(script: str, seconds: float, error: object) -> None:
         calls.append(script)
@@ -56,10 +69,12 @@ async def open_gateway(
         AsyncSessionStore.from_url(server.url, prefix=prefix, lease_s=LEASE_S, observe=observe) as store,
         AsyncSessionStore.from_url(url, prefix=prefix, lease_s=LEASE_S, observe=observe) as counters,
     ):
-        limiter = RateLimiter(limit_storage(counters, embedded=False), limit, lambda: failures.append(None))
+        limiter = RateLimiter(
+            limit_storage(counters, embedded=False), limit, lambda: uncounted.append(None), clock=clock
+        )
         app = create_app(store, Authenticator(key), limiter=limiter, metrics=Metrics())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gateway") as client:
-            yield Limited(client, store, limiter, calls, failures)
+            yield Limited(client, store, limiter, calls, uncounted, clock)
 
 
 @pytest.fixture
@@ -209,9 +224,11 @@ class TestFailure:
 
             assert {response.status_code for response in responses} == {404}
             assert all("ratelimit" not in response.headers for response in responses)
-            assert len(limited.failures) == 5
+            assert len(limited.uncounted) == 5
             own_redis.start()
+            limited.clock.now += gateway.limits.PAUSE_S
             assert left(await limited.get()) == 1
+            assert left(await limited.get()) == 0
 
         ours = [record for record in caplog.records if record.name == "gateway"]
         assert [record.levelname for record in ours] == ["WARNING", "WARNING"]
@@ -229,10 +246,56 @@ class TestFailure:
                 own_redis.resume()
 
             assert response.status_code == 404
-            assert len(limited.failures) == 1
+            assert len(limited.uncounted) == 1
             async with asyncio.timeout(20):
                 while "ratelimit" not in (await limited.get()).headers:
-                    pass
+                    limited.clock.now += gateway.limits.PAUSE_S
+
+    async def test_after_a_failure_no_request_waits_for_a_count(
+        self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with open_gateway(shared_redis, prefix, Limit(9, 60), counted_by=own_redis) as limited:
+            # Given a count that failed, and counters that hang
+            own_redis.stop()
+            assert "ratelimit" not in (await limited.get()).headers
+            own_redis.start()
+            own_redis.pause()
+            try:
+                # When a request would wait an hour for its count, then requests pass at once
+                monkeypatch.setattr(gateway.limits, "_DEADLINE_S", 3600.0)
+                limited.clock.now += gateway.limits.PAUSE_S - 0.001
+                async with asyncio.timeout(20):
+                    assert {response.status_code for response in [await limited.get() for _ in range(3)]} == {404}
+                assert len(limited.uncounted) == 4
+
+                # And after the pause, one request alone tries again
+                limited.clock.now += 0.001
+                trying = asyncio.create_task(limited.get())
+                await asyncio.wait([trying], timeout=0.05)
+                async with asyncio.timeout(20):
+                    assert {response.status_code for response in [await limited.get() for _ in range(3)]} == {404}
+                assert len(limited.uncounted) == 7
+                assert not trying.done()
+            finally:
+                own_redis.resume()
+
+            # And when it succeeds, all are counted
+            assert left(await trying) == 8
+            assert left(await limited.get()) == 7
+
+    async def test_a_failed_try_begins_another_pause(
+        self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str
+    ) -> None:
+        async with open_gateway(shared_redis, prefix, Limit(9, 60), counted_by=own_redis) as limited:
+            own_redis.stop()
+            for _ in range(2):
+                assert "ratelimit" not in (await limited.get()).headers
+                limited.clock.now += gateway.limits.PAUSE_S
+            own_redis.start()
+            limited.clock.now -= 0.001
+            assert "ratelimit" not in (await limited.get()).headers
+            limited.clock.now += 0.001
+            assert left(await limited.get()) == 8
 
 
 async def test_off_counts_nothing(shared_redis: RedisServer, prefix: str) -> None:

@@ -92,6 +92,14 @@ def test_corrupt_records_of_keys_are_shown() -> None:
         assert found[("sessionstore_corrupt_api_keys", ())] == len(corrupt)
 
 
+def test_age_of_the_keys_is_of_the_scrape() -> None:
+    metrics, ages = Metrics(), iter((0.25, float("inf")))
+    metrics.show_key_age(lambda: next(ages))
+    for age in (0.25, float("inf")):
+        found = parse(generate_latest(metrics._registry).decode())
+        assert found[("sessionstore_api_keys_age_seconds", ())] == age
+
+
 class TestRequests:
     async def test_are_counted_by_route_method_and_status(self, measured: Measured) -> None:
         for _ in range(3):
@@ -278,6 +286,30 @@ class TestLiveSessions:
             own_redis.pause()
             try:
                 assert self.found(await measured.scrape()) == {}
+            finally:
+                own_redis.resume()
+
+    async def test_of_a_project_whose_redis_hangs_are_missing_alone(
+        self, measured: Measured, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("gateway.metrics._COUNT_AGAIN_S", 0.0)
+        projects = ("early", "checkout", "late")
+        async with open_gateway(own_redis, prefix) as other:
+            # Given projects on two Redis
+            stores = {"early": other.store, "checkout": measured.store, "late": other.store}
+            for project in projects:
+                await (
+                    stores[project]
+                    .project(project)
+                    .apply_catalog({"project": project, "environments": {"staging": {}}})
+                )
+                measured.metrics.served(stores[project], project)
+            assert self.found(await measured.scrape()) == {(project, "staging"): 0 for project in projects}
+
+            # When one hangs, then those of the other one are counted
+            own_redis.pause()
+            try:
+                assert self.found(await measured.scrape()) == {("checkout", "staging"): 0}
             finally:
                 own_redis.resume()
 

@@ -129,6 +129,37 @@ class TestKeyRing:
         loaded.load(snapshot((SECRET, record(SECRET))), late)
         assert isinstance(loaded.authenticate(SECRET, late), ApiKey)
 
+    def test_an_active_key_stays_valid_for_the_grace(self) -> None:
+        # Given records of active, revoked and expiring keys, and a grace of a minute
+        loaded = KeyRing(grace_s=60.0)
+        revoked, expiring = generate_secret(), generate_secret()
+        loaded.load(
+            snapshot(
+                (SECRET, record(SECRET)),
+                (revoked, record(revoked, revoked_at=1)),
+                (expiring, record(expiring, expires_at=NOW_MS + 30_000)),
+            ),
+            100.0,
+        )
+
+        # When they are too old to know all keys, then the active key works
+        assert isinstance(loaded.authenticate(SECRET, 160.0), ApiKey)
+        assert isinstance(loaded.authenticate(expiring, 129.999), ApiKey)
+        # And all others get the same answer
+        for secret in (revoked, generate_secret(), "fmk_x"):
+            assert loaded.authenticate(secret, 101.001) is Refusal.UNAVAILABLE
+        assert loaded.authenticate(expiring, 130.0) is Refusal.UNAVAILABLE
+        # And after the grace, every key
+        assert loaded.authenticate(SECRET, 160.001) is Refusal.UNAVAILABLE
+
+    def test_a_grace_below_the_bound_is_the_bound(self) -> None:
+        loaded = KeyRing(grace_s=0.0)
+        loaded.load(snapshot((SECRET, record(SECRET))), 100.0)
+        assert isinstance(loaded.authenticate(SECRET, 100.0 + REVOCATION_BOUND_S), ApiKey)
+
+    def test_no_grace_admits_a_key_before_the_first_load(self) -> None:
+        assert KeyRing(grace_s=float("inf")).authenticate(SECRET, 0.0) is Refusal.UNAVAILABLE
+
     def test_a_revoked_key_is_refused_from_the_next_load_on(self) -> None:
         loaded = ring()
         loaded.load(snapshot((SECRET, record(SECRET, revoked_at=NOW_MS))), 100.0 + REFRESH_INTERVAL_S)
