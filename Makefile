@@ -11,9 +11,11 @@ MITMPROXY := $(VENV)/mitmproxy
 RUN_STAMP := $(VENV)/.installed-to-run
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-# Each worker has servers of its own; a file's tests stay together, since they share them. A crashed worker ends the run:
-# xdist would wait for its tests without end.
-ALL_TESTS := --numprocesses=2 --dist=loadfile --max-worker-restart=0
+# Each worker has servers of its own; a file's tests stay together, since they share them. Three workers keep two cores busy,
+# since many tests wait. A crashed worker ends the run: xdist would wait for its tests without end.
+ALL_TESTS := --numprocesses=3 --dist=loadfile --max-worker-restart=0
+# The tests start hundreds of Python processes, which load faster what is compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 # tox finds each Python on PATH. pyenv puts only the selected versions there.
 TOX := PATH="$$PATH$(subst $() ,,$(patsubst %,:%,$(wildcard $(HOME)/.pyenv/versions/3.1[1-3].*/bin)))" $(BIN)/tox

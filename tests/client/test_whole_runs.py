@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -15,6 +14,7 @@ import pytest
 from sessionstore import Environment, SessionStore
 
 from ..conftest import require_redis_server
+from ..support.coverage import unmeasured
 from ..support.reader import Reader
 from ..support.redis_server import RedisServer
 
@@ -63,7 +63,7 @@ class Staging:
             [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "sessionstore.client.pytest_plugin", *arguments],
             cwd=pytester.path,
             env={
-                **os.environ,
+                **unmeasured(),
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
                 "SESSIONSTORE_URL": self.reader.url(8080, ""),
                 "SESSIONSTORE_API_KEY": self.key,

@@ -16,8 +16,10 @@ import httpx
 import pytest
 import redis
 from redis.exceptions import NoPermissionError
+from typer.testing import CliRunner
 
 from sessionstore import AsyncSessionStore, SessionStore, StoreUnavailableError, View
+from sessionstore.cli.app import app
 from sessionstore.protocol.scripts import load_script, script_names
 
 from ..conftest import require_redis_server
@@ -84,14 +86,8 @@ def guarded(lasting: Guarded) -> Iterator[Guarded]:
 
 
 def cli(url: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "sessionstore.cli", *arguments, "--redis-url", url],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, [*arguments, "--redis-url", url])
+    assert done.exit_code == 0, done.stderr
     return done.stdout
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ..support.checkout import ROOT, make_repository, require_package_index
+from ..support.coverage import unmeasured
 from ..support.redis_server import free_port
 
 #: Seconds; most of them install packages.
@@ -35,7 +36,7 @@ def test_three_commands_in_an_empty_folder_show_a_mock_go_on_and_off(tmp_path: P
     with subprocess.Popen(
         ["bash", "-euc", commands],
         cwd=folder,
-        env=os.environ | ports | {"REPOSITORY": str(repository)},
+        env=unmeasured() | ports | {"REPOSITORY": str(repository)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

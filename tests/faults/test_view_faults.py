@@ -23,6 +23,7 @@ import pytest
 from ..conftest import require_redis_server
 from ..support.adapter import Backend, Driver
 from ..support.churn import KEYS
+from ..support.coverage import unmeasured
 from ..support.polling import PATIENCE_S, eventually
 from ..support.redis_server import RedisServer
 from ..support.relay import Relay
@@ -43,6 +44,7 @@ def run_module(name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", f"tests.support.{name}", *arguments],
         cwd=ROOT,
+        env=unmeasured(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -5,7 +5,6 @@ All of its checks and phases, links between calls included, with a fixed seed.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from sessionstore import SessionStore
 
+from ..support.coverage import unmeasured
 from ..support.gateway import KEY
 from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer
@@ -51,7 +51,7 @@ def test_api_is_as_its_document_says(gateway: GatewayProcess, tmp_path: Path) ->
     command += [f"http://{gateway.host}:{gateway.port}/api/v1/openapi.json", "-H", f"Authorization: Bearer {KEY}"]
     command += ["--checks", "all", "--phases", "examples,coverage,fuzzing,stateful", "--continue-on-failure"]
     command += ["--max-examples", str(MAX_EXAMPLES), "--seed", SEED, "--no-color"]
-    environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.gateway.schemathesis_hooks", "PYTHONPATH": str(ROOT)}
+    environment = {**unmeasured(), "SCHEMATHESIS_HOOKS": "tests.gateway.schemathesis_hooks", "PYTHONPATH": str(ROOT)}
 
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False

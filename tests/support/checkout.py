@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import pytest
 
+from .coverage import unmeasured
+
 __all__ = ["ROOT", "copy_tree", "make_repository", "require_package_index", "require_program"]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +61,7 @@ def require_package_index() -> None:
 @functools.cache
 def _index_answers() -> bool:
     command = [sys.executable, "-m", "pip", "index", "versions", "--retries", "1", "--timeout", "10", "msgspec"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return subprocess.run(command, env=unmeasured(), capture_output=True, check=False).returncode == 0
 
 
 def _give_up(reason: str) -> NoReturn:

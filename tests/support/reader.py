@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from .checkout import ROOT
+from .coverage import unmeasured
 from .redis_server import free_port
 
 __all__ = ["Reader", "blocks"]
@@ -43,7 +44,7 @@ class Reader:
         self.redis_url = redis_url
         self.ports = {port: free_port() for port in PORTS}
         self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("SESSIONSTORE_")},
+            **{name: value for name, value in unmeasured().items() if not name.startswith("SESSIONSTORE_")},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             "SESSIONSTORE_REDIS_URL": redis_url,

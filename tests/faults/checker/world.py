@@ -28,6 +28,7 @@ from redis.retry import Retry
 
 from sessionstore.api_keys.model import generate_secret
 
+from ...support.coverage import unmeasured
 from ...support.redis_server import RedisServer, free_port
 from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings
 from .history import Contents, Fault, Recorder, Stall, Stored, digest_of
@@ -60,6 +61,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=Path(__file__).parents[3],
+            env=unmeasured(),
         )
         self._answers: queue.Queue[bytes] = queue.Queue()
         self._reader = threading.Thread(target=self._read, name=f"answers of {self.name}", daemon=True)
@@ -526,7 +528,7 @@ class World:
                 stderr=log,
                 cwd=Path(__file__).parents[3],
                 env={
-                    **{name: value for name, value in os.environ.items() if not name.startswith("SESSIONSTORE_")},
+                    **{name: value for name, value in unmeasured().items() if not name.startswith("SESSIONSTORE_")},
                     "SESSIONSTORE_REDIS_URL": self._front.url,
                     "SESSIONSTORE_API_KEY": self._secret,
                     "SESSIONSTORE_LEASE": str(self.lease_s),
