@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..support.scripts import Scripts
+import pytest
+
+from ..support.scripts import Scripts, published
 
 
 def test_an_environment_that_was_never_written(scripts: Scripts) -> None:
@@ -52,6 +54,32 @@ def test_it_reads_the_sessions_that_exist(scripts: Scripts) -> None:
     assert reply["sessions"] == [published]
     assert reply["members"] == []
     assert reply["cursor"] == "7"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"label": 'a "b" \\ \n é', "scenario": "scn_é", "overrides": '["ovr_a","ovr_b-C_1"]'},
+        {"label": "", "scenario": "", "overrides": "[]", "globalDelayMs": "0", "globalDelayMaxMs": "120000"},
+        {"rev": "007", "createdAt": "0", "globalDelayMs": "1e3", "globalDelayMaxMs": " 2.0 "},
+        {"rev": "9007199254740991", "createdAt": "0x10"},
+        {"rev": "1000000000000000000000"},
+    ],
+)
+def test_it_reads_a_session_as_others_do(scripts: Scripts, fields: dict[str, str]) -> None:
+    # Given a session as this library writes it, or as something else does
+    scripts.put("ci-1")
+    scripts.store("ci-42", **fields)
+    keys, args = [scripts.session("ci-42")], ["ci-42"]
+
+    # When a step of a snapshot reads it, and the script that reads sessions for a caller
+    reply = scripts.run("snapshot", [scripts.head, scripts.index, *keys], ["0", 0, *args])
+    read = scripts.run("read", keys, [*args])
+
+    # Then both have the same session, or find it corrupt
+    assert reply["sessions"] == [published(session) for session in read["sessions"]]
+    assert reply["corrupt"] == read["corrupt"]
+    assert len(reply["sessions"]) + len(reply["corrupt"]) == 1
 
 
 def test_every_member_is_found_while_others_come_and_go(scripts: Scripts) -> None:

@@ -33,11 +33,11 @@ end
 
 local sessions, corrupted = {}, {}
 for i = 3, #KEYS do
-  local session, corrupt = load_session(KEYS[i], now, true)
+  local json, corrupt = read_session_json(KEYS[i], ARGV[i], now)
   if corrupt then
     corrupted[#corrupted + 1] = cjson.encode(ARGV[i])
-  elseif session then
-    sessions[#sessions + 1] = session_json(ARGV[i], session)
+  elseif json then
+    sessions[#sessions + 1] = json
   end
 end
 
