@@ -102,7 +102,7 @@ def test_the_ci_script_runs_tests_in_a_session_and_deletes_it(reader: Reader) ->
     printed = reader.run(f"RUN=42 examples/ci.sh echo begun || echo failed; {gone}", KEY=key)
     assert '"code":"too_few_views"' in printed
     assert "begun" not in printed
-    assert printed.endswith('{"ok":true,"mode":"delete"}failed\n')
+    assert printed.endswith('{"ok":true,"mode":"delete"}\nfailed\n')
 
     # And: with a proxy, the tests find the session, and it is deleted, also after a failure.
     reader.serve(8081, PROXIES[8081])
@@ -111,4 +111,4 @@ def test_the_ci_script_runs_tests_in_a_session_and_deletes_it(reader: Reader) ->
     printed = reader.run(f"RUN=42 examples/ci.sh sessionstore get ci-42 -p checkout -e staging; {gone}", KEY=key)
     assert "scn_paymentDeclined" in printed
     printed = reader.run(f"RUN=42 examples/ci.sh false || echo failed; {gone}", KEY=key)
-    assert printed.endswith('{"ok":true,"mode":"delete"}failed\n')
+    assert printed.endswith('{"ok":true,"mode":"delete"}\nfailed\n')
