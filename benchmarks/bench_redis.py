@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import redis
 
 from sessionstore import SessionStore
 from tests.support.redis_server import RedisServer
 
 from .dataset import ENVIRONMENT, PROJECT
 from .receivers import BY_HAND, DONE, Receivers
+from .redis_cpu import seconds_of_redis, share_of_core
 from .report import Bar, Report, arguments_parser, conclude, describe_machine, median_ratio
 
 #: Bars: of the exchange by hand, with so many views; and the percentage of Redis's core that renewals take.
@@ -91,30 +89,10 @@ def measure_writes(server: RedisServer, rounds: int, count: int) -> tuple[list[f
         for turn in range(-1, rounds):  # the first one is there to warm up
             numbers = range(count * (turn + 1) + 1, count * (turn + 2) + 1)
             for kind, taken in ((write, ours), (exchange, by_hand)):
-                seconds = _seconds_of_redis(client, kind, numbers)
+                seconds = seconds_of_redis(client, kind, numbers)
                 if turn >= 0:
                     taken.append(seconds / count)
     return ours, by_hand
-
-
-def _seconds_of_redis(client: redis.Redis, kind: Callable[[int], None], numbers: range) -> float:
-    before = _cpu_s(client)
-    for number in numbers:
-        kind(number)
-    return _cpu_s(client) - before
-
-
-def share_of_core(client: redis.Redis, seconds: float) -> float:
-    """The percentage of a core that Redis takes meanwhile."""
-    before, began = _cpu_s(client), time.monotonic()
-    time.sleep(seconds)
-    return 100 * (_cpu_s(client) - before) / (time.monotonic() - began)
-
-
-def _cpu_s(client: redis.Redis) -> float:
-    """CPU time that Redis has taken so far."""
-    info: Any = client.info("cpu")
-    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
 
 
 def summarise(found: dict[int, tuple[list[float], list[float]]], renewing: int, renewals: list[float]) -> Report:

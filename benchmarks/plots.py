@@ -146,6 +146,21 @@ def _draw_sync(figures: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def _draw_capacity(figures: list[dict[str, Any]]) -> Figure:
+    figure, (axes,) = _axes(1)
+    kinds = zip(figures[0]["cores"], (_OURS, _THEIRS, _OTHER, _FOURTH), strict=True)
+    _group(
+        axes,
+        [f"{row['proxies']:,}" for row in figures],
+        {kind: (colour, [row["cores"][kind] for row in figures]) for kind, colour in kinds},
+    )
+    axes.set_yscale("log")
+    axes.set_ylabel("cores of Redis, logarithmic")
+    axes.set_xlabel("proxies")
+    axes.legend()
+    return figure
+
+
 #: How each benchmark's figures are drawn.
 PLOTS: dict[str, Callable[[Any], Figure]] = {
     "gateway": _draw_gateway,
@@ -154,6 +169,7 @@ PLOTS: dict[str, Callable[[Any], Figure]] = {
     "sync": _draw_sync,
     "effective": _draw_effective,
     "redis": _draw_redis,
+    "capacity": _draw_capacity,
 }
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from benchmarks import dataset, report
+from benchmarks.bench_capacity import Load, Units, bearable_writes, reckon
 from benchmarks.document import update
 from benchmarks.plots import PLOTS, draw
 from benchmarks.report import Bar
@@ -101,6 +102,28 @@ def test_a_loaded_session_has_the_form_of_the_librarys(own_redis: RedisServer) -
             }
             assert (loaded.revision, written.revision) == (2, 4)
             assert [session.session_key for session in environment.list().sessions][:1] == ["by-hand"]
+
+
+def test_what_proxies_need_is_a_product_of_the_unit_costs() -> None:
+    units = Units(
+        write_us=40,
+        read_us=20,
+        message_us=20,
+        proxy_us=100,
+        touch_us=8,
+        session_bytes=500,
+        proxy_bytes=40_000,
+        message_bytes=400,
+        proxy_connections=2,
+    )
+    need = reckon(units, Load(projects=1_000, proxies=100, writes=20, sessions=1_000, looked_up=10))
+    assert (need.messages, need.connections) == (2_000_000, 200_000)
+    assert (need.bytes_sent, need.memory_bytes) == (800e6, 4.5e9)
+    assert list(need.cores.values()) == pytest.approx([0.8, 40, 10, 8])
+    assert need.shards == 118
+    # Connections fill a shard sooner than calls.
+    assert reckon(units, Load(projects=1, proxies=10_001, writes=0, sessions=0, looked_up=0)).shards == 3
+    assert bearable_writes(units, 10) == pytest.approx(0.5e6 / 240)
 
 
 def _without(name: str, text: str) -> str:
