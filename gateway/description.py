@@ -58,5 +58,5 @@ class Resource(Struct, frozen=True):
 
 def operation_of(handler: Handler) -> Operation:
     """Return a handler's declaration."""
-    operation: Operation = handler.operation  # type: ignore[attr-defined]  # a function has what it is given
+    operation: Operation = handler.operation  # type: ignore[attr-defined]  # `__call__` has set it
     return operation

@@ -8,7 +8,7 @@ hostile clients needs:
   that half-closes after a whole request still gets its answer.
 - A request must arrive within `ARRIVAL_S`, from its first byte to the end of its body.
 - A client must read: a connection whose output does not move for `WRITE_S` is cut off.
-- A client that is gone ends the wait for its answer. A client that has half-closed looks the same until something is
+- If a client disconnects, the wait for its answer ends. A client that has half-closed looks the same until something is
   sent to it. So it gets an interim response, which every client ignores (RFC 9110, 15.2).
 - The number of connections is bounded; a client over the limit gets 503.
 - A response that the server makes by itself becomes the API's error envelope.
@@ -95,7 +95,7 @@ class Neighbours:
 
 
 def guarded(stock: type[asyncio.Protocol], neighbours: Neighbours) -> type[asyncio.Protocol]:
-    """Make what Uvicorn takes as ``http=``: each call of it makes a protocol of class `stock` within a guard."""
+    """Make a factory for Uvicorn's ``http=``. It makes protocols of class `stock`, each within a guard."""
 
     def make(**arguments: Any) -> Guard:
         return Guard(stock(**arguments), neighbours, asyncio.get_running_loop())
@@ -286,7 +286,7 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
             self.close()
 
     def _check_client(self) -> None:
-        """While a request is answered, find out whether its client is gone: the guard does not read meanwhile."""
+        """Find out whether the client of a running request has disconnected: the guard does not read meanwhile."""
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), _HALF_CLOSED)
         events = poll.poll(0)

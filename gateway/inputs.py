@@ -24,7 +24,7 @@ from sessionstore.errors import InvalidQueryError, InvalidSessionKeyError, Sessi
 
 from .errors import RequestError
 
-#: Seconds of a wait before it is watched whether the client is still there.
+#: Seconds of a wait before the gateway checks whether the client is still there.
 _WATCH_AFTER_S = 0.5
 
 #: Bytes of a request's body.
@@ -63,7 +63,7 @@ _RULES = {
     "ttlSeconds": f"a whole number of seconds from {session.MIN_TTL_S} to the server's TTL, or null",
 }
 _PLACE = re.compile(r"`\$\.(\w+)")
-# Possessive quantifiers: a near miss must not take time by the square of its length.
+# Possessive quantifiers: an almost valid text must not take quadratic time.
 _JSON_TYPE = re.compile(r'application/json\s*+(?:;\s*+charset\s*+=\s*+"?utf-8"?\s*+)?;?\s*+\Z', re.IGNORECASE)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 #: An entity tag, and a list of them, which may have empty members (RFC 9110, 8.8.3 and 5.6.1).
