@@ -25,7 +25,7 @@ from gateway.metrics import Metrics
 from sessionstore import SessionStore
 
 from ..conftest import require_redis_server
-from ..support.checkout import ROOT, require_package_index, require_program
+from ..support.checkout import ROOT, make_python, require_program
 from ..support.gateway import AUTHORIZATION, KEY, PLACE
 from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer, free_port
@@ -217,10 +217,8 @@ def instructions() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def image(instructions: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment variables of a container: COPY, ENV and RUN are done in an empty environment of Python."""
-    require_package_index()
     folder = tmp_path_factory.mktemp("image")
-    run(sys.executable, "-m", "venv", folder / "python")
-    environ = {"PATH": f"{folder}/python/bin{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
+    environ = {"PATH": f"{make_python(folder / 'python')}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
     (folder / "app").mkdir()
     for name, rest in instructions:
         if name == "COPY":

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ..support.checkout import ROOT, copy_tree, require_package_index
+from ..support.checkout import ROOT, copy_tree, make_python
 from ..support.mitmproxy import require_mitmdump
 from ..support.pages import shown_file
 from ..support.reader import Reader
@@ -129,15 +128,6 @@ def runnable(command: str, reader: Reader) -> str:
 
 
 @pytest.fixture
-def empty_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment in which a page installs what it needs."""
-    require_package_index()
-    folder = tmp_path_factory.mktemp("python")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    return folder
-
-
-@pytest.fixture
 def reader(own_redis: RedisServer, tmp_path: Path) -> Iterator[Reader]:
     copy_tree(tmp_path)
     with Reader(tmp_path, own_redis.url) as reader:
@@ -146,7 +136,7 @@ def reader(own_redis: RedisServer, tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.timeout(PATIENCE_S + 30)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_run(page: Path, reader: Reader, request: pytest.FixtureRequest) -> None:
+def test_the_commands_run(page: Path, reader: Reader, tmp_path: Path) -> None:
     # Given: what the reader has.
     script = script_of(page, reader)
     unset = page.name in WITHOUT_VARIABLES
@@ -171,8 +161,8 @@ def test_the_commands_run(page: Path, reader: Reader, request: pytest.FixtureReq
         variables["HOME"] = str(reader.folder)
         variables["PATH"] = f"{reader.environ['PATH']}{os.pathsep}{require_mitmdump().parent}"
     if "pip install" in script:
-        empty_python: Path = request.getfixturevalue("empty_python")
-        variables["PATH"] = f"{empty_python}/bin{os.pathsep}{os.environ['PATH']}"
+        # The page installs what it needs.
+        variables["PATH"] = f"{make_python(tmp_path / 'python')}{os.pathsep}{os.environ['PATH']}"
 
     # When: the commands run, then none of them fails, and they show what the page promises.
     printed = reader.run(SERVE + script, within_s=PATIENCE_S, **variables)

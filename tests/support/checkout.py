@@ -14,7 +14,7 @@ import pytest
 
 from .coverage import unmeasured
 
-__all__ = ["ROOT", "copy_tree", "make_repository", "require_package_index", "require_program"]
+__all__ = ["ROOT", "copy_tree", "make_python", "make_repository", "require_package_index", "require_program"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +42,19 @@ def make_repository(folder: Path) -> Path:
     for command in ("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--no-verify", "--message", "tree"):
         subprocess.run([*git, *command], cwd=folder, check=True)
     return folder
+
+
+def make_python(folder: Path) -> Path:
+    """Make an empty environment of Python; returns its programs' folder.
+
+    Its pip is that of the tests, which runs on it: installing another one takes longer than the packages.
+    """
+    require_package_index()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], env=unmeasured(), check=True)
+    pip = folder / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {sys.executable} -m pip --python {folder}/bin/python "$@"\n', encoding="utf-8")
+    pip.chmod(0o755)
+    return pip.parent
 
 
 def require_program(name: str, package: str) -> str:
