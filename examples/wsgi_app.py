@@ -1,4 +1,4 @@
-"""A WSGI application with the middleware. To run it: gunicorn --chdir examples --bind localhost:8082 wsgi_app:app"""
+"""A WSGI application with the middleware. docs/proxies.md says how to run it with gunicorn."""
 
 import json
 import os
