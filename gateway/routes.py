@@ -7,7 +7,9 @@ as it was sent, percent-encoded, so a session key may hold a slash.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, TypedDict
 from urllib.parse import quote, unquote
 
@@ -104,7 +106,12 @@ class API:
     authenticator: Authenticator
     limiter: RateLimiter | None
     metrics: Metrics
-    document: bytes = b""
+    resources: Sequence[Resource] = ()
+
+    @cached_property
+    def document(self) -> bytes:
+        """The API's document. Making it takes longer than making the app."""
+        return _encode(build_document(self.resources, int(self.store.config.ttl_s)))
 
     def routes(self, *, with_metrics: bool) -> list[Route]:
         """Build all routes; `_secured` ones ask for a key."""
@@ -124,8 +131,7 @@ class API:
         ]
         if with_metrics:
             endpoints.append(open_endpoint("/metrics", GET=self.metrics.read_metrics))
-        document = build_document([endpoint.resource for endpoint in endpoints], int(self.store.config.ttl_s))
-        self.document = _encode(document)
+        self.resources = [endpoint.resource for endpoint in endpoints]
         return [endpoint.route() for endpoint in endpoints]
 
     @Operation(answer=SessionDocument, query=_PLACE, headers=("If-None-Match",))
