@@ -35,7 +35,7 @@ def test_the_last_to_acknowledge_wakes_the_writers(scripts: Scripts, leases: Lea
 
 
 def test_while_another_view_is_behind_nothing_else_happens(scripts: Scripts, leases: Leases) -> None:
-    # Given that the lease that comes first is behind, and another one has run out
+    # Given that the first lease is behind, and another has expired
     given(scripts, leases)
     leases.join("l3", 2, "g2")
     leases.run_out("l3")
@@ -43,7 +43,7 @@ def test_while_another_view_is_behind_nothing_else_happens(scripts: Scripts, lea
 
     assert leases.ack("l2", 2, "g2") == {"status": "ok"}
 
-    # Then whoever counts the leases drops the one that has run out
+    # Then the expired lease stays: only a script that counts leases drops it
     assert (leases.acked("l2"), leases.view_fields("l2")["l2:applied"]) == (2, "2")
     assert set(leases.view_fields("l3"))
     assert leases.announced() == []

@@ -61,7 +61,7 @@ def test_a_session_takes_as_many_as_the_bound(scripts: Scripts) -> None:
     before = scripts.everything()
     assert scripts.activate("ci-42", "ovr_d", bound=3) == {"status": "too_many_overrides", "detail": "ovr_d"}
     assert scripts.everything() == before
-    # Then one that is on already is no further one
+    # Then an override that is on already does not count as another
     assert scripts.activate("ci-42", "ovr_c", bound=3)["status"] == "ok"
 
 

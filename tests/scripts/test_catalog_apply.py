@@ -166,7 +166,7 @@ def test_asks_for_the_sessions_where_less_is_on_offer(scripts: Scripts, gone: st
     assert apply(scripts, without(gone), "one")["missing"] == ['tw"o']
     assert scripts.everything() == before
     assert scripts.messages() == []
-    # When both are, then it is applied; one that is gone meanwhile may be among them
+    # When both are, then it is applied; a session that was deleted meanwhile may be among them
     assert apply(scripts, without(gone), 'tw"o', "gone", "one")["status"] == "ok"
 
 
@@ -271,7 +271,7 @@ def test_takes_catalog_and_registration_away(scripts: Scripts) -> None:
 
 
 def test_waits_for_the_leases_that_have_not_applied_the_last_revision(scripts: Scripts) -> None:
-    # Given three leases: one that has run out, one that is ahead, one that is behind
+    # Given three leases: an expired one, one ahead, and one behind
     now = scripts.now()
     scripts.redis.zadd(scripts.leases, {"out": now - 1, "ahead": now + LEASE_MS, "behind": now + LEASE_MS})
     scripts.redis.zadd(scripts.acks, {"out": 0, "ahead": 1, "behind": 0})

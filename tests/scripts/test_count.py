@@ -17,7 +17,7 @@ def count(scripts: Scripts, *bases: str, what: str = "sessions") -> list[int]:
 
 
 def test_counts_each_environment_in_the_order_of_keys(scripts: Scripts) -> None:
-    # Given one environment with two sessions, and one that nobody has used
+    # Given an environment with two sessions, and an unused one
     scripts.put("ci-1")
     scripts.put("ci-2")
     other = f"{scripts.prefix}:{{checkout}}:qa"
@@ -28,7 +28,7 @@ def test_counts_each_environment_in_the_order_of_keys(scripts: Scripts) -> None:
 
 
 def test_leaves_out_those_not_seen_for_the_longest_ttl(scripts: Scripts) -> None:
-    # Given sessions of which the index still names one that is gone, and one that is just so alive
+    # Given an index that still names a deleted session, and a session that is about to expire
     scripts.put("live", ttl=60_000)
     now = scripts.now()
     scripts.redis.zadd(scripts.index, {"gone": now - 60_000, "old": now - 30_000})

@@ -86,7 +86,7 @@ def test_a_head_that_was_lost_is_kept_as_such(scripts: Scripts) -> None:
     # When a writer that waits for revision 2 finds nothing
     reply = lease_status(scripts, 2)
 
-    # Then it sees that, and whoever writes next waits for a whole lease
+    # Then it reports that, and the next writer waits for a whole lease
     assert (reply["rev"], reply["countableInMs"]) == (0, LEASE_MS)
     assert 0 < scripts.put()["countableInMs"] <= LEASE_MS
 

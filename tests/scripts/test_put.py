@@ -132,7 +132,7 @@ def test_a_put_that_changes_nothing_takes_no_revision_and_counts_as_seen(scripts
     # When the same PUT runs again
     reply = scripts.put("ci-42", *patch, op="a2")
 
-    # Then only lastSeenAt moves, in the hash and in the index, and nobody is told
+    # Then only lastSeenAt moves, in the hash and in the index, without a message
     assert scripts.stored() == {**before, "lastSeenAt": str(reply["now"])}
     assert scripts.redis.zscore(scripts.index, "ci-42") == reply["now"]
     assert scripts.redis.hget(scripts.head, "id") == "a1"
@@ -173,7 +173,7 @@ def test_a_repeated_put_moves_the_expiry_only_for_more_than_a_tenth_of_the_ttl(s
             "sessions": [["ci-42", moved, reply["now"]]],
         }
     ]
-    # And who sends the same again waits for the views to have the new expiry, too
+    # And a repeated PUT waits until the views have the new expiry
     again = scripts.put("ci-42", "+label", "x", op="a3", wait="0")
     for answer in (reply, again):
         assert (answer["changed"], answer["rev"], answer["targetRev"]) == (False, 2, 2)
@@ -400,7 +400,7 @@ class TestLastWriter:
             "modifiedBy": "Zürich (1f9b)",
         }
 
-        # When it is changed by one that does not say who it is, then the old name is gone
+        # When a writer without a name changes it, then the old name is cleared
         changed = scripts.put("ci-42", "+label", "y", op="a3")
         assert (changed["session"]["modifiedAt"], changed["session"]["modifiedBy"]) == (changed["now"], None)
         assert "modifiedBy" not in scripts.stored()

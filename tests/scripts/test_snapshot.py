@@ -39,7 +39,7 @@ def test_it_names_the_revision_that_it_was_read_at(scripts: Scripts) -> None:
 
 
 def test_it_reads_the_sessions_that_exist(scripts: Scripts) -> None:
-    # Given a session, one that is gone, and one that has expired
+    # Given a live session, a deleted one, and an expired one
     name = 'a:{b}"\\/é'
     scripts.put(name, "+label", "x")
     now = scripts.now()
@@ -49,7 +49,7 @@ def test_it_reads_the_sessions_that_exist(scripts: Scripts) -> None:
     # When a step names all three and asks for no members
     reply = scripts.run("snapshot", [scripts.head, scripts.index, *map(scripts.session, keys)], ["7", 0, *keys])
 
-    # Then it has the one that lives, as a message would, and the cursor stays
+    # Then it returns the live one, as a message would, and the cursor stays
     [published] = [message["session"] for message in scripts.messages()]
     assert reply["sessions"] == [published]
     assert reply["members"] == []

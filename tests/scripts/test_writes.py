@@ -113,7 +113,7 @@ class TestSettling:
 
         assert reply["countableInMs"] == 5_000
         assert scripts.redis.hget(scripts.head, "countableAt") == str(reply["now"] + 5_000)
-        # Then the next writer, who knows nothing, waits as well
+        # Then the next writer, which knows nothing, waits as well
         assert 0 < scripts.put("other", lease=5_000)["countableInMs"] <= 5_000
 
     @every_repeat
@@ -148,7 +148,7 @@ class TestSettling:
 
     @every_change
     def test_a_head_behind_the_session_was_lost(self, scripts: Scripts, name: str) -> None:
-        # Given a head that somebody has deleted, and nobody listening
+        # Given a deleted head, and no listener
         given(scripts)
         scripts.redis.delete(scripts.head)
 
@@ -159,12 +159,12 @@ class TestSettling:
 
     @every_change
     def test_a_loss_counts_once(self, scripts: Scripts, name: str) -> None:
-        # Given a head whose loss was found, by a writer who knew of revision 9, and whose time has passed
+        # Given a head whose loss a writer at revision 9 has found, and whose wait is over
         given(scripts)
         assert scripts.put("other", known=9, lease=5_000)["countableInMs"] == 5_000
         scripts.redis.hset(scripts.head, "countableAt", scripts.now())
 
-        # When one comes who knew less of what was lost, then nobody waits anew
+        # When a writer knew fewer of the lost revisions, then no writer waits again
         assert CHANGES[name](scripts)(known=8, lease=5_000)["countableInMs"] == 0
 
     @every_repeat
@@ -451,7 +451,7 @@ class TestCorruption:
         ],
     )
     def test_a_key_of_another_type(self, scripts: Scripts, name: str, part: str) -> None:
-        # Given one lease that lives and one that has run out, so that every key is looked at
+        # Given a live lease and an expired one, so that the script reads every key
         given(scripts)
         now = scripts.now()
         scripts.redis.zadd(scripts.leases, {"dead": now, "live": now + 60_000})

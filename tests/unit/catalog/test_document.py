@@ -228,7 +228,7 @@ class TestDepthOfToml:
             f"[{DEEP[:-2]}]",
             f"[[{DEEP[:-2]}]]",
             f"x = {{{DEEP}}}",
-            # Strings and comments that would hide it from a reader who takes their quotes for others.
+            # Strings and comments that hide it from a parser that mistakes their quotes.
             f"x = ''' ' \" '''\n{DEEP}",
             f"x = {{b = ''' ' \" ''', {DEEP}, c = \"\"}}",
             f'x = {{b = """ \' " """, {DEEP}, c = ""}}',

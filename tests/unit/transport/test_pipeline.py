@@ -258,7 +258,7 @@ class TestBounds:
 
         assert calls.send() == names[:MAX_SENT]
         assert calls.send() == []
-        # One that was given up counts, too: its reply is to come
+        # A call that was given up counts too: its reply is yet to come
         assert calls.answers["0"].cancel()
         assert calls.send() == []
         calls.reply("0")
@@ -272,7 +272,7 @@ class TestBounds:
         assert calls.send() == ["a"]
 
 
-#: What happens next; numbers choose among the calls that there are.
+#: What happens next; numbers choose among the calls.
 steps = st.one_of(
     st.tuples(st.just("submit"), st.booleans()),
     st.tuples(st.just("give up"), st.integers(0, 50)),
