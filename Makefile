@@ -22,7 +22,7 @@ TOX := PATH="$$PATH$(subst $() ,,$(patsubst %,:%,$(wildcard $(HOME)/.pyenv/versi
 QUICK := quick-py311,quick-py312,quick-py313
 SMOKE := smoke-py311,smoke-py312,smoke-py313
 
-.PHONY: run test test-quick test-all check format hooks build bench soak servers clean
+.PHONY: run test test-quick test-all check format hooks build bench soak hostile servers clean
 
 run: $(RUN_STAMP)  ## a demo: a gateway with an embedded store, a catalog, a proxy, and the calls of a CI run
 	$(BIN)/python examples/demo.py
@@ -69,8 +69,11 @@ hooks: $(STAMP)  ## run the quick checks before each commit
 bench: $(STAMP)  ## all benchmarks, or BENCH="lookup sync"; BENCH_OPTIONS="--rounds 3", --quick or --check
 	$(BIN)/python -m benchmarks $(BENCH) $(BENCH_OPTIONS)
 
-soak: $(STAMP)  ## the guarantee under faults, for an hour; SOAK="--minutes 10 --seed 7", or --help
+soak: hostile  ## hostile input; then the guarantee under faults, for an hour; SOAK="--minutes 10 --seed 7", or --help
 	$(BIN)/python -m tests.faults.checker $(SOAK)
+
+hostile: $(STAMP)  ## hostile input to a gateway on both stores, for some minutes; HOSTILE="--seed 7", or --help
+	$(BIN)/python -m tests.hostile $(HOSTILE)
 
 servers:  ## build Redis 8 and Valkey 8 into build/servers; then make test REDIS_SERVER=build/servers/valkey-server
 	.ci/servers

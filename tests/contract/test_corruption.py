@@ -70,6 +70,7 @@ SPOILERS: dict[str, Callable[[Any, str], None]] = {
     "createdAt nan": spoil(createdAt="nan"),
     "label that is not UTF-8": spoil(label=b"\xff"),
     "label with half a character": spoil(label=b"a\xed\xa0\x80"),
+    "label that is longer than any": spoil(label="x" * 1025),
     "scenario that is not UTF-8": spoil(scenario=b"scn_\xc3"),
     "overrides that are no JSON": spoil(overrides='["ovr_a"'),
     "overrides that hold JSON": spoil(overrides='["ovr_a"],"rev":9'),
@@ -112,6 +113,16 @@ class TestSession:
             assert caught.value.session_key == "bad"
         if backend.real:
             assert backend.raw.dump(backend.key("bad")) == before
+
+    @pytest.mark.parametrize("name", [b"x" * 1025, b"\xff"])
+    async def test_name_of_a_writer_is_no_header_of_any_length(
+        self, backend: Backend, staging: AsyncEnvironment, name: bytes
+    ) -> None:
+        # Views are not told the name, so they serve such a session.
+        backend.raw.hset(backend.key("a"), "modifiedBy", name)
+
+        with pytest.raises(CorruptSessionError):
+            await staging.get("a")
 
     @every_spoiler
     async def test_deleting_it_removes_it(self, staging: AsyncEnvironment, spoil_it: object) -> None:

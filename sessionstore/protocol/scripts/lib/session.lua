@@ -10,6 +10,13 @@
 -- ended.
 local COLLECT_AFTER_MS = 10000
 
+-- Bytes of a label, a scenario or a writer's name: 256 code points.
+local MAX_TEXT_BYTES = 1024
+
+local function is_text(text)
+  return not text or #text <= MAX_TEXT_BYTES and is_utf8(text)
+end
+
 -- Whether the text is a JSON array of ids, without spaces: it is copied into messages as it is.
 local function is_id_array(text)
   -- Nothing but the last bracket may remain, and only the first id may follow a bracket.
@@ -52,7 +59,7 @@ local function load_session(key, now)
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
       and session.globalDelayMs and session.globalDelayMaxMs and session.expiryRev and session.ttlSeconds
       and session.modifiedAt and session.lookedUpAt and is_id_array(session.overrides)
-      and is_utf8(session.label or '') and is_utf8(session.scenario or '') and is_utf8(session.modifiedBy or '')) then
+      and is_text(session.label) and is_text(session.scenario) and is_text(session.modifiedBy)) then
     return nil, true
   end
   if session.expiresAt <= now then
@@ -133,7 +140,7 @@ local function read_session_json(key, session_key, now)
   local rev, created, seen, expires, label, scenario, overrides, delay, max_delay = unpack(value)
   if rev and created and seen and expires and is_number(rev) and is_number(created) and is_number(seen)
       and is_number(expires) and (not delay or is_number(delay)) and (not max_delay or is_number(max_delay))
-      and (not overrides or is_id_array(overrides)) and is_utf8(label or '') and is_utf8(scenario or '') then
+      and (not overrides or is_id_array(overrides)) and is_text(label) and is_text(scenario) then
     return tonumber(expires) > now and '{"sessionKey":' .. cjson.encode(session_key)
       .. ',"rev":' .. rev
       .. ',"label":' .. (label and cjson.encode(label) or 'null')
