@@ -1,6 +1,6 @@
 """Views under faults and constant writes: each is stale during the fault, and equals Redis soon after.
 
-Every test has a process that writes without pause, and a view of each driver behind a relay that can break the network.
+Every test has a process that writes all the time, and a view of each driver behind a relay that can break the network.
 test_guarantee.py checks that no write returns before every fresh view serves it.
 """
 
