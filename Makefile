@@ -9,7 +9,12 @@ STAMP := $(VENV)/.installed
 MITMPROXY := $(VENV)/mitmproxy
 # What `make run` needs is a small part of what the tests need.
 RUN_STAMP := $(VENV)/.installed-to-run
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv installs a developer's packages in a fifth of pip's time. It trusts the system's certificates, as pip does, and takes
+# the Pythons that are there.
+UV := $(BIN)/uv pip install --quiet
+export UV_SYSTEM_CERTS := 1
+export UV_PYTHON_DOWNLOADS := never
 
 # Each worker has servers of its own; a file's tests stay together, since they share them. Three workers keep two cores busy,
 # since many tests wait. A crashed worker ends the run: xdist would wait for its tests without end.
@@ -56,7 +61,7 @@ check: $(STAMP)  ## lint, format, types, imports, spelling, Lua, generated files
 
 build: $(STAMP)  ## sdist and wheel into dist/; the wheel is tried in an empty environment of each Python
 	rm -rf dist
-	$(BIN)/python -m build
+	$(BIN)/python -m build --installer=uv
 	$(TOX) run-parallel --parallel all --parallel-no-spinner -e $(SMOKE) --installpkg dist/*.whl
 
 format: $(STAMP)
@@ -85,11 +90,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(RUN_STAMP): pyproject.toml | $(BIN)/python
-	$(INSTALL) '.[gateway,cli,embedded]'
+	$(PIP) --editable '.[gateway,cli,embedded]'
 	touch $@
 
 $(STAMP): pyproject.toml | $(BIN)/python
-	$(INSTALL) '.[dev]'
-	$(PYTHON) -m venv $(MITMPROXY)
-	$(MITMPROXY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[mitmproxy]' coverage
+	$(PIP) uv
+	$(UV) --python $(BIN)/python --editable '.[dev]'
+	$(PYTHON) -m venv --without-pip $(MITMPROXY)
+	$(UV) --python $(MITMPROXY)/bin/python --editable '.[mitmproxy]' coverage
 	touch $@ $(RUN_STAMP)
