@@ -74,6 +74,7 @@ SPOILERS: dict[str, Callable[[Any, str], None]] = {
     "scenario that is not UTF-8": spoil(scenario=b"scn_\xc3"),
     "overrides that are no JSON": spoil(overrides='["ovr_a"'),
     "overrides that hold JSON": spoil(overrides='["ovr_a"],"rev":9'),
+    "overrides that are longer than any": spoil(overrides="[" + ",".join(201 * ['"ovr_' + "x" * 124 + '"']) + "]"),
     "delay nan": spoil(globalDelayMs="nan"),
     "another type": another_type,
 }
@@ -123,6 +124,16 @@ class TestSession:
 
         with pytest.raises(CorruptSessionError):
             await staging.get("a")
+
+    async def test_longest_texts_are_not_corrupt(self, backend: Backend) -> None:
+        scenario = "scn_" + "x" * 124
+        overrides = [f"ovr_{number:0>124}" for number in range(200)]
+        async with backend.store() as store:
+            staging = store.environment("checkout", "staging", actor="ü" * 256)
+            written = await staging.put("a", label="🔑" * 200, scenario=scenario, overrides=overrides)
+            assert await staging.get("a") == written
+            async with staging.view(on_stale="raise") as view:
+                assert view.get("a") == written
 
     @every_spoiler
     async def test_deleting_it_removes_it(self, staging: AsyncEnvironment, spoil_it: object) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from sessionstore import View
 from sessionstore.api_keys.model import hash_secret
 
+from ..support.polling import eventually
 from .http1 import Answer
 from .world import PATIENCE_S, PREFIX, Client, World, in_parallel
 
@@ -131,7 +132,7 @@ class _Case:
     async def run(self, client: Client, view: View) -> None:
         for place, key in ((self.place, "bad"), (self.place, "good"), (self.beside, "good")):
             self.must("before", await client.put(place, key, {**_FULL, "ttlSeconds": 3600}), 200)
-        await self._await(lambda: view.peek("good") is not None, "the view sees the session")
+        await eventually(lambda: view.peek("good") is not None, "the view sees the session", PATIENCE_S)
         before = (await client.call("GET", "/sessions/good", self.place)).document
         self._break()
         if self.state.part == "s:bad":
@@ -149,7 +150,7 @@ class _Case:
         for key in ("bad", "good"):
             label = f"healed {key}"
             await self._await_put(client, key, label)
-            await self._await(functools.partial(_serves, view, key, label), f"the view serves {label!r}")
+            await eventually(functools.partial(_serves, view, key, label), f"the view serves {label!r}", PATIENCE_S)
 
     async def _call_bad(self, client: Client) -> None:
         """A corrupt session is 500 with its remedy, but for lists, which leave it out."""
@@ -193,15 +194,6 @@ class _Case:
                 break
             answer = await client.put(self.place, key, {"label": label})
         self.must("PUT at last", answer, 200)
-
-    async def _await(self, condition: Callable[[], bool], what: str) -> None:
-        """Views hear of changes soon."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            if time.monotonic() > deadline:
-                self.wrong.append(f"it does not happen that {what}")
-                return
-            await asyncio.sleep(0.01)
 
     @property
     def _key(self) -> str:

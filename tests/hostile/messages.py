@@ -16,6 +16,7 @@ from typing import Any
 
 from sessionstore import StaleView, View
 
+from ..support.polling import eventually
 from .world import PATIENCE_S, Client, World, in_parallel
 
 __all__ = ["Forgery", "attack", "forgeries"]
@@ -142,9 +143,7 @@ class _Attacked:
         return self.wrong + [f"the view showed a forged {key!r}" for key in shown - self._possible]
 
     async def _fresh(self) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not self._view.fresh:  # noqa: ASYNC110  threads keep the view
-                await asyncio.sleep(0.002)
+        await eventually(lambda: self._view.fresh, "the view is fresh", PATIENCE_S)
 
     def _publish(self, forgery: Forgery) -> None:
         """Publish the message that would continue the chain, but for its flaw."""
