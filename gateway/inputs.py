@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -258,8 +258,8 @@ def decode_body(body: bytes) -> SessionBody:
         raise RequestError("invalid_body", f"{name} must be {_RULES[name]}." if name in _RULES else f"{exc}.") from None
 
 
-def parse_entity_tags(value: str, header: str, *, weak: bool) -> tuple[int, ...] | None:
-    """Read the revisions that ``If-Match`` or ``If-None-Match`` names; None stands for ``*``.
+def parse_entity_tags(value: str, header: str, *, weak: bool) -> tuple[int, ...] | Literal["*"]:
+    """Read the revisions that ``If-Match`` or ``If-None-Match`` names, or ``*``.
 
     A tag that no revision can have matches nothing, and is left out. A weak tag is left out unless `weak`: If-Match
     compares strongly, If-None-Match weakly (RFC 9110, 13.1).
@@ -270,7 +270,7 @@ def parse_entity_tags(value: str, header: str, *, weak: bool) -> tuple[int, ...]
         It is not a list of entity tags.
     """
     if value.strip() == "*":
-        return None
+        return "*"
     members = _ENTITY_TAG.findall(value) if _ENTITY_TAGS.match(value) else []
     if not members:
         raise InvalidQueryError(f'The header {header} must be * or the ETags of responses, in quotes, as in "7".')

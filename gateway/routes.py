@@ -7,10 +7,10 @@ as it was sent, percent-encoded, so a session key may hold a slash.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Annotated, Literal, TypedDict
+from functools import cached_property, partial
+from typing import Annotated, Literal, TypedDict, TypeVar
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from sessionstore import AsyncEnvironment, AsyncSessionStore, Effect, Session
+from sessionstore import AsyncEnvironment, AsyncSessionStore, Deletion, Effect, Session
 from sessionstore.errors import InvalidQueryError, SessionNotFoundError, TooFewViewsError
 from sessionstore.protocol.bulk_operations import MAX_CHANGED
 from sessionstore.session import SessionDocument, SessionEntry, ViewDocument, ViewListDocument, normalize_session_key
@@ -36,19 +36,23 @@ from .record import Record, Write, record_of
 
 BASE_PATH = "/api/v1"
 
+T = TypeVar("T")
+Removal = Literal["reset", "delete"]
+_Remove = Callable[..., Awaitable[Session | Deletion]]
+
 
 class DeletionDocument(Struct, frozen=True):
     """Answer of DELETE on a session."""
 
     ok: bool
-    mode: Literal["reset", "delete"]
+    mode: Removal
 
 
 class BulkDocument(Struct, frozen=True):
     """Answer of DELETE on the sessions whose keys begin alike."""
 
     ok: bool
-    mode: Literal["reset", "delete"]
+    mode: Removal
     count: Annotated[int, Meta(description="Sessions that the call changed.", ge=0, le=MAX_CHANGED)]
     more: Annotated[bool, Meta(description="Whether there are more to change; send the call again.")]
 
@@ -140,16 +144,15 @@ class API:
 
         Reading does not count as seeing it.
         """
-        known = _header(request, "if-none-match")
-        revisions = () if known is None else inputs.parse_entity_tags(known, "If-None-Match", weak=True)
+        known = _entity_tags(request, "If-None-Match", weak=True)
         environment = await self._environment(request)
-        key = inputs.decode_session_key(request.path_params["sessionKey"])
+        key = _session_key(request)
         session = await environment.get(key)
         if session is None:
             raise SessionNotFoundError(
                 f"There is no session {key!r} on {environment.project}/{environment.name}; PUT creates it."
             )
-        if revisions is None or session.revision in revisions:
+        if known is not None and (known == "*" or session.revision in known):
             return Response(status_code=304, headers=_session_headers(session))
         return _answer(session.document(), _session_headers(session))
 
@@ -173,8 +176,12 @@ class API:
         """
         query = record_of(request).query
         mode = _mode(request, ("merge", "replace"), default="merge")
-        if_match = _if_match(request)
-        if_none_match = _create_only(request)
+        if_match = _entity_tags(request, "If-Match", weak=False)
+        if_none_match = _entity_tags(request, "If-None-Match", weak=True)
+        if isinstance(if_none_match, tuple):
+            raise InvalidQueryError(
+                "On PUT the header If-None-Match takes only *: create the session, never change one."
+            )
         inputs.check_media_type(_header(request, "content-type"), _header(request, "content-encoding"))
         body = inputs.decode_body(await inputs.read_body(request))
         environment = await self._resolve(
@@ -182,17 +189,11 @@ class API:
             inputs.agree("project", query.get("project"), body.project),
             inputs.agree("environment", query.get("environment"), body.environment),
         )
-        key = inputs.decode_session_key(request.path_params["sessionKey"])
-        _record_write(request, "put", environment, normalize_session_key(key))
-        async with inputs.while_connected(request):
-            session = await environment.put(
-                key,
-                body,
-                replace=mode == "replace",
-                if_match=if_match,
-                if_none_match=if_none_match,
-                **_terms(request),
-            )
+        key = _session_key(request)
+        put = partial(
+            environment.put, key, body, replace=mode == "replace", if_match=if_match, if_none_match=if_none_match
+        )
+        session = await _write(request, "put", environment, normalize_session_key(key), put)
         return _answer(session.document(), {**_session_headers(session), **_effect_headers(request, session.effect)})
 
     @Operation(answer=DeletionDocument, query=(*_PLACE, "mode", "views"), headers=("If-Match", "Prefer"))
@@ -203,19 +204,15 @@ class API:
         and succeeds if there is none. The answer comes when every live proxy serves the new state.
         """
         _refuse(request, "If-None-Match")
-        if_match = _if_match(request)
-        mode = _mode(request, ("reset", "delete"), default="reset")
+        if_match = _entity_tags(request, "If-Match", weak=False)
+        mode: Removal = _mode(request, ("reset", "delete"), default="reset")
         environment = await self._environment(request)
-        key = inputs.decode_session_key(request.path_params["sessionKey"])
+        key = _session_key(request)
         await inputs.skip_body(request)
-        _record_write(request, mode, environment, normalize_session_key(key))
-        if mode == "delete":
-            async with inputs.while_connected(request):
-                deletion = await environment.delete(key, if_match=if_match, **_terms(request))
-            return _answer(DeletionDocument(True, "delete"), _effect_headers(request, deletion.effect))
-        async with inputs.while_connected(request):
-            session = await environment.reset(key, if_match=if_match, **_terms(request))
-        return _answer(DeletionDocument(True, "reset"), _effect_headers(request, session.effect))
+        remove: _Remove = environment.delete if mode == "delete" else environment.reset
+        write = partial(remove, key, if_match=if_match)
+        removed = await _write(request, mode, environment, normalize_session_key(key), write)
+        return _answer(DeletionDocument(True, mode), _effect_headers(request, removed.effect))
 
     @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
     async def activate_override(self, request: Request) -> Response:
@@ -223,11 +220,7 @@ class API:
 
         Other overrides stay active. Repeating the call changes nothing.
         """
-        environment, key, override = await self._override(request)
-        _record_write(request, "activate", environment, normalize_session_key(key))
-        async with inputs.while_connected(request):
-            session = await environment.activate(key, override, **_terms(request))
-        return _answer(OverrideDocument(override, True), _effect_headers(request, session.effect))
+        return await self._switch(request, "activate")
 
     @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
     async def deactivate_override(self, request: Request) -> Response:
@@ -235,11 +228,7 @@ class API:
 
         Other overrides stay active. Repeating the call changes nothing. The session must exist.
         """
-        environment, key, override = await self._override(request)
-        _record_write(request, "deactivate", environment, normalize_session_key(key))
-        async with inputs.while_connected(request):
-            session = await environment.deactivate(key, override, **_terms(request))
-        return _answer(OverrideDocument(override, False), _effect_headers(request, session.effect))
+        return await self._switch(request, "deactivate")
 
     @Operation(answer=SessionListDocument, query=(*_PLACE, "limit", "cursor", "prefix"))
     async def list_sessions(self, request: Request) -> Response:
@@ -262,18 +251,12 @@ class API:
         _refuse(request, "If-Match")
         _refuse(request, "If-None-Match")
         prefix = record_of(request).query.get("prefix", "")
-        mode = _mode(request, ("reset", "delete"), default=None)
+        mode: Removal = _mode(request, ("reset", "delete"), default=None)
         environment = await self._environment(request)
         await inputs.skip_body(request)
-        _record_write(request, f"{mode} prefix", environment, prefix)
-        if mode == "delete":
-            async with inputs.while_connected(request):
-                result = await environment.delete_prefix(prefix, **_terms(request))
-            document = BulkDocument(True, "delete", result.count, result.more)
-        else:
-            async with inputs.while_connected(request):
-                result = await environment.reset_prefix(prefix, **_terms(request))
-            document = BulkDocument(True, "reset", result.count, result.more)
+        remove = partial(environment.delete_prefix if mode == "delete" else environment.reset_prefix, prefix)
+        result = await _write(request, f"{mode} prefix", environment, prefix, remove)
+        document = BulkDocument(True, mode, result.count, result.more)
         return _answer(document, _effect_headers(request, result.effect))
 
     @Operation(answer=ScenarioListDocument, query=(*_PLACE, "limit", "search", "before"))
@@ -324,15 +307,18 @@ class API:
         await self.store.ping()
         return _answer(StatusDocument("ok"))
 
-    async def _override(self, request: Request) -> tuple[AsyncEnvironment, str, str]:
-        """Read the environment, the session key and the override of a call."""
+    async def _switch(self, request: Request, operation: Literal["activate", "deactivate"]) -> Response:
+        """Switch an override on or off."""
         _refuse(request, "If-Match")
         _refuse(request, "If-None-Match")
         environment = await self._environment(request)
-        key = inputs.decode_session_key(request.path_params["sessionKey"])
+        key = _session_key(request)
         override = unquote(request.path_params["overrideId"])
         await inputs.skip_body(request)
-        return environment, key, override
+        active = operation == "activate"
+        switch = partial(environment.activate if active else environment.deactivate, key, override)
+        session = await _write(request, operation, environment, normalize_session_key(key), switch)
+        return _answer(OverrideDocument(override, active), _effect_headers(request, session.effect))
 
     async def _environment(self, request: Request) -> AsyncEnvironment:
         """Find the environment that a call's query names."""
@@ -473,9 +459,13 @@ def views_header(counts: Effect | TooFewViewsError) -> dict[str, str]:
     return {"session-views": f"confirmed={counts.confirmed}, expired={counts.expired}"}
 
 
-def _record_write(request: Request, operation: str, environment: AsyncEnvironment, key: str) -> None:
-    """Record a write that is about to be sent, for the audit log."""
+async def _write(
+    request: Request, operation: str, environment: AsyncEnvironment, key: str, write: Callable[..., Awaitable[T]]
+) -> T:
+    """Record a write for the audit log, and send it; a client that disconnects ends the wait."""
     record_of(request).write = Write(operation, environment.project, environment.name, key)
+    async with inputs.while_connected(request):
+        return await write(**_terms(request))
 
 
 class _Terms(TypedDict):
@@ -490,29 +480,23 @@ def _terms(request: Request) -> _Terms:
     return {"wait": wait, "views": inputs.parse_number(record_of(request).query.get("views"), 0)}
 
 
-def _mode(request: Request, modes: tuple[str, str], default: str | None) -> str:
+def _mode(request: Request, modes: Sequence[T], default: T | None) -> T:
     """Read the mode of a call."""
-    mode = record_of(request).query.get("mode", default)
-    if mode not in modes:
-        raise RequestError("invalid_mode", f"mode must be {modes[0]!r} or {modes[1]!r}.")
-    return mode
+    named = record_of(request).query.get("mode", default)
+    for mode in modes:
+        if mode == named:
+            return mode
+    raise RequestError("invalid_mode", f"mode must be {modes[0]!r} or {modes[1]!r}.")
 
 
-def _if_match(request: Request) -> tuple[int, ...] | Literal["*"] | None:
-    value = _header(request, "if-match")
-    if value is None:
-        return None
-    revisions = inputs.parse_entity_tags(value, "If-Match", weak=False)
-    return "*" if revisions is None else revisions
+def _session_key(request: Request) -> str:
+    return inputs.decode_session_key(request.path_params["sessionKey"])
 
 
-def _create_only(request: Request) -> Literal["*"] | None:
-    value = _header(request, "if-none-match")
-    if value is None:
-        return None
-    if inputs.parse_entity_tags(value, "If-None-Match", weak=True) is not None:
-        raise InvalidQueryError("On PUT the header If-None-Match takes only *: create the session, never change one.")
-    return "*"
+def _entity_tags(request: Request, name: str, *, weak: bool) -> tuple[int, ...] | Literal["*"] | None:
+    """Read the revisions that a precondition names; None if the call has none."""
+    value = _header(request, name)
+    return None if value is None else inputs.parse_entity_tags(value, name, weak=weak)
 
 
 def _refuse(request: Request, name: str) -> None:
