@@ -36,8 +36,6 @@ SESSION_HEADER = "x-flowmock-session"
 MAX_SESSION_KEY_LENGTH = 200
 #: Characters of a project's or environment's slug.
 MAX_SLUG_LENGTH = 64
-#: Characters of a scenario's or override's id, prefix included.
-MAX_ID_LENGTH = 128
 #: Code points of a label.
 MAX_LABEL_LENGTH = 200
 #: Overrides that one session may have active.

@@ -346,11 +346,6 @@ def encode_overrides(ids: tuple[str, ...]) -> str:
     return _encode_json(ids).decode()
 
 
-def decode_overrides(text: Payload) -> tuple[str, ...]:
-    """The inverse of `encode_overrides`."""
-    return msgspec.json.decode(text, type=tuple[str, ...])
-
-
 def encode_view_info(info: ViewInfo) -> str:
     """Encode a view's description for the views hash."""
     return _encode_json(info).decode()
