@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sessionstore import AsyncSessionStore
 from sessionstore.errors import (
     CorruptSessionError,
+    NotDurableError,
     NotEffectiveError,
     OutcomeUnknownError,
     SessionStoreError,
@@ -33,7 +34,7 @@ from .limits import RateLimiter
 from .logs import with_cause
 from .metrics import Metrics
 from .record import Record, Write, record_of
-from .routes import API, BASE_PATH, etag, open_endpoint, views_header
+from .routes import API, BASE_PATH, etag, open_endpoint, replicas_header, views_header
 
 log = logging.getLogger("gateway")
 access = logging.getLogger("gateway.access")
@@ -218,12 +219,14 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         log.warning("%s", with_cause(error), extra=fields)
         headers = {"retry-after": str(RETRY_AFTER_S)}
     record.code = code
-    if isinstance(error, NotEffectiveError | TooFewViewsError) and error.revision is not None:
+    if isinstance(error, NotDurableError | NotEffectiveError | TooFewViewsError) and error.revision is not None:
         headers = {**headers, **etag(error.revision)}
         if record.write is not None:
             record.write.revision = error.revision
     if isinstance(error, TooFewViewsError):
         headers = {**headers, **views_header(error)}
+    if isinstance(error, NotDurableError):
+        headers = {**headers, **replicas_header(error)}
     body = error_body(code, sentence)
     return Response(body, STATUS[code], headers, media_type="application/json")
 

@@ -36,6 +36,7 @@ STATUS: dict[str, int] = {
     "project_required": 422,
     "rate_limited": 429,
     "internal_error": 500,
+    "not_durable": 503,
     "not_effective": 503,
     "outcome_unknown": 503,
     "store_unavailable": 503,

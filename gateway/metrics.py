@@ -106,6 +106,15 @@ class Metrics:
             "sessionstore_writes_not_effective",
             "Writes that were committed and answered with an error, because a view may not serve them.",
         )
+        self._durable_seconds = histogram(
+            "sessionstore_write_durable_seconds",
+            "Seconds from a write's commit until the replicas that it asked for had it.",
+            buckets=_EFFECT_BUCKETS,
+        )
+        self._not_durable = counter(
+            "sessionstore_writes_not_durable",
+            "Writes that were committed and answered with an error, because too few replicas had them in time.",
+        )
         self._live_sessions = prometheus.Gauge(
             "sessionstore_live_sessions",
             "Live sessions of the registered environments of projects that this gateway has served.",
@@ -134,6 +143,8 @@ class Metrics:
         self._request_seconds.labels(record.route, method).observe(time.perf_counter() - record.started_s)
         if record.effect is not None and record.effect.waited:
             self._took_effect(record.effect)
+        if record.effect is not None and record.effect.replicas:
+            self._durable_seconds.observe(record.effect.durable_s)
         self._corrupt_sessions.inc(len(record.corrupt))
         if record.code is not None:
             self._errors.labels(record.code).inc()
@@ -141,6 +152,8 @@ class Metrics:
                 self._rate_limited.inc()
             if record.code == "not_effective":
                 self._not_effective.inc()
+            if record.code == "not_durable":
+                self._not_durable.inc()
 
     def rejected(self, code: str) -> None:
         """Count an answer to a connection that had no request."""

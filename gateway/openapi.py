@@ -17,7 +17,7 @@ from msgspec import Struct
 from sessionstore import __version__
 from sessionstore.catalog.model import MAX_SEARCH_LENGTH
 from sessionstore.paging import MAX_PAGE
-from sessionstore.protocol.calls import MAX_VIEWS
+from sessionstore.protocol.calls import MAX_REPLICAS, MAX_VIEWS
 from sessionstore.session import MAX_SLUG_LENGTH, OVERRIDE_PATTERN, SLUG_PATTERN, SessionDocument
 
 from .description import Handler, Operation, Resource, operation_of
@@ -97,6 +97,11 @@ _QUERY = {
         "the answer is `too_few_views`. It waits for no view to appear. Not with `respond-async`.",
         "schema": {"type": "integer", "minimum": 0, "maximum": MAX_VIEWS, "default": 0},
     },
+    "replicas": {
+        "description": "Replicas of Redis that must have the write. If fewer have it in time, the state is set, and "
+        "the answer is `not_durable`. Without it, the gateway's option decides, which is 0 by default.",
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_REPLICAS},
+    },
     "cursor": _text("`nextCursor` of the previous page.", format="session-cursor"),
     "search": _text("Only scenarios whose name contains this, in any case.", "payment", maxLength=MAX_SEARCH_LENGTH),
     "before": _text("`nextBefore` of the previous page.", format="scenario-cursor"),
@@ -108,7 +113,7 @@ _REQUEST_HEADERS = {
         pattern=ENTITY_TAGS_PATTERN,
     ),
     "If-None-Match": _text("Revisions that the caller has; or `*`.", '"7"', pattern=ENTITY_TAGS_PATTERN),
-    "Prefer": _text("`respond-async`: answer at commit, before every live proxy serves the write.", "respond-async"),
+    "Prefer": _text("`respond-async`: answer before every live proxy serves the write.", "respond-async"),
 }
 TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$"
 
@@ -146,12 +151,16 @@ _HEADERS = {
     ),
     "Retry-After": _text("Seconds after which to try again.", pattern="^[0-9]+$"),
     "Server-Timing": _text(
-        "Milliseconds until Redis had committed the write, and from then until every live proxy served it.",
-        pattern=r"^commit;dur=[0-9.]+(, effective;dur=[0-9.]+)?$",
+        "Milliseconds until Redis had committed the write, and from then until the replicas had it, and until every "
+        "live proxy served it.",
+        pattern=r"^commit;dur=[0-9.]+(, durable;dur=[0-9.]+)?(, effective;dur=[0-9.]+)?$",
     ),
     "Session-Views": _text(
         "Live views that confirmed the write, and views whose lease expired meanwhile. Absent with `respond-async`.",
         pattern="^confirmed=[0-9]+, expired=[0-9]+$",
+    ),
+    "Session-Replicas": _text(
+        "Replicas of Redis that have the write. Absent if it waited for none.", pattern="^[0-9]+$"
     ),
     "Preference-Applied": _text("`respond-async` if the answer came at commit.", enum=["respond-async"]),
     "WWW-Authenticate": _text("How to authenticate.", enum=['Bearer realm="sessions"']),
@@ -173,7 +182,7 @@ _WITH_KEY = (
     "store_unavailable",
 )
 #: Of calls that write, and so wait for the views.
-_WRITES = ("not_effective", "outcome_unknown", "too_few_views")
+_WRITES = ("not_durable", "not_effective", "outcome_unknown", "too_few_views")
 _WITH_BODY = (
     "invalid_json",
     "invalid_body",
@@ -263,8 +272,9 @@ def _responses(resource: Resource, method: str, operation: Operation, links: JSO
     for status in sorted({STATUS[code] for code in codes}):
         headers = _required("X-Request-Id", *_ERROR_HEADERS.get(status, ()))
         if status == 503 and "Prefer" in operation.headers:
-            # A write that was committed names the session's revision. `too_few_views` is not to be sent again.
-            headers |= {name: _ref("headers", name) for name in ("ETag", "Retry-After", "Session-Views")}
+            # A write that was committed names the session's revision. Not every one is to be sent again.
+            optional = ("ETag", "Retry-After", "Session-Replicas", "Session-Views")
+            headers |= {name: _ref("headers", name) for name in optional}
         choices = {"properties": {"code": {"enum": sorted(code for code in codes if STATUS[code] == status)}}}
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase,
@@ -299,8 +309,8 @@ def _success(operation: Operation, limited: JSONObject, links: JSONObject) -> JS
     if operation.answer is SessionDocument:
         headers |= _session_headers()
     if "Prefer" in operation.headers:
-        optional = {name: _ref("headers", name) for name in ("Session-Views", "Preference-Applied")}
-        headers |= {**_required("Server-Timing"), **optional}
+        optional = ("Session-Replicas", "Session-Views", "Preference-Applied")
+        headers |= {**_required("Server-Timing"), **{name: _ref("headers", name) for name in optional}}
     if isinstance(operation.answer, str):
         content: JSONObject = {operation.answer: {}}
     else:

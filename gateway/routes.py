@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from sessionstore import AsyncEnvironment, AsyncSessionStore, Deletion, Effect, Session
-from sessionstore.errors import InvalidQueryError, SessionNotFoundError, TooFewViewsError
+from sessionstore.errors import InvalidQueryError, NotDurableError, SessionNotFoundError, TooFewViewsError
 from sessionstore.protocol.bulk_operations import MAX_CHANGED
 from sessionstore.session import SessionDocument, SessionEntry, ViewDocument, ViewListDocument, normalize_session_key
 
@@ -158,7 +158,7 @@ class API:
 
     @Operation(
         answer=SessionDocument,
-        query=(*_PLACE, "mode", "views"),
+        query=(*_PLACE, "mode", "views", "replicas"),
         headers=("If-Match", "If-None-Match", "Prefer"),
         body=inputs.SessionBody,
         example={
@@ -196,7 +196,7 @@ class API:
         session = await _write(request, "put", environment, normalize_session_key(key), put)
         return _answer(session.document(), {**_session_headers(session), **_effect_headers(request, session.effect)})
 
-    @Operation(answer=DeletionDocument, query=(*_PLACE, "mode", "views"), headers=("If-Match", "Prefer"))
+    @Operation(answer=DeletionDocument, query=(*_PLACE, "mode", "views", "replicas"), headers=("If-Match", "Prefer"))
     async def delete_session(self, request: Request) -> Response:
         """Reset a session, or remove it.
 
@@ -214,7 +214,7 @@ class API:
         removed = await _write(request, mode, environment, normalize_session_key(key), write)
         return _answer(DeletionDocument(True, mode), _effect_headers(request, removed.effect))
 
-    @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
+    @Operation(answer=OverrideDocument, query=(*_PLACE, "views", "replicas"), headers=("Prefer",))
     async def activate_override(self, request: Request) -> Response:
         """Switch an override on; create the session if it is missing.
 
@@ -222,7 +222,7 @@ class API:
         """
         return await self._switch(request, "activate")
 
-    @Operation(answer=OverrideDocument, query=(*_PLACE, "views"), headers=("Prefer",))
+    @Operation(answer=OverrideDocument, query=(*_PLACE, "views", "replicas"), headers=("Prefer",))
     async def deactivate_override(self, request: Request) -> Response:
         """Switch an override off.
 
@@ -241,7 +241,7 @@ class API:
         sessions = tuple(session.entry() for session in page.sessions)
         return _answer(SessionListDocument(sessions, page.next_cursor))
 
-    @Operation(answer=BulkDocument, query=(*_PLACE, "prefix", "mode", "views"), headers=("Prefer",))
+    @Operation(answer=BulkDocument, query=(*_PLACE, "prefix", "mode", "views", "replicas"), headers=("Prefer",))
     async def delete_sessions(self, request: Request) -> Response:
         """Reset or remove the sessions whose keys begin alike.
 
@@ -445,18 +445,25 @@ def _effect_headers(request: Request, effect: Effect | None) -> dict[str, str]:
     record.effect = effect
     if record.write is not None:
         record.write.revision = effect.revision
-    commit = f"commit;dur={effect.commit_s * 1000:.2f}"
+    timing = f"commit;dur={effect.commit_s * 1000:.2f}"
+    headers = {}
+    if effect.replicas:
+        timing += f", durable;dur={effect.durable_s * 1000:.2f}"
+        headers = replicas_header(effect)
     if not effect.waited:
-        return {"preference-applied": "respond-async", "server-timing": commit}
-    return {
-        "server-timing": f"{commit}, effective;dur={effect.effective_s * 1000:.2f}",
-        **views_header(effect),
-    }
+        return {"preference-applied": "respond-async", "server-timing": timing, **headers}
+    timing += f", effective;dur={effect.effective_s * 1000:.2f}"
+    return {"server-timing": timing, **views_header(effect), **headers}
 
 
 def views_header(counts: Effect | TooFewViewsError) -> dict[str, str]:
     """Make the header that counts the views which confirmed a write, and those which expired."""
     return {"session-views": f"confirmed={counts.confirmed}, expired={counts.expired}"}
+
+
+def replicas_header(found: Effect | NotDurableError) -> dict[str, str]:
+    """Make the header that counts the replicas which have a write."""
+    return {"session-replicas": str(found.replicas)}
 
 
 async def _write(
@@ -471,13 +478,16 @@ async def _write(
 class _Terms(TypedDict):
     wait: bool
     views: int
+    replicas: int | None
 
 
 def _terms(request: Request) -> _Terms:
-    """Read what a write waits for; ``Prefer: respond-async`` (RFC 7240) asks for its commit only."""
+    """Read what a write waits for; ``Prefer: respond-async`` (RFC 7240) asks it not to wait for views."""
+    query = record_of(request).query
     prefer = _header(request, "prefer")
     wait = prefer is None or not inputs.prefers(prefer, "respond-async")
-    return {"wait": wait, "views": inputs.parse_number(record_of(request).query.get("views"), 0)}
+    replicas = inputs.parse_number(query["replicas"], 0) if "replicas" in query else None
+    return {"wait": wait, "views": inputs.parse_number(query.get("views"), 0), "replicas": replicas}
 
 
 def _mode(request: Request, modes: Sequence[T], default: T | None) -> T:

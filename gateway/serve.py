@@ -72,6 +72,8 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
         "prefix": settings.prefix,
         "observe": metrics.called_redis,
     }
+    if settings.replicas is not None:
+        options["replicas"] = settings.replicas
     secret = settings.api_key
     if settings.redis_url is None:
         memory = stack.enter_context(EmbeddedServer())

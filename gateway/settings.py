@@ -17,6 +17,7 @@ from msgspec import Struct
 from sessionstore import options
 from sessionstore.api_keys.model import is_secret
 from sessionstore.errors import InvalidInputError
+from sessionstore.protocol.calls import MAX_REPLICAS, REPLICAS_RULE
 from sessionstore.protocol.keyspace import DEFAULT_PREFIX, validate_prefix
 from sessionstore.transport.connect import check_url
 from sessionstore.variables import parse_seconds, read_variable, show_seconds
@@ -68,6 +69,7 @@ def _whole_number(low: int, high: int, rule: str) -> Callable[[str], int]:
     return convert
 
 
+_replicas = _whole_number(0, MAX_REPLICAS, REPLICAS_RULE.removeprefix("must be "))
 _port = _whole_number(0, 65535, "a port: 1 to 65535, or 0 for a free one")
 
 
@@ -147,6 +149,15 @@ class Settings:
             show_seconds(options.DEFAULT_DEADLINE_S),
             _seconds(*options.DEADLINE_RANGE_S),
             "how long one call of Redis may take before the client gets a 503",
+        ),
+    ]
+    replicas: Annotated[
+        int | None,
+        _Option(
+            None,
+            _replicas,
+            "replicas of Redis that must have a write before it is answered; a call's ?replicas= wins (default 0, or "
+            "?replicas= of the URL)",
         ),
     ]
     shutdown_grace_s: Annotated[
@@ -237,6 +248,8 @@ def _choose_store(values: dict[str, Any], chosen: Mapping[str, Any]) -> None:
             "Name a Redis with --redis-url or SESSIONSTORE_REDIS_URL, or choose --embedded, which keeps sessions in "
             "memory only."
         )
+    if values["redis_url"] is None and values["replicas"]:
+        raise UsageError("--replicas asks for replicas, and --embedded has none; leave one of the two out.")
 
 
 def _options() -> dict[str, _Option]:

@@ -24,6 +24,7 @@
     │   ├── OutcomeUnknownError                 … after a write was sent: it may or may not have been applied
     │   └── NotEffectiveError                   … after a write was committed: views may not serve it yet
     ├── TooFewViewsError                        the state is set, and fewer views than asked for reported it
+    ├── NotDurableError                         the state is set, and fewer replicas than asked for have it
     ├── CorruptDataError                        Redis holds data that this library did not write
     │   └── CorruptSessionError                 … as the record of one session
     ├── IncompatibleLayoutError                 Redis holds the data of another release's layout
@@ -178,6 +179,27 @@ class TooFewViewsError(SessionStoreError):
         self.revision = revision
         self.confirmed = confirmed
         self.expired = expired
+
+
+class NotDurableError(SessionStoreError):
+    """A write was committed, but fewer replicas than it asked for had it in time: a failover may lose it.
+
+    Sending it again waits again.
+
+    Attributes
+    ----------
+    revision : int or None
+        The session's committed revision; None for a deletion and for a catalog.
+    replicas : int
+        Replicas that had the write.
+    """
+
+    code = "not_durable"
+
+    def __init__(self, message: str, revision: int | None = None, replicas: int = 0) -> None:
+        super().__init__(message)
+        self.revision = revision
+        self.replicas = replicas
 
 
 class CorruptDataError(SessionStoreError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from .errors import InvalidInputError, SessionStoreError
-from .protocol.calls import WriteContext
+from .protocol.calls import REPLICAS_RULE, WriteContext, is_number_of_replicas
 from .protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeyspace, StoreKeyspace
 from .protocol.server_identity import ServerIdentity
 from .session import validate_actor
@@ -49,6 +49,7 @@ class StoreOptions(TypedDict, total=False):
     prefix: str
     observe: Observer | None
     actor: str
+    replicas: int
 
 
 @dataclass(slots=True)
@@ -70,6 +71,8 @@ class StoreConfig:
         raises is logged, and has no other effect.
     actor : str
         Who writes, for people: at most 256 printable characters. Sessions show their last writer.
+    replicas : int
+        Replicas of Redis that must have each write before it returns, 0 to 10; a write's own `replicas` wins.
     """
 
     ttl_s: float = DEFAULT_TTL_S
@@ -78,6 +81,7 @@ class StoreConfig:
     prefix: str = DEFAULT_PREFIX
     observe: Observer | None = None
     actor: str = ""
+    replicas: int = 0
     #: number of the Redis database, which is part of a channel's name
     database: int = field(default=0, init=False)
     #: seconds, monotonic; the driver sets it before the first `context`
@@ -89,6 +93,8 @@ class StoreConfig:
     def __post_init__(self) -> None:
         StoreKeyspace(self.prefix)
         validate_actor(self.actor)
+        if not is_number_of_replicas(self.replicas):
+            raise InvalidInputError(f"replicas {REPLICAS_RULE}.")
         if self.observe is not None:
             self.observe = _guarded(self.observe)
         check_seconds("ttl_s", self.ttl_s, *TTL_RANGE_S)

@@ -112,6 +112,10 @@ class Effect(Struct, frozen=True, gc=False):
         False if the write returned at commit (``wait=False``).
     commit_s, effective_s : float
         Seconds until Redis had committed the write, and from then until every live view served it.
+    replicas : int
+        Replicas that had the write, if it asked for any.
+    durable_s : float
+        Seconds from the commit until they had it.
     """
 
     revision: int
@@ -120,6 +124,8 @@ class Effect(Struct, frozen=True, gc=False):
     waited: bool
     commit_s: float
     effective_s: float
+    replicas: int = 0
+    durable_s: float = 0.0
 
 
 class SessionDocument(Struct, frozen=True, rename="camel"):

@@ -14,7 +14,7 @@ _PREFIX = "SESSIONSTORE_"
 KNOWN = (
     *("REDIS_URL", "PREFIX", "TTL", "LEASE", "PROJECT", "ENVIRONMENT", "API_KEY", "URL"),
     *("EMBEDDED", "EMBEDDED_SOCKET", "HOST", "PORT", "DEADLINE", "SHUTDOWN_GRACE", "RATE_LIMIT", "MAX_CONNECTIONS"),
-    *("KEY_GRACE", "METRICS", "LOG_LEVEL", "ACCESS_LOG", "AUDIT_LOG"),
+    *("KEY_GRACE", "METRICS", "REPLICAS", "LOG_LEVEL", "ACCESS_LOG", "AUDIT_LOG"),
 )
 
 #: Kubernetes sets these in each container, for a Service whose name begins with "sessionstore".

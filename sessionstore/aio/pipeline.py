@@ -110,7 +110,7 @@ class PipelineDriver:
                 self._read_soon()
 
     async def _ensure_connected(self) -> None:
-        if not await _is_usable(self._connection):
+        if not await is_usable(self._connection):
             await self._disconnect()
             async with asyncio.timeout(self._deadline_s):
                 self._connection = await self._connect()
@@ -121,7 +121,7 @@ class PipelineDriver:
             async with asyncio.timeout(None) as self._conversation:
                 self._write()
                 while self._lingers or self._pipeline.has_sent:
-                    self._pipeline.replied(await _read(self._connection), time.monotonic())
+                    self._pipeline.replied(await read_reply(self._connection), time.monotonic())
                     if self._writing is None and self._pipeline.has_waiting():
                         self._write()
             self._conversation = None
@@ -177,7 +177,7 @@ def _log_if_unexpected(error: Exception) -> None:
         log.error("The connection of a store's calls failed unexpectedly; it is made anew.", exc_info=error)
 
 
-async def _is_usable(connection: Any) -> bool:
+async def is_usable(connection: Any) -> bool:
     """Whether a connection is open, and holds no reply that no call waits for."""
     try:
         return connection is not None and connection.is_connected and not await connection.can_read()
@@ -185,7 +185,7 @@ async def _is_usable(connection: Any) -> bool:
         return False
 
 
-async def _read(connection: Any) -> Any:
+async def read_reply(connection: Any) -> Any:
     """Receive one reply; an error reply is returned."""
     try:
         reply = await connection.read_response(disable_decoding=True, timeout=math.inf, disconnect_on_error=False)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from ..errors import SessionStoreError, StoreClosedError
 from ..options import CLOSED, StoreConfig
+from ..protocol.calls import DurableCall
 from ..protocol.operations import AwaitApplied, Operation, Pause
 from ..transport.connect import database_of
 from ..transport.errors import closed_error
@@ -43,6 +44,8 @@ class Runner:
                     elif isinstance(step, Pause):
                         await asyncio.sleep(step.seconds)
                         result = None
+                    elif isinstance(step, DurableCall):
+                        result = await self.connections.execute_durable(step)
                     else:
                         result = await self.connections.execute(step)
                 except SessionStoreError as exc:

@@ -14,6 +14,7 @@ from gateway.__main__ import main
 from .. import __version__
 from ..errors import (
     InvalidInputError,
+    NotDurableError,
     NotEffectiveError,
     NotFoundError,
     OutcomeUnknownError,
@@ -34,6 +35,7 @@ _EXIT_CODES: tuple[tuple[type[SessionStoreError], int], ...] = (
     (NotEffectiveError, 5),
     (StoreUnavailableError, 3),
     (TooFewViewsError, 8),
+    (NotDurableError, 9),
     (PreconditionFailedError, 4),
     (SessionStoreError, 6),
 )
@@ -44,7 +46,8 @@ _NOT_WRITTEN = 7
 _EPILOG = (
     "Exit codes: 0 done; 1 not found, or catalogs differ; 2 usage or invalid input; 3 Redis unavailable, nothing "
     "changed; 4 precondition failed; 5 sent, but perhaps not in effect; 6 Redis holds foreign data; "
-    "7 done, but the output could not be written; 8 done, but fewer views than --views reported it."
+    "7 done, but the output could not be written; 8 done, but fewer views than --views reported it; "
+    "9 done, but fewer replicas than --replicas have it."
 )
 
 

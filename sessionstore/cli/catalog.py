@@ -13,7 +13,7 @@ from ..catalog.document import CatalogDocument, parse_catalog_document
 from ..errors import InvalidCatalogError, InvalidInputError, NotFoundError
 from ..protocol.catalog_operations import CatalogReport
 from ..sync.store import SessionStore
-from .options import EnvironmentOption, JsonOption, NoWaitOption, ProjectOption, on_store
+from .options import EnvironmentOption, JsonOption, NoWaitOption, ProjectOption, ReplicasOption, on_store
 from .output import count, effect_document, print_result, print_table, say
 
 app = typer.Typer(help="The mocks and scenarios of environments.", no_args_is_help=True, rich_markup_mode=None)
@@ -46,6 +46,7 @@ def apply(
         bool, typer.Option("--yes", "-y", help="Don't ask before it deactivates mocks and scenarios of live sessions.")
     ] = False,
     no_wait: NoWaitOption = False,
+    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Give a project's environments the catalogs of a document."""
@@ -58,7 +59,7 @@ def apply(
     applied = store.project(document.project)
     if not yes:
         _confirm(applied.diff_catalog(document, prune=prune))
-    report = applied.apply_catalog(document, prune=prune, wait=not no_wait)
+    report = applied.apply_catalog(document, prune=prune, wait=not no_wait, replicas=replicas)
     _print_report(report, as_json)
     if report.sessions and not as_json:
         say(f"Deactivated removed mocks and scenarios in {count(report.sessions, 'session')}.")

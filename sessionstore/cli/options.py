@@ -100,6 +100,14 @@ NoWaitOption = Annotated[
 ViewsOption = Annotated[
     int, typer.Option(metavar="N", help="Exit with 8 if fewer live views have reported the change; it is made.")
 ]
+ReplicasOption = Annotated[
+    int | None,
+    typer.Option(
+        envvar="SESSIONSTORE_REPLICAS",
+        metavar="N",
+        help="Exit with 9 if fewer replicas of Redis have the change in time; it is made.",
+    ),
+]
 IfMatchOption = Annotated[
     Any,
     typer.Option(

@@ -36,7 +36,7 @@ def effect_document(effect: Effect | None) -> dict[str, Any] | None:
     if effect is None:
         return None
     document: dict[str, Any] = msgspec.to_builtins(effect)
-    for name in ("commit", "effective"):
+    for name in ("commit", "durable", "effective"):
         document[f"{name}Ms"] = round(document.pop(f"{name}_s") * 1000, 3)
     return document
 

@@ -17,6 +17,7 @@ from .options import (
     JsonOption,
     NoWaitOption,
     PrefixOption,
+    ReplicasOption,
     SessionKeyArgument,
     ViewsOption,
     on_environment,
@@ -71,6 +72,7 @@ def put(
     create: Annotated[bool, typer.Option("--create", help="Only if the session does not exist.")] = False,
     no_wait: NoWaitOption = False,
     views: ViewsOption = 0,
+    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set a session's state.
@@ -90,6 +92,7 @@ def put(
         if_none_match="*" if create else None,
         wait=not no_wait,
         views=views,
+        replicas=replicas,
     )
     _print_session(session, as_json)
 
@@ -107,10 +110,13 @@ def on(
     override: OverrideArgument,
     no_wait: NoWaitOption = False,
     views: ViewsOption = 0,
+    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Switch one mock on; the others stay. A missing session is created."""
-    _print_session(environment.activate(session_key, override, wait=not no_wait, views=views), as_json)
+    _print_session(
+        environment.activate(session_key, override, wait=not no_wait, views=views, replicas=replicas), as_json
+    )
 
 
 @on_environment
@@ -120,10 +126,13 @@ def off(
     override: OverrideArgument,
     no_wait: NoWaitOption = False,
     views: ViewsOption = 0,
+    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Switch one mock off; the others stay."""
-    _print_session(environment.deactivate(session_key, override, wait=not no_wait, views=views), as_json)
+    _print_session(
+        environment.deactivate(session_key, override, wait=not no_wait, views=views, replicas=replicas), as_json
+    )
 
 
 @on_environment
@@ -134,14 +143,23 @@ def reset(
     if_match: IfMatchOption = None,
     no_wait: NoWaitOption = False,
     views: ViewsOption = 0,
+    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Clear every property that put can set, and keep the session; or the sessions, with --prefix."""
     if prefix is not None:
         _check_alone(session_key, if_match)
-        _change_all(environment.reset_prefix, prefix, not no_wait, views, "Reset", as_json)
+        _change_all(
+            environment.reset_prefix,
+            prefix,
+            {"wait": not no_wait, "views": views, "replicas": replicas},
+            "Reset",
+            as_json,
+        )
         return
-    session = environment.reset(_named(session_key), if_match=if_match, wait=not no_wait, views=views)
+    session = environment.reset(
+        _named(session_key), if_match=if_match, wait=not no_wait, views=views, replicas=replicas
+    )
     _print_session(session, as_json)
 
 
@@ -153,14 +171,23 @@ def delete(
     if_match: IfMatchOption = None,
     no_wait: NoWaitOption = False,
     views: ViewsOption = 0,
+    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Delete a session, or the sessions with --prefix. It is no error if none exists."""
     if prefix is not None:
         _check_alone(session_key, if_match)
-        _change_all(environment.delete_prefix, prefix, not no_wait, views, "Deleted", as_json)
+        _change_all(
+            environment.delete_prefix,
+            prefix,
+            {"wait": not no_wait, "views": views, "replicas": replicas},
+            "Deleted",
+            as_json,
+        )
         return
-    deletion = environment.delete(_named(session_key), if_match=if_match, wait=not no_wait, views=views)
+    deletion = environment.delete(
+        _named(session_key), if_match=if_match, wait=not no_wait, views=views, replicas=replicas
+    )
     if as_json:
         print_json({"existed": deletion.existed, "effect": effect_document(deletion.effect)})
     else:
@@ -207,13 +234,13 @@ def _check_alone(session_key: str | None, if_match: Any) -> None:
 
 
 def _change_all(
-    change: Callable[..., BulkResult], prefix: str, wait: bool, views: int, done: str, as_json: bool
+    change: Callable[..., BulkResult], prefix: str, terms: dict[str, Any], done: str, as_json: bool
 ) -> None:
     """Repeat a call on a prefix until it has changed all sessions."""
-    result = change(prefix, wait=wait, views=views)
+    result = change(prefix, **terms)
     count = result.count
     while result.more:
-        result = change(prefix, wait=wait, views=views)
+        result = change(prefix, **terms)
         count += result.count
     if as_json:
         print_json({"count": count, "effect": effect_document(result.effect)})

@@ -14,6 +14,7 @@ from ..catalog.model import ScenarioPage
 from ..errors import (
     InvalidFieldError,
     InvalidSessionKeyError,
+    NotDurableError,
     NotEffectiveError,
     OutcomeUnknownError,
     SessionStoreError,
@@ -41,7 +42,7 @@ from .settings import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, read_settings
 T = TypeVar("T")
 
 #: Errors after which a session may have been set.
-_PERHAPS_SET = (OutcomeUnknownError, NotEffectiveError, TooFewViewsError)
+_PERHAPS_SET = (OutcomeUnknownError, NotEffectiveError, TooFewViewsError, NotDurableError)
 #: Failures before the request leaves.
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -52,8 +53,8 @@ class AsyncSessionClient:
     Use it as a context manager, or call `aclose`. Errors are the library's: `code` is the API's.
 
     The client repeats a call for up to `retry_for_s` if the gateway asks for it (429, 503) or does not answer, and for
-    5 seconds if the gateway can't be reached. It never repeats a call that too few views confirmed, nor one with a
-    precondition that may have been applied.
+    5 seconds if the gateway can't be reached. It never repeats a call that too few views confirmed or too few replicas
+    have, nor one with a precondition that may have been applied.
 
     Parameters
     ----------
@@ -157,6 +158,7 @@ class AsyncSessionClient:
         if_none_match: Literal["*"] | None = None,
         views: int = 0,
         wait: bool = True,
+        replicas: int | None = None,
         **properties: Unpack[SessionProperties],
     ) -> Session:
         """Set a session's state, all of it or nothing; create the session if it is missing.
@@ -177,12 +179,16 @@ class AsyncSessionClient:
             Live views that must confirm the write.
         wait : bool
             Return when every live view serves the new state; False returns when Redis has committed it.
+        replicas : int, optional
+            Replicas of Redis that must have the write, 0 to 10, in place of the gateway's own number.
 
         Raises
         ------
         PreconditionFailedError
         TooFewViewsError
             The state is set, and fewer views confirmed it.
+        NotDurableError
+            The state is set, and fewer replicas have it.
         """
         return await self._run(
             self._calls.put(
@@ -193,10 +199,13 @@ class AsyncSessionClient:
                 if_none_match=if_none_match,
                 views=views,
                 wait=wait,
+                replicas=replicas,
             )
         )
 
-    async def activate(self, session_key: str, override: str, *, views: int = 0, wait: bool = True) -> Effect:
+    async def activate(
+        self, session_key: str, override: str, *, views: int = 0, wait: bool = True, replicas: int | None = None
+    ) -> Effect:
         """Switch one published mock on; create the session if it is missing. Parameters as for `put`.
 
         Raises
@@ -205,9 +214,13 @@ class AsyncSessionClient:
             The catalog has no such mock.
         TooFewViewsError
         """
-        return await self._run(self._calls.switch(session_key, override, True, views=views, wait=wait))
+        return await self._run(
+            self._calls.switch(session_key, override, True, views=views, wait=wait, replicas=replicas)
+        )
 
-    async def deactivate(self, session_key: str, override: str, *, views: int = 0, wait: bool = True) -> Effect:
+    async def deactivate(
+        self, session_key: str, override: str, *, views: int = 0, wait: bool = True, replicas: int | None = None
+    ) -> Effect:
         """Switch one published mock off. Parameters as for `put`.
 
         Raises
@@ -216,10 +229,18 @@ class AsyncSessionClient:
             There is no such session, or the catalog has no such mock.
         TooFewViewsError
         """
-        return await self._run(self._calls.switch(session_key, override, False, views=views, wait=wait))
+        return await self._run(
+            self._calls.switch(session_key, override, False, views=views, wait=wait, replicas=replicas)
+        )
 
     async def reset(
-        self, session_key: str, *, if_match: IfMatch | None = None, views: int = 0, wait: bool = True
+        self,
+        session_key: str,
+        *,
+        if_match: IfMatch | None = None,
+        views: int = 0,
+        wait: bool = True,
+        replicas: int | None = None,
     ) -> Effect:
         """Clear everything that `put` can set, and keep the session. Parameters as for `put`.
 
@@ -227,10 +248,18 @@ class AsyncSessionClient:
         ------
         NotFoundError, PreconditionFailedError, TooFewViewsError
         """
-        return await self._run(self._calls.end(session_key, "reset", if_match=if_match, views=views, wait=wait))
+        return await self._run(
+            self._calls.end(session_key, "reset", if_match=if_match, views=views, wait=wait, replicas=replicas)
+        )
 
     async def delete(
-        self, session_key: str, *, if_match: IfMatch | None = None, views: int = 0, wait: bool = True
+        self,
+        session_key: str,
+        *,
+        if_match: IfMatch | None = None,
+        views: int = 0,
+        wait: bool = True,
+        replicas: int | None = None,
     ) -> Effect:
         """Remove a session, if there is one. Parameters as for `put`.
 
@@ -238,9 +267,13 @@ class AsyncSessionClient:
         ------
         PreconditionFailedError, TooFewViewsError
         """
-        return await self._run(self._calls.end(session_key, "delete", if_match=if_match, views=views, wait=wait))
+        return await self._run(
+            self._calls.end(session_key, "delete", if_match=if_match, views=views, wait=wait, replicas=replicas)
+        )
 
-    async def delete_prefix(self, prefix: str, *, views: int = 0, wait: bool = True) -> BulkResult:
+    async def delete_prefix(
+        self, prefix: str, *, views: int = 0, wait: bool = True, replicas: int | None = None
+    ) -> BulkResult:
         """Remove the sessions whose keys begin with `prefix`, byte by byte: at most 1,000 of them in one call.
 
         Each session changes atomically, but not all of them together. Other parameters as for `put`.
@@ -250,11 +283,13 @@ class AsyncSessionClient:
         InvalidQueryError
             `prefix` must have 1 to 200 characters that a session key can begin with.
         """
-        return await self._run(self._calls.end_prefix(prefix, "delete", views=views, wait=wait))
+        return await self._run(self._calls.end_prefix(prefix, "delete", views=views, wait=wait, replicas=replicas))
 
-    async def reset_prefix(self, prefix: str, *, views: int = 0, wait: bool = True) -> BulkResult:
+    async def reset_prefix(
+        self, prefix: str, *, views: int = 0, wait: bool = True, replicas: int | None = None
+    ) -> BulkResult:
         """Reset the sessions whose keys begin with `prefix`, as `delete_prefix` removes them."""
-        return await self._run(self._calls.end_prefix(prefix, "reset", views=views, wait=wait))
+        return await self._run(self._calls.end_prefix(prefix, "reset", views=views, wait=wait, replicas=replicas))
 
     async def list(self, limit: int = 50, cursor: str | None = None, prefix: str | None = None) -> SessionPage:
         """Read one page of the live sessions, newest seen first; it may be short or empty and still not be the last.
@@ -413,7 +448,7 @@ class AsyncMockSession:
 
     async def _abandon(self, error: BaseException) -> None:
         """Try once to delete the session. If that fails, add a note to the first error, which stays."""
-        call = self._client._calls.end(self.key, "delete", if_match=None, views=0, wait=True)
+        call = self._client._calls.end(self.key, "delete", if_match=None, views=0, wait=True, replicas=None)
         try:
             await self._client._run(call, retry_for_s=0.0)
         except SessionStoreError as exc:

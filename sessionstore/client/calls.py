@@ -95,6 +95,7 @@ class SessionCalls:
         if_none_match: Literal["*"] | None,
         views: int,
         wait: bool,
+        replicas: int | None,
     ) -> Call[Session]:
         """Set a session's state."""
         if if_none_match not in (None, "*"):
@@ -105,28 +106,32 @@ class SessionCalls:
         return Call(
             method="PUT",
             path=_session_path(session_key),
-            query=self._query(mode="replace" if replace else None, views=views),
+            query=self._query(mode="replace" if replace else None, views=views, replicas=_given(replicas)),
             headers=headers,
             content=_encode(patch),
             read=_read_put,
         )
 
-    def end(self, session_key: str, mode: Mode, *, if_match: IfMatch | None, views: int, wait: bool) -> Call[Effect]:
+    def end(
+        self, session_key: str, mode: Mode, *, if_match: IfMatch | None, views: int, wait: bool, replicas: int | None
+    ) -> Call[Effect]:
         """Reset or delete a session."""
         return Call(
             method="DELETE",
             path=_session_path(session_key),
-            query=self._query(mode=mode, views=views),
+            query=self._query(mode=mode, views=views, replicas=_given(replicas)),
             headers=_conditions(if_match, wait),
             read=_read_effect,
         )
 
-    def switch(self, session_key: str, override: str, on: bool, *, views: int, wait: bool) -> Call[Effect]:
+    def switch(
+        self, session_key: str, override: str, on: bool, *, views: int, wait: bool, replicas: int | None
+    ) -> Call[Effect]:
         """Switch one published mock on or off."""
         return Call(
             method="POST" if on else "DELETE",
             path=f"{_session_path(session_key)}/overrides/{validate_override(override)}",
-            query=self._query(views=views),
+            query=self._query(views=views, replicas=_given(replicas)),
             headers=_conditions(None, wait),
             read=_read_effect,
         )
@@ -144,12 +149,12 @@ class SessionCalls:
             read=_read_page,
         )
 
-    def end_prefix(self, prefix: str, mode: Mode, *, views: int, wait: bool) -> Call[BulkResult]:
+    def end_prefix(self, prefix: str, mode: Mode, *, views: int, wait: bool, replicas: int | None) -> Call[BulkResult]:
         """Reset or delete up to 1,000 sessions whose keys begin with a prefix."""
         return Call(
             method="DELETE",
             path=f"{BASE_PATH}/sessions",
-            query=self._query(prefix=validate_key_prefix(prefix), mode=mode, views=views),
+            query=self._query(prefix=validate_key_prefix(prefix), mode=mode, views=views, replicas=_given(replicas)),
             headers=_conditions(None, wait),
             read=_read_bulk,
         )
@@ -193,6 +198,11 @@ def _session_path(session_key: str) -> str:
     key = quote(validate_session_key(session_key, shorten_session_key), safe="")
     # Otherwise a dot segment may be removed from the path on the way.
     return f"{BASE_PATH}/sessions/{key.replace('.', '%2E') if key in ('.', '..') else key}"
+
+
+def _given(replicas: int | None) -> str | None:
+    """A number for the query. 0 is one too: the gateway's own may be higher."""
+    return None if replicas is None else str(replicas)
 
 
 def _conditions(if_match: IfMatch | None, wait: bool) -> dict[str, str]:
@@ -280,6 +290,12 @@ def read_confirmed(answer: Answer) -> int:
     return _counts(answer).get("confirmed", 0)
 
 
+def read_replicas(answer: Answer) -> int:
+    """How many replicas have a write that waited for some."""
+    text = answer.headers.get("session-replicas", "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
 def _counts(answer: Answer) -> dict[str, int]:
     return {name: int(count) for name, count in _COUNT.findall(answer.headers.get("session-views", ""))}
 
@@ -294,4 +310,6 @@ def _read_effect(answer: Answer) -> Effect:
         waited="session-views" in answer.headers,
         commit_s=seconds.get("commit", 0.0),
         effective_s=seconds.get("effective", 0.0),
+        replicas=read_replicas(answer),
+        durable_s=seconds.get("durable", 0.0),
     )

@@ -6,7 +6,7 @@ A call is sent again if that is safe, and for a bounded time:
 429, or 503 where nothing was changed              always
 no connection to the gateway                       always, for 5 seconds
 the answer was lost, or the effect is not known    unless the call has a precondition
-too few views, and anything else                   never
+too few views or replicas, and anything else       never
 =================================================  =====================================
 """
 
@@ -30,6 +30,7 @@ from ..errors import (
     InvalidQueryError,
     InvalidScenarioError,
     InvalidSessionKeyError,
+    NotDurableError,
     NotEffectiveError,
     NotFoundError,
     OutcomeUnknownError,
@@ -39,7 +40,7 @@ from ..errors import (
     StoreUnavailableError,
     TooFewViewsError,
 )
-from .calls import Answer, Call, read_confirmed, read_revision
+from .calls import Answer, Call, read_confirmed, read_replicas, read_revision
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ CLASSES: dict[str, type[SessionStoreError]] = {
     "outcome_unknown": OutcomeUnknownError,
     "not_effective": NotEffectiveError,
     "too_few_views": TooFewViewsError,
+    "not_durable": NotDurableError,
 }
 
 #: Codes of calls that changed nothing, and may work later.
@@ -182,6 +184,8 @@ def _error_of(document: _ErrorDocument, answer: Answer) -> SessionStoreError:
         error: SessionStoreError = NotEffectiveError(sentence, read_revision(answer) or None)
     elif kind is TooFewViewsError:
         error = TooFewViewsError(sentence, read_revision(answer) or None, read_confirmed(answer))
+    elif kind is NotDurableError:
+        error = NotDurableError(sentence, read_revision(answer) or None, read_replicas(answer))
     else:
         error = kind(sentence)
     error.code = document.code

@@ -7,6 +7,7 @@ is read by ZSCAN: a session that is looked up meanwhile moves in the index, and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 from ..errors import OutcomeUnknownError, SessionNotFoundError, StoreUnavailableError
@@ -14,7 +15,7 @@ from ..session import BulkResult, SessionPatch, validate_key_prefix
 from . import calls
 from .calls import Call, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace
-from .operations import Operation, new_id, take_effect
+from .operations import Commit, Operation, commit, new_id, take_effect
 from .replies import (
     HeadReply,
     LeaseStatusReply,
@@ -39,7 +40,9 @@ def change_prefix(context: WriteContext, prefix: str, mode: Mode, terms: Terms) 
     more = len(keys) > MAX_CHANGED
     change = calls.reset if mode == "reset" else calls.delete
     count = 0
-    last: WriteReply | None = None
+    last: Commit[WriteReply] | None = None
+    #: the first change that too few replicas have; the others don't wait for them
+    short: Commit[WriteReply] | None = None
     for number, key in enumerate(keys[:MAX_CHANGED], 1):
         # The views acknowledge the last change at once, and with it the others.
         final = number == min(len(keys), MAX_CHANGED)
@@ -47,7 +50,7 @@ def change_prefix(context: WriteContext, prefix: str, mode: Mode, terms: Terms) 
             context, new_id(), key, terms=terms if final else Terms(wait=False, actor=terms.actor)
         )
         try:
-            reply = yield call
+            made = yield from commit(context, call, terms if short is None else replace(terms, replicas=0))
         except SessionNotFoundError:
             continue  # somebody else has deleted it meanwhile
         except StoreUnavailableError as exc:
@@ -58,13 +61,16 @@ def change_prefix(context: WriteContext, prefix: str, mode: Mode, terms: Terms) 
                 f"Redis failed midway: {count} sessions were {done}, and perhaps one more; "
                 "send the call again for the others, which is safe."
             ) from exc
-        context.learn(reply.rev, recounting=reply.countable_in_ms > 0)
-        count += reply.changed
-        if last is None or reply.target_rev >= last.target_rev:
-            last = reply
+        context.learn(made.reply.rev, recounting=made.reply.countable_in_ms > 0)
+        count += made.reply.changed
+        if short is None and made.replicas < terms.replicas:
+            short = made
+        if last is None or made.reply.target_rev >= last.reply.target_rev:
+            last = made
     if last is None or not count:
-        last = yield from _stand_still(context)
-    return BulkResult(count, more, (yield from take_effect(context, started, last, None, terms)))
+        last = yield from _stand_still(context, terms)
+    last = replace(short or last, reply=last.reply, sent_at=started, replied_at=last.replied_at)
+    return BulkResult(count, more, (yield from take_effect(context, last, None, terms)))
 
 
 def _is_set(state: StoredSession) -> bool:
@@ -99,11 +105,12 @@ def _find(keyspace: EnvironmentKeyspace, prefix: str, wanted: Callable[[StoredSe
     return [*found, *corrupt]
 
 
-def _stand_still(context: WriteContext) -> Operation[WriteReply]:
+def _stand_still(context: WriteContext, terms: Terms) -> Operation[Commit[WriteReply]]:
     """What a write would answer that changed nothing: an earlier call may have made all changes, and not waited."""
     head: HeadReply = yield calls.read_head(context.keyspace)
-    status: LeaseStatusReply = yield calls.lease_status(context, head.rev)
-    return WriteReply(
+    made: Commit[LeaseStatusReply] = yield from commit(context, calls.lease_status(context, head.rev), terms)
+    status = made.reply
+    reply = WriteReply(
         status="ok",
         rev=status.rev,
         target_rev=head.rev,
@@ -113,3 +120,4 @@ def _stand_still(context: WriteContext) -> Operation[WriteReply]:
         countable_in_ms=status.countable_in_ms,
         epoch=status.epoch,
     )
+    return Commit(reply, made.sent_at, made.replied_at, made.replicas, made.durable_s, made.refusal)

@@ -38,6 +38,8 @@ TOUCH_BATCH = 200
 
 #: Views whose reports a write may ask for.
 MAX_VIEWS = 1000
+#: Replicas that a write may wait for.
+MAX_REPLICAS = 10
 
 #: A precondition: a revision, several of which one must match, or ``"*"`` for any existing session.
 IfMatch = int | Sequence[int] | Literal["*"]
@@ -56,6 +58,29 @@ class Call(Generic[T]):
     decode: Callable[[Any], T]
     #: a write whose answer is lost may have been applied
     writes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DurableCall(Generic[T]):
+    """A call, then a wait on its connection until `replicas` replicas have what it wrote, or found written."""
+
+    call: Call[T]
+    #: a write that is always replicated
+    fence: Call[replies.Reply]
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replicated(Generic[T]):
+    """The answer to a `DurableCall`."""
+
+    reply: T
+    #: when the reply came: seconds, monotonic
+    replied_at: float
+    #: how many replicas have it
+    replicas: int
+    #: why Redis could not wait, for people; empty if it did
+    refusal: str = ""
 
 
 @dataclass(slots=True)
@@ -79,6 +104,15 @@ class WriteContext:
         self.known_rev = rev if recounting else max(self.known_rev, rev)
 
 
+#: What `replicas` must be.
+REPLICAS_RULE = f"must be a whole number from 0 to {MAX_REPLICAS}"
+
+
+def is_number_of_replicas(value: object) -> bool:
+    """Whether a write may wait for so many replicas."""
+    return type(value) is int and 0 <= value <= MAX_REPLICAS
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a caller asks of a write besides what it sets.
@@ -91,6 +125,8 @@ class Terms:
         Live views that must have reported it, 0 to 1,000.
     actor : str
         Who writes, for people; empty if unknown.
+    replicas : int
+        Replicas that must have it, 0 to 10.
 
     Raises
     ------
@@ -100,12 +136,15 @@ class Terms:
     wait: bool = True
     views: int = 0
     actor: str = ""
+    replicas: int = 0
 
     def __post_init__(self) -> None:
         if type(self.views) is not int or not 0 <= self.views <= MAX_VIEWS:
             raise InvalidQueryError(f"views must be a whole number from 0 to {MAX_VIEWS}.")
         if self.views and not self.wait:
             raise InvalidQueryError("views can't be counted by a write that does not wait; leave one of the two out.")
+        if not is_number_of_replicas(self.replicas):
+            raise InvalidQueryError(f"replicas {REPLICAS_RULE}.")
 
 
 DEFAULT_TERMS = Terms()
@@ -354,6 +393,12 @@ def apply_catalog(
         decoder(replies.CatalogApplied),
         writes=True,
     )
+
+
+def durable(keyspace: EnvironmentKeyspace, call: Call[T], replicas: int) -> DurableCall[T]:
+    """Have a call wait until `replicas` replicas have every write to the primary up to it."""
+    fence = Call(load_script("fence"), (keyspace.head,), (), decoder(Reply), writes=True)
+    return DurableCall(call, fence, replicas)
 
 
 def environments(keyspace: ProjectKeyspace) -> Call[replies.EnvironmentsReply]:

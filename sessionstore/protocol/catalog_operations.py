@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from msgspec import Struct
 
 from ..catalog.document import CatalogDocument
 from ..catalog.model import Catalog, CatalogDiff, ScenarioPage, diff_catalogs, page_scenarios
-from ..errors import StoreUnavailableError
+from ..errors import NotDurableError, StoreUnavailableError
 from ..session import Effect
 from . import calls, operations
 from .calls import Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
-from .operations import Operation
+from .operations import Commit, Operation
 from .replies import CatalogApplied, unknown_environment
 
 #: Attempts of an apply to name all sessions, while others create new ones.
@@ -75,7 +76,7 @@ def apply(
     for name, catalog in targets.items():
         try:
             report = yield from _apply_environment(contexts(name), catalog, terms)
-        except StoreUnavailableError as exc:
+        except (StoreUnavailableError, NotDurableError) as exc:
             if not reports:
                 raise
             done = ", ".join(report.environment for report in reports)
@@ -174,8 +175,9 @@ def _targets(
 
 def _apply_environment(context: WriteContext, catalog: Catalog | None, terms: Terms) -> Operation[EnvironmentReport]:
     started = context.clock()
-    reply = yield from _apply_to_all_sessions(context, catalog, terms)
-    effect = yield from operations.take_effect(context, started, reply, None, terms)
+    done = yield from _apply_to_all_sessions(context, catalog, terms)
+    effect = yield from operations.take_effect(context, replace(done, sent_at=started), None, terms)
+    reply = done.reply
     if not reply.changed:
         change = "unchanged"
     elif catalog is None:
@@ -186,16 +188,19 @@ def _apply_environment(context: WriteContext, catalog: Catalog | None, terms: Te
     return EnvironmentReport(context.keyspace.environment, change, reply.sessions, difference, effect)
 
 
-def _apply_to_all_sessions(context: WriteContext, catalog: Catalog | None, terms: Terms) -> Operation[CatalogApplied]:
+def _apply_to_all_sessions(
+    context: WriteContext, catalog: Catalog | None, terms: Terms
+) -> Operation[Commit[CatalogApplied]]:
     """Apply a catalog. The script answers which sessions it needs; name them and call it again."""
     op_id = operations.new_id()
     session_keys: dict[str, None] = {}
     for _ in range(_ATTEMPTS):
-        reply: CatalogApplied = yield calls.apply_catalog(context, op_id, catalog, tuple(session_keys), terms=terms)
-        if reply.status == "ok":
-            return reply
-        session_keys.update(dict.fromkeys(reply.missing))
-        cursor = "0" if reply.more else None
+        call = calls.apply_catalog(context, op_id, catalog, tuple(session_keys), terms=terms)
+        done = yield from operations.commit(context, call, terms)
+        if done.reply.status == "ok":
+            return done
+        session_keys.update(dict.fromkeys(done.reply.missing))
+        cursor = "0" if done.reply.more else None
         while cursor is not None:
             page = yield calls.scan(context.keyspace, cursor)
             session_keys.update(dict.fromkeys(page.members))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec.structs import replace
 
 from ..errors import (
     InvalidInputError,
+    NotDurableError,
     NotEffectiveError,
     NotFoundError,
     SessionStoreError,
@@ -33,7 +34,7 @@ from ..session import (
     validate_key_prefix,
 )
 from . import calls
-from .calls import Call, Terms, WriteContext
+from .calls import Call, DurableCall, Replicated, Terms, WriteContext
 from .keyspace import EnvironmentKeyspace, ProjectKeyspace
 from .messages import Applied
 from .replies import (
@@ -93,9 +94,23 @@ class Pause:
 
 
 T = TypeVar("T")
+W = TypeVar("W", bound=WriteReply)
 
 #: The steps of an operation, and its result.
-Operation = Generator[Call[Any] | AwaitApplied | Pause, Any, T]
+Operation = Generator[Call[Any] | DurableCall[Any] | AwaitApplied | Pause, Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Generic[T]):
+    """A write that Redis has committed. Times are seconds, by the context's clock."""
+
+    reply: T
+    sent_at: float
+    replied_at: float
+    #: replicas that have it, if it asked for any; seconds until they had; and why Redis could not wait for them
+    replicas: int = 0
+    durable_s: float = 0.0
+    refusal: str = ""
 
 
 def new_id() -> str:
@@ -135,16 +150,26 @@ def get(keyspace: EnvironmentKeyspace, session_key: str) -> Operation[Session | 
     return _session(keyspace, reply.session)
 
 
+def commit(context: WriteContext, call: Call[T], terms: Terms) -> Operation[Commit[T]]:
+    """Run a write, and wait for its replicas. Meanwhile the views apply it."""
+    sent_at = context.clock()
+    if not terms.replicas:
+        reply: T = yield call
+        return Commit(reply, sent_at, context.clock())
+    done: Replicated[T] = yield calls.durable(context.keyspace, call, terms.replicas)
+    durable_s = context.clock() - done.replied_at
+    return Commit(done.reply, sent_at, done.replied_at, done.replicas, durable_s, done.refusal)
+
+
 def write(context: WriteContext, call: Call[WriteReply], terms: Terms) -> Operation[Session]:
     """Write a session; returns it with its effect."""
-    started = context.clock()
     try:
-        reply: WriteReply = yield call
+        done = yield from commit(context, call, terms)
     except (InvalidInputError, NotFoundError) as exc:
         raise (yield from suggest(context.keyspace, exc)) from None
-    assert reply.session is not None, "a script that writes a session answers with it"
-    session = _session(context.keyspace, reply.session)
-    effect = yield from take_effect(context, started, reply, session, terms)
+    assert done.reply.session is not None, "a script that writes a session answers with it"
+    session = _session(context.keyspace, done.reply.session)
+    effect = yield from take_effect(context, done, session, terms)
     return replace(session, effect=effect)
 
 
@@ -162,10 +187,9 @@ def suggest(keyspace: EnvironmentKeyspace, error: SessionStoreError) -> Operatio
 
 def delete(context: WriteContext, call: Call[WriteReply], terms: Terms) -> Operation[Deletion]:
     """Remove a session."""
-    started = context.clock()
-    reply: WriteReply = yield call
-    effect = yield from take_effect(context, started, reply, None, terms)
-    return Deletion(reply.existed, effect)
+    done = yield from commit(context, call, terms)
+    effect = yield from take_effect(context, done, None, terms)
+    return Deletion(done.reply.existed, effect)
 
 
 def touch(context: WriteContext, seen: Mapping[str, int]) -> Operation[int]:
@@ -253,12 +277,10 @@ def _live(reply: ViewsReply) -> tuple[LiveView, ...]:
     return tuple(found)
 
 
-def take_effect(
-    context: WriteContext, started: float, reply: WriteReply, session: Session | None, terms: Terms
-) -> Operation[Effect]:
+def take_effect(context: WriteContext, done: Commit[W], session: Session | None, terms: Terms) -> Operation[Effect]:
     """Wait until every live lease has applied the write or has expired; then count the reports that are asked for."""
     clock = context.clock
-    committed = clock()
+    reply, committed = done.reply, done.replied_at
     context.learn(reply.rev, recounting=reply.countable_in_ms > 0)
     live, pending, expired = reply.live, reply.pending, reply.expired
     # Until then leases may be missing from the count.
@@ -266,7 +288,7 @@ def take_effect(
     longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
     until = longest + _PATIENCE_S
     look_s = next_look_s = _FIRST_LOOK_S
-    since_s = committed - started
+    since_s = clock() - done.sent_at
     unreachable: StoreUnavailableError | None = None
     while terms.wait and (pending or clock() < settled):
         now = clock()
@@ -303,6 +325,8 @@ def take_effect(
         if pending:
             # Redis drops a lease one millisecond after its last.
             next_look_s = min(look_s, (lease_status.lease_left_ms + 1) / 1000)
+    if done.replicas < terms.replicas:
+        raise _not_durable(context.keyspace, done, session, terms.replicas)
     confirmed = live - pending
     if terms.views:
         confirmed = yield from _count_reports(context, reply, session, terms.views, longest)
@@ -311,8 +335,10 @@ def take_effect(
         confirmed=confirmed,
         expired=max(0, expired - reply.expired),
         waited=terms.wait,
-        commit_s=committed - started,
+        commit_s=committed - done.sent_at,
         effective_s=clock() - committed if terms.wait else 0.0,
+        replicas=done.replicas,
+        durable_s=done.durable_s,
     )
     if confirmed < terms.views:
         raise _too_few_views(context.keyspace, effect, session, terms.views)
@@ -368,6 +394,19 @@ def _too_few_views(
         None if session is None else session.revision,
         effect.confirmed,
         effect.expired,
+    )
+
+
+def _not_durable(
+    keyspace: EnvironmentKeyspace, done: Commit[W], session: Session | None, wanted: int
+) -> NotDurableError:
+    found = done.refusal or "INFO replication on the primary shows its replicas"
+    return NotDurableError(
+        f"The state is set, as revision {done.reply.target_rev} of {keyspace}, but a failover may lose it: replicas "
+        f"asked for {wanted} replicas to have it, and {done.replicas} did in time; {found}. Sending the call again is "
+        "safe, and waits again.",
+        None if session is None else session.revision,
+        done.replicas,
     )
 
 

@@ -13,9 +13,9 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from ..errors import SessionStoreError
 from ..options import StoreConfig
-from ..protocol.calls import Call
+from ..protocol.calls import Call, DurableCall, Replicated
 from ..protocol.server_identity import IDENTIFY
-from ..transport.driver import BaseConnections, info_without_answer
+from ..transport.driver import BaseConnections, info_without_answer, replicated, unconfirmed, wait_commands
 from ..transport.errors import FOREIGN_ERRORS, translate
 from ..transport.resp import evalsha, evaluate, pack
 
@@ -48,6 +48,35 @@ class Connections(BaseConnections):
             return call.decode(self._run(call))
         with self.observing(call):
             return call.decode(self._run(call))
+
+    def execute_durable(self, write: DurableCall[T]) -> Replicated[T]:
+        """Run a script, and wait on its connection until replicas have what it wrote."""
+        started = time.monotonic()
+        deadline = started + self._deadline_s
+        sent = False
+        running: Call[Any] = write.call
+        try:
+            with self.pool.lend_to_wait() as connection:
+                if connection not in self._identified:
+                    self._identify(connection, deadline)
+                if time.monotonic() >= deadline:
+                    raise TimeoutError
+                sent = True
+                payload = _evaluate(connection, write.call, deadline)
+                [reply] = self.results((write.call,), (payload,), started)
+                if not isinstance(reply, SessionStoreError):
+                    running, replied_at = write.fence, time.monotonic()
+                    commands = wait_commands(write, deadline - replied_at)
+                    connection.send_packed_command(commands, check_health=False)
+                    result = replicated(write, reply, replied_at, [_read(connection, deadline) for _ in commands])
+                    self._report((running,), (None,), replied_at)
+                    return result
+        except FOREIGN_ERRORS as exc:
+            committed = running is write.fence
+            error = unconfirmed(exc) if committed else translate(exc, write.call, sent=sent)
+            self._report((running,), (error,), started)
+            raise error from exc
+        raise reply
 
     def execute_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Run scripts in one round trip. Returns the answers in order, with errors in place of missing answers.

@@ -30,6 +30,9 @@ class Environment:
 
     Each write takes `views`: how many live views must have reported it themselves, 0 to 1,000. If fewer have, it raises
     `TooFewViewsError`, and the state is set. It waits for no further view, and must not be used with ``wait=False``.
+
+    Each write takes `replicas`: how many replicas of Redis must have it too, 0 to 10, in place of the store's
+    `replicas`. If fewer have it in time, it raises `NotDurableError`, and the state is set.
     """
 
     def __init__(self, runner: Runner, context: WriteContext, actor: str) -> None:
@@ -62,6 +65,7 @@ class Environment:
         if_none_match: Literal["*"] | None = None,
         wait: bool = True,
         views: int = 0,
+        replicas: int | None = None,
         **properties: Unpack[SessionProperties],
     ) -> Session:
         """Set a session's state, all of it or nothing; create the session if it is missing.
@@ -96,7 +100,7 @@ class Environment:
             patch = make_patch(properties)
         elif properties:
             raise InvalidFieldError("put takes a patch or properties, not both; put all of them into the patch.")
-        terms = Terms(wait, views, self._actor)
+        terms = self._terms(wait, views, replicas)
         try:
             call = calls.put(
                 self._context,
@@ -112,7 +116,9 @@ class Environment:
             raise self._runner.run(operations.suggest(self._context.keyspace, exc)) from None
         return self._runner.run(operations.write(self._context, call, terms))
 
-    def activate(self, session_key: str, override: str, *, wait: bool = True, views: int = 0) -> Session:
+    def activate(
+        self, session_key: str, override: str, *, wait: bool = True, views: int = 0, replicas: int | None = None
+    ) -> Session:
         """Switch one published mock on; create the session if it is missing.
 
         Raises
@@ -122,11 +128,13 @@ class Environment:
         InvalidOverrideError
             The id is malformed, the mock is scenario-local, or the session has the most overrides allowed.
         """
-        terms = Terms(wait, views, self._actor)
+        terms = self._terms(wait, views, replicas)
         call = calls.activate(self._context, new_id(), session_key, override, terms=terms)
         return self._runner.run(operations.write(self._context, call, terms))
 
-    def deactivate(self, session_key: str, override: str, *, wait: bool = True, views: int = 0) -> Session:
+    def deactivate(
+        self, session_key: str, override: str, *, wait: bool = True, views: int = 0, replicas: int | None = None
+    ) -> Session:
         """Switch one published mock off.
 
         Raises
@@ -135,23 +143,37 @@ class Environment:
         OverrideNotFoundError, InvalidOverrideError
             As for `activate`.
         """
-        terms = Terms(wait, views, self._actor)
+        terms = self._terms(wait, views, replicas)
         call = calls.deactivate(self._context, new_id(), session_key, override, terms=terms)
         return self._runner.run(operations.write(self._context, call, terms))
 
-    def reset(self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True, views: int = 0) -> Session:
+    def reset(
+        self,
+        session_key: str,
+        *,
+        if_match: IfMatch | None = None,
+        wait: bool = True,
+        views: int = 0,
+        replicas: int | None = None,
+    ) -> Session:
         """Clear everything that `put` can set, and keep the session.
 
         Raises
         ------
         SessionNotFoundError, PreconditionFailedError
         """
-        terms = Terms(wait, views, self._actor)
+        terms = self._terms(wait, views, replicas)
         call = calls.reset(self._context, new_id(), session_key, if_match=if_match, terms=terms)
         return self._runner.run(operations.write(self._context, call, terms))
 
     def delete(
-        self, session_key: str, *, if_match: IfMatch | None = None, wait: bool = True, views: int = 0
+        self,
+        session_key: str,
+        *,
+        if_match: IfMatch | None = None,
+        wait: bool = True,
+        views: int = 0,
+        replicas: int | None = None,
     ) -> Deletion:
         """Remove a session. The result is true if the session existed.
 
@@ -159,11 +181,13 @@ class Environment:
         ------
         PreconditionFailedError
         """
-        terms = Terms(wait, views, self._actor)
+        terms = self._terms(wait, views, replicas)
         call = calls.delete(self._context, new_id(), session_key, if_match=if_match, terms=terms)
         return self._runner.run(operations.delete(self._context, call, terms))
 
-    def delete_prefix(self, prefix: str, *, wait: bool = True, views: int = 0) -> BulkResult:
+    def delete_prefix(
+        self, prefix: str, *, wait: bool = True, views: int = 0, replicas: int | None = None
+    ) -> BulkResult:
         """Remove the sessions whose keys begin with `prefix`, byte by byte: at most 1,000 of them in one call.
 
         Each session changes atomically, but not all of them together. Calling again is safe.
@@ -176,16 +200,18 @@ class Environment:
             Redis failed midway.
         """
         return self._runner.run(
-            bulk_operations.change_prefix(self._context, prefix, "delete", Terms(wait, views, self._actor))
+            bulk_operations.change_prefix(self._context, prefix, "delete", self._terms(wait, views, replicas))
         )
 
-    def reset_prefix(self, prefix: str, *, wait: bool = True, views: int = 0) -> BulkResult:
+    def reset_prefix(
+        self, prefix: str, *, wait: bool = True, views: int = 0, replicas: int | None = None
+    ) -> BulkResult:
         """Reset the sessions whose keys begin with `prefix`, as `delete_prefix` removes them.
 
         Sessions with nothing to clear are left as they are, and not counted.
         """
         return self._runner.run(
-            bulk_operations.change_prefix(self._context, prefix, "reset", Terms(wait, views, self._actor))
+            bulk_operations.change_prefix(self._context, prefix, "reset", self._terms(wait, views, replicas))
         )
 
     def list(self, limit: int = 50, cursor: str | None = None, prefix: str | None = None) -> SessionPage:
@@ -243,6 +269,9 @@ class Environment:
     def views(self) -> tuple[LiveView, ...]:
         """List the views of this environment that hold a lease, in every process, in the order of their expiry."""
         return self._runner.run(operations.views(self._context.keyspace))
+
+    def _terms(self, wait: bool, views: int, replicas: int | None) -> Terms:
+        return Terms(wait, views, self._actor, self._runner.config.replicas if replicas is None else replicas)
 
     def view(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -12,6 +14,7 @@ from ..errors import StoreClosedError
 from ..options import CLOSED, StoreConfig
 from ..transport import redis_internals
 from ..transport.connect import client_options
+from ..transport.driver import most_waiting
 
 
 def pool_settings(config: StoreConfig) -> dict[str, Any]:
@@ -40,6 +43,10 @@ class Pool(redis.ConnectionPool):
         self._free: SimpleQueue[None] = SimpleQueue()
         for _ in range(self.max_connections):
             self._free.put(None)
+        #: one token for each connection that may wait for replicas
+        self._may_wait: SimpleQueue[None] = SimpleQueue()
+        for _ in range(most_waiting(self)):
+            self._may_wait.put(None)
         super().reset()
         self.idle = redis_internals.idle_connections(self)
         self.lent = redis_internals.lent_connections(self)
@@ -78,6 +85,27 @@ class Pool(redis.ConnectionPool):
                 self.release(connection)
             raise
         return connection
+
+    @contextmanager
+    def lend_to_wait(self) -> Iterator[Any]:
+        """Lend a connection to a write that waits for replicas. After an exception it is closed."""
+        self.check_process()
+        tokens = self._may_wait
+        try:
+            tokens.get(timeout=self._timeout_s)
+        except Empty:
+            raise MaxConnectionsError from None
+        try:
+            connection = self.get_connection()
+            try:
+                yield connection
+            except BaseException:
+                connection.disconnect()
+                raise
+            finally:
+                self.release(connection)
+        finally:
+            tokens.put(None)
 
     def get_idle_connection(self) -> Any | None:
         """Lend a connection that is already connected, without waiting; None if all are lent or disconnected."""

@@ -57,7 +57,12 @@ class Project:
         return self._runner.run(catalog_operations.read_project(self._keyspace, self._name, self._context))
 
     def apply_catalog(
-        self, document: CatalogDocument | dict[str, Any], *, prune: bool = False, wait: bool = True
+        self,
+        document: CatalogDocument | dict[str, Any],
+        *,
+        prune: bool = False,
+        wait: bool = True,
+        replicas: int | None = None,
     ) -> CatalogReport:
         """Apply the catalogs of a document to the project's environments, and register them.
 
@@ -73,21 +78,26 @@ class Project:
             report names them.
         wait : bool
             Return when every live view serves the new state; False returns when Redis has committed it.
+        replicas : int, optional
+            Replicas of Redis that must have it too, 0 to 10, in place of the store's `replicas`.
 
         Raises
         ------
         InvalidCatalogError
             The document has an error, or belongs to another project; nothing was changed.
+        NotDurableError
+            A change was committed, and fewer replicas have it. Later environments were not changed.
         NotEffectiveError
             A change was committed, but perhaps not every view serves it.
         """
+        config = self._runner.config
         return self._runner.run(
             catalog_operations.apply(
                 self._keyspace,
                 self._context,
                 check_project(document, self._name),
                 prune=prune,
-                terms=Terms(wait, actor=self._runner.config.actor),
+                terms=Terms(wait, 0, config.actor, config.replicas if replicas is None else replicas),
             )
         )
 

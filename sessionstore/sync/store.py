@@ -12,7 +12,7 @@ from ..embedded import EmbeddedServer
 from ..options import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..protocol import operations
 from ..session import validate_actor
-from ..transport.connect import pool_from_url, pool_like
+from ..transport.connect import pool_from_url, pool_like, take_replicas
 from .api_keys import ApiKeys
 from .environment import Environment
 from .pool import Pool, pool_settings
@@ -47,8 +47,10 @@ class SessionStore:
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
         """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database.
 
-        It connects at the first call.
+        ``?replicas=N`` in the URL is the option `replicas`, which wins if both are given. The store connects at the
+        first call.
         """
+        url = take_replicas(url, options)
         config = StoreConfig(**options)
         return cls.__new__(cls)._open(pool_from_url(Pool, url, max_connections, pool_settings(config)), config)
 

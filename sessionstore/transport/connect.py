@@ -15,7 +15,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..errors import InvalidInputError
-from ..options import MAX_CONNECTIONS
+from ..options import MAX_CONNECTIONS, StoreOptions
+from ..protocol.calls import REPLICAS_RULE, is_number_of_replicas
 from ..protocol.replies import ViewInfo, encode_view_info
 from ..version import __version__
 
@@ -66,6 +67,28 @@ def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str,
     )
 
 
+def take_replicas(url: str, options: StoreOptions) -> str:
+    """Take ``replicas=N`` out of a URL's query, into `options` unless they have it. Returns the rest of the URL.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    if not isinstance(url, str):
+        return url  # `pool_from_url` rejects it
+    address, _, query = url.partition("?")
+    parts = query.split("&")
+    values = [part.removeprefix("replicas=") for part in parts if part.startswith("replicas=")]
+    if not values:
+        return url
+    replicas = int(values[0]) if re.fullmatch(r"[0-9]{1,9}", values[0]) else -1
+    if len(values) > 1 or not is_number_of_replicas(replicas):
+        raise InvalidInputError(f"replicas in a Redis URL {REPLICAS_RULE}, given once.")
+    options.setdefault("replicas", replicas)
+    rest = "&".join(part for part in parts if not part.startswith("replicas="))
+    return f"{address}?{rest}" if rest else address
+
+
 def check_url(url: str) -> str:
     """Check a Redis URL as a store would, without connecting; returns it.
 
@@ -73,7 +96,7 @@ def check_url(url: str) -> str:
     ------
     InvalidInputError
     """
-    pool_from_url(redis.ConnectionPool, url, 1, {})
+    pool_from_url(redis.ConnectionPool, take_replicas(url, {}), 1, {})
     return url
 
 

@@ -36,6 +36,7 @@ from sessionstore.protocol.messages import Change, decode_change
 from sessionstore.protocol.replies import HeadReply
 
 from ..support.redis_server import RedisServer, free_port
+from ..support.replication import short_waits
 
 ROOT = Path(__file__).parents[2]
 CATALOG = ROOT / "examples" / "catalog.toml"
@@ -182,6 +183,18 @@ class TestSessions:
         assert (shown["overrides"], shown["label"], shown["effect"]["waited"]) == (["ovr_b"], "x", False)
         assert "There is no session" in cli.error("off", "ci-43", "ovr_a", *STAGING, code=1)
         assert "not an override id" in cli.error("on", "ci-42", "b", *STAGING, code=2)
+
+    def test_too_few_replicas_have_an_exit_code_of_their_own(self, cli: Cli) -> None:
+        with short_waits():
+            assert "The state is set" in cli.error("put", "ci-42", *STAGING, "--replicas", "1", code=9)
+        for command in ("put", "reset", "delete", "reset --prefix", "delete --prefix"):
+            assert "from 0 to 10" in cli.error(*command.split(), "ci-42", *STAGING, "--replicas", "11", code=2)
+        for command in ("on", "off"):
+            assert "from 0 to 10" in cli.error(command, "ci-42", "ovr_a", *STAGING, "--replicas", "11", code=2)
+        assert "from 0 to 10" in cli.error("catalog", "apply", str(CATALOG), "--replicas", "11", code=2)
+        cli.environment["SESSIONSTORE_REPLICAS"] = "11"
+        assert "from 0 to 10" in cli.error("put", "ci-42", *STAGING, code=2)
+        assert cli.json("put", "ci-42", *STAGING, "--replicas", "0")["effect"]["replicas"] == 0
 
     def test_too_few_views_have_an_exit_code_of_their_own(self, cli: Cli) -> None:
         for command in (("put",), ("on", "ovr_a"), ("off", "ovr_a"), ("reset",), ("delete",)):

@@ -16,10 +16,12 @@ from msgspec.structs import asdict, replace as replaced
 
 from sessionstore import (
     AccessDeniedError,
+    Effect,
     InvalidFieldError,
     InvalidQueryError,
     InvalidScenarioError,
     InvalidSessionKeyError,
+    NotDurableError,
     NotFoundError,
     OutcomeUnknownError,
     PreconditionFailedError,
@@ -65,8 +67,8 @@ class Answer:
         return httpx.Response(self.status, json=self.document, headers=self.headers)
 
 
-def ok(document: object) -> Answer:
-    return Answer(200, document, etag='"7"', server_timing="commit;dur=1, effective;dur=1")
+def ok(document: object, **headers: str) -> Answer:
+    return Answer(200, document, **{"etag": '"7"', "server_timing": "commit;dur=1, effective;dur=1", **headers})
 
 
 def refused(status: int, code: str, **headers: str) -> Answer:
@@ -258,6 +260,7 @@ async def test_a_pause_longer_than_the_bound_is_not_waited_for(make_client: Make
 async def test_a_session_that_may_have_been_set_is_deleted(make_client: MakeClient) -> None:
     cases: list[tuple[Answer | BaseException, list[str]]] = [
         (refused(503, "too_few_views"), ["PUT", "DELETE"]),
+        (refused(503, "not_durable"), ["PUT", "DELETE"]),
         (refused(503, "outcome_unknown"), ["PUT", "DELETE"]),
         (refused(422, "invalid_scenario"), ["PUT"]),
         (KeyboardInterrupt(), ["PUT", "DELETE"]),
@@ -313,6 +316,33 @@ async def test_too_few_views_are_never_asked_again(make_client: MakeClient) -> N
     async with make_client(handler=script) as client:
         with pytest.raises(TooFewViewsError):
             await client.put("ci-42", views=1)
+    assert len(script.requests) == 1
+
+
+async def test_each_write_may_ask_for_replicas(make_client: MakeClient) -> None:
+    timing = {"server_timing": "commit;dur=1.00, durable;dur=2.00, effective;dur=3.00", "session_replicas": "1"}
+    script = Script(ok(SESSION, **timing), *[ok({}, **timing)] * 4, *[ok({"count": 1, "more": False}, **timing)] * 2)
+    async with make_client(handler=script) as client:
+        results: list[Any] = [
+            await client.put("ci-42", replicas=1),
+            await client.activate("ci-42", "ovr_a", replicas=1),
+            await client.deactivate("ci-42", "ovr_a", replicas=1),
+            await client.reset("ci-42", replicas=1),
+            await client.delete("ci-42", replicas=1),
+            await client.delete_prefix("ci-", replicas=1),
+            await client.reset_prefix("ci-", replicas=1),
+        ]
+    assert [request.url.params["replicas"] for request in script.requests] == ["1"] * 7
+    effects = [result if isinstance(result, Effect) else result.effect for result in results]
+    assert all(effect is not None and (effect.replicas, effect.durable_s) == (1, 0.002) for effect in effects)
+
+
+async def test_a_write_that_is_not_durable_is_never_sent_again(make_client: MakeClient) -> None:
+    script = Script(refused(503, "not_durable", retry_after="0", session_replicas="1"))
+    async with make_client(handler=script) as client:
+        with pytest.raises(NotDurableError) as caught:
+            await client.put("ci-42", replicas=2)
+    assert caught.value.replicas == 1
     assert len(script.requests) == 1
 
 

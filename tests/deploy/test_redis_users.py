@@ -18,7 +18,7 @@ import redis
 from redis.exceptions import NoPermissionError
 from typer.testing import CliRunner
 
-from sessionstore import AsyncSessionStore, SessionStore, StoreUnavailableError, View
+from sessionstore import AsyncSessionStore, NotDurableError, SessionStore, StoreUnavailableError, View
 from sessionstore.cli.app import app
 from sessionstore.protocol.scripts import load_script, script_names
 
@@ -26,6 +26,7 @@ from ..conftest import require_redis_server
 from ..support.gateway import PLACE
 from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer
+from ..support.replication import short_waits
 from .conftest import ACL, PASSWORDS, Guarded
 
 CATALOG = {"project": "checkout", "environments": {"staging": {"mocks": [{"id": "ovr_a", "name": "A"}]}}}
@@ -118,6 +119,14 @@ async def test_an_asyncio_proxy_works(guarded: Guarded) -> None:
             assert session.effect is not None
             assert session.effect.confirmed == 1
             assert view.get("ci-42") == session
+    assert guarded.denied() == []
+
+
+def test_writes_may_wait_for_replicas(guarded: Guarded) -> None:
+    with SessionStore.from_url(guarded.url("gateway"), lease_s=0.1) as store, short_waits():
+        staging = store.environment("checkout", "staging")
+        with pytest.raises(NotDurableError, match="and 0 did in time; INFO"):
+            staging.put("ci-42", replicas=1)
     assert guarded.denied() == []
 
 

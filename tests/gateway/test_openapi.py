@@ -117,13 +117,15 @@ class TestDocument:
     def test_names_each_header_that_matters(self, document: dict[str, Any]) -> None:
         put = document["paths"]["/api/v1/sessions/{sessionKey}"]["put"]
         sent = {resolved(document, entry)["name"] for entry in put["parameters"]}
-        assert sent == {"sessionKey", "project", "environment", "mode", "views", "If-Match", "If-None-Match", "Prefer"}
+        in_query = {"project", "environment", "mode", "views", "replicas"}
+        assert sent == {"sessionKey", *in_query, "If-Match", "If-None-Match", "Prefer"}
         assert {
             "ETag",
             "X-Request-Id",
             "RateLimit",
             "RateLimit-Policy",
             "Server-Timing",
+            "Session-Replicas",
             "Session-Views",
             "Preference-Applied",
             "Session-Expires",
@@ -311,6 +313,7 @@ SPOILERS: dict[str, Callable[[Call, World], Call]] = {
         call, headers={"Content-Type": "application/x-www-form-urlencoded"}
     ),
     "too_few_views": lambda call, world: with_place(call, **{**call.params, "views": "1"}),
+    "not_durable": lambda call, world: with_place(call, **{**call.params, "replicas": "1"}),
     "precondition_failed": lambda call, world: replace(call, headers={**call.headers, "If-Match": '"999"'}),
 }
 #: Codes that need more than a request: a failure, a limit, or bytes that never reach the app (test_server).

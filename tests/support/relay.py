@@ -29,8 +29,10 @@ class Relay:
             relay.wait_for("to_client")       # … now
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, delay_s: float = 0.0) -> None:
         self.target_port = target_port
+        #: how long the server's bytes are on their way
+        self._delay_s = delay_s
         self.port = 0
         self._modes: dict[Direction, Mode] = {"to_server": "pass", "to_client": "pass"}
         self._arrived = {direction: threading.Event() for direction in self._modes}
@@ -118,6 +120,8 @@ class Relay:
         link = self._loop.create_task(self._link(reader, writer))
         self._links.add(link)
         link.add_done_callback(self._links.discard)
+        # A task that is cancelled before it begins closes nothing.
+        link.add_done_callback(lambda _: writer.transport.abort())
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
@@ -143,6 +147,8 @@ class Relay:
     async def _pump(self, direction: Direction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass bytes on until either side is closed."""
         while data := await reader.read(65536):
+            if self._delay_s and direction == "to_client":
+                await asyncio.sleep(self._delay_s)
             if self._modes[direction] != "pass":
                 self._arrived[direction].set()
             while self._modes[direction] == "hold":

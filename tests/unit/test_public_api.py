@@ -112,6 +112,7 @@ PROMISED = {
     "LiveViews",
     "Mock",
     "NewApiKey",
+    "NotDurableError",
     "NotEffectiveError",
     "NotFoundError",
     "Observer",

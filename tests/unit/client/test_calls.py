@@ -26,7 +26,7 @@ SESSION = {
 
 
 def put(session_key: str = "ci-42", patch: SessionPatch | None = None, **options: Any) -> Call[Any]:
-    given = {"replace": False, "if_match": None, "if_none_match": None, "views": 0, "wait": True}
+    given = {"replace": False, "if_match": None, "if_none_match": None, "views": 0, "wait": True, "replicas": None}
     return CALLS.put(session_key, patch or SessionPatch(), **{**given, **options})
 
 
@@ -48,6 +48,8 @@ def test_a_put_sends_what_is_set_and_leaves_out_what_is_not() -> None:
     [
         ({"replace": True}, {"mode": "replace"}, {}),
         ({"views": 2}, {"views": "2"}, {}),
+        ({"replicas": 1}, {"replicas": "1"}, {}),
+        ({"replicas": 0}, {"replicas": "0"}, {}),
         ({"wait": False}, {}, {"prefer": "respond-async"}),
         ({"if_match": 7}, {}, {"if-match": '"7"'}),
         ({"if_match": [7, 8]}, {}, {"if-match": '"7", "8"'}),
@@ -92,7 +94,7 @@ def test_what_can_not_be_sent_is_refused() -> None:
     with pytest.raises(InvalidSessionKeyError):
         put(" ")
     with pytest.raises(InvalidOverrideError):
-        CALLS.switch("ci-42", "ovr_a/b", True, views=0, wait=True)
+        CALLS.switch("ci-42", "ovr_a/b", True, views=0, wait=True, replicas=None)
     with pytest.raises(InvalidQueryError, match="limit"):
         CALLS.list(0, None, None)
     with pytest.raises(InvalidQueryError, match="limit"):
@@ -109,7 +111,7 @@ def test_only_a_write_without_precondition_can_be_repeated_after_a_lost_answer()
     assert not put(if_none_match="*").repeatable
     assert CALLS.get("ci-42").repeatable
     assert not CALLS.get("ci-42").writes
-    assert CALLS.end("ci-42", "delete", if_match=None, views=0, wait=True).writes
+    assert CALLS.end("ci-42", "delete", if_match=None, views=0, wait=True, replicas=None).writes
 
 
 def test_an_answer_becomes_a_session() -> None:

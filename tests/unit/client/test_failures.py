@@ -12,6 +12,7 @@ from gateway.errors import STATUS
 from sessionstore import (
     AccessDeniedError,
     InvalidInputError,
+    NotDurableError,
     NotEffectiveError,
     OutcomeUnknownError,
     SessionPatch,
@@ -28,7 +29,9 @@ READ: Call[Any] = CALLS.get("ci-42")
 
 
 def put(if_match: int | None = None) -> Call[Any]:
-    return CALLS.put("ci-42", SessionPatch(), replace=False, if_match=if_match, if_none_match=None, views=0, wait=True)
+    return CALLS.put(
+        "ci-42", SessionPatch(), replace=False, if_match=if_match, if_none_match=None, views=0, wait=True, replicas=None
+    )
 
 
 def refused(status: int, code: str, call: Call[Any] | None = None, **headers: str) -> Failure:
@@ -72,6 +75,10 @@ def test_an_error_keeps_what_else_the_answer_tells() -> None:
     error = refused(503, "too_few_views", session_views="confirmed=0").error
     assert isinstance(error, TooFewViewsError)
     assert (error.revision, error.confirmed) == (None, 0)
+    for text, replicas in ("1", 1), ("", 0), ("one", 0):
+        error = refused(503, "not_durable", etag='"7"', session_replicas=text).error
+        assert isinstance(error, NotDurableError)
+        assert (error.revision, error.replicas) == (7, replicas)
     assert "names request 4f5a" in str(refused(500, "internal_error", x_request_id="4f5a").error)
 
 

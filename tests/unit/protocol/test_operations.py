@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
-from sessionstore.errors import NotEffectiveError, StoreClosedError, StoreUnavailableError, TooFewViewsError
+from sessionstore.errors import (
+    InvalidQueryError,
+    NotDurableError,
+    NotEffectiveError,
+    StoreClosedError,
+    StoreUnavailableError,
+    TooFewViewsError,
+)
 from sessionstore.protocol import calls, operations
-from sessionstore.protocol.calls import Call, Terms, WriteContext
+from sessionstore.protocol.calls import Call, DurableCall, Replicated, Terms, WriteContext
 from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from sessionstore.protocol.messages import Applied
 from sessionstore.protocol.operations import AwaitApplied, Pause
@@ -30,14 +37,15 @@ STATE = StoredSession("ci-42", 7, "x", None, (), 0, 0, 1, 1, 10**13)
 class Write:
     """One put, whose steps are answered by the test."""
 
-    def __init__(self, views: int = 0, **reply: Any) -> None:
+    def __init__(self, views: int = 0, replicas: int = 0, found: int = 0, **reply: Any) -> None:
         self.now = 100.0
         context = WriteContext(EnvironmentKeyspace("ss", "checkout", "staging"), 1000, 2000, lambda: self.now)
         call = calls.put(context, "w7", "ci-42", SessionPatch(label="x"))
-        self.operation: Generator[Any, Any, Session] = operations.write(context, call, Terms(views=views))
+        terms = Terms(views=views, replicas=replicas)
+        self.operation: Generator[Any, Any, Session] = operations.write(context, call, terms)
         self.session: Session | None = None
         step = next(self.operation)
-        assert isinstance(step, Call)
+        assert isinstance(step, DurableCall if replicas else Call)
         self.step: Any = step
         fields = {
             "status": "ok",
@@ -49,7 +57,12 @@ class Write:
             "epoch": "e",
             "session": STATE,
         }
-        self.answer(WriteReply(**{**fields, **reply}), after=0.001)
+        answer = WriteReply(**{**fields, **reply})
+        if replicas:
+            # Redis waited for a second after its answer.
+            self.answer(Replicated(answer, self.now + 0.001, found), after=1.001)
+        else:
+            self.answer(answer, after=0.001)
 
     def answer(self, result: Any, after: float = 0.0) -> None:
         """Answer the step, so many seconds later."""
@@ -198,6 +211,46 @@ def test_if_redis_stays_away_the_wait_ends_and_the_error_says_committed() -> Non
         stay_away()
     assert isinstance(caught.value.__cause__, StoreUnavailableError)
     assert write.now < 100 + 2 * (1 + 1 / 3 + 1 / 20) + 1 + 1.1
+
+
+class TestReplicas:
+    """Replicas that a write asks for."""
+
+    def test_are_told_in_the_effect(self) -> None:
+        write = Write(replicas=1, found=2)
+        assert write.session is not None
+        effect = write.session.effect
+        assert effect is not None
+        assert effect.replicas == 2
+        assert effect.commit_s == pytest.approx(0.001)
+        assert effect.durable_s == pytest.approx(1.0)
+
+    def test_too_few_are_an_error_once_the_views_serve_the_write(self) -> None:
+        write = Write(replicas=2, found=1, live=1, pending=1)
+        assert isinstance(write.step, AwaitApplied)
+        with pytest.raises(NotDurableError, match="as revision 7 of checkout/staging") as caught:
+            write.answer(Applied(7, 1, 0, "e"))
+        assert (caught.value.revision, caught.value.replicas) == (7, 1)
+
+    def test_a_message_that_came_while_replicas_were_waited_for_counts(self) -> None:
+        write = Write(replicas=1, found=1, live=1, pending=1)
+        assert isinstance(write.step, AwaitApplied)
+        assert write.step.sent_s == pytest.approx(1.001)
+
+    def test_leases_run_on_while_replicas_are_waited_for(self) -> None:
+        write = Write(replicas=1, found=1, countable_in_ms=2000)
+        assert isinstance(write.step, Pause)
+        assert write.step.seconds == pytest.approx(1.0)
+
+    def test_a_write_that_may_not_be_in_effect_says_so_first(self) -> None:
+        write = Write(replicas=2, found=1, live=1, pending=1)
+        with pytest.raises(NotEffectiveError):
+            write.fail(StoreClosedError("closed"))
+
+    @pytest.mark.parametrize("replicas", [-1, 11, True, 1.0, "1", None])
+    def test_are_a_whole_number_with_bounds(self, replicas: Any) -> None:
+        with pytest.raises(InvalidQueryError, match="replicas must be a whole number from 0 to 10"):
+            Terms(replicas=replicas)
 
 
 class TestReports:

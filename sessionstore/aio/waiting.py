@@ -1,0 +1,89 @@
+"""Connections for writes that wait for replicas: WAIT blocks its connection, so the pipeline can't send it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from redis.exceptions import MaxConnectionsError
+
+from ..errors import StoreClosedError
+from ..options import CLOSED
+from ..transport.errors import FOREIGN_ERRORS
+from .pipeline import is_usable
+
+
+class WaitingConnections:
+    """Lends each connection to one write at a time.
+
+    Parameters
+    ----------
+    connect : callable
+        Makes a connection, which never reconnects by itself.
+    count : int
+        Connections at the same time, at most.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]], count: int) -> None:
+        self._connect = connect
+        self._free = asyncio.Semaphore(count)
+        self._idle: list[Any] = []
+        #: of the writes under way
+        self._limits: set[asyncio.Timeout] = set()
+        self._is_closed = False
+
+    @contextlib.asynccontextmanager
+    async def lend(self, within_s: float) -> AsyncIterator[Any]:
+        """Lend a connection for `within_s` seconds, half of them to get one. After an exception it is closed.
+
+        Raises
+        ------
+        StoreClosedError
+        TimeoutError, redis.exceptions.RedisError, OSError
+        """
+        if self._is_closed:
+            raise StoreClosedError(CLOSED)
+        connection: Any = None
+        async with asyncio.timeout(within_s) as limit:
+            try:
+                async with asyncio.timeout(within_s / 2):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise MaxConnectionsError from None
+            self._limits.add(limit)
+            try:
+                while connection is None and self._idle:
+                    connection = self._idle.pop()
+                    if not await is_usable(connection):
+                        await _disconnect(connection)
+                        connection = None
+                if connection is None:
+                    connection = await self._connect()
+                yield connection
+            except BaseException:
+                await _disconnect(connection)
+                connection = None
+                raise
+            finally:
+                self._limits.discard(limit)
+                self._free.release()
+                if self._is_closed:
+                    await _disconnect(connection)
+                elif connection is not None:
+                    self._idle.append(connection)
+
+    async def aclose(self) -> None:
+        """Close for good. Writes that are under way fail."""
+        self._is_closed = True
+        for limit in self._limits:
+            limit.reschedule(asyncio.get_running_loop().time())
+        while self._idle:
+            await _disconnect(self._idle.pop())
+
+
+async def _disconnect(connection: Any) -> None:
+    if connection is not None:
+        with contextlib.suppress(*FOREIGN_ERRORS):
+            await connection.disconnect(nowait=True)
