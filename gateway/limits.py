@@ -2,7 +2,8 @@
 
 The package `limits` counts, in fixed windows: one round trip for each request. The end of a window is read once and
 remembered. If a count does not come in time, the request passes: a limit protects the service, and must not take it
-down. For a while after that, requests pass at once. Then one request tries again, while others still pass.
+down. From then on the key's requests pass at once. One of them is counted every few seconds, and none waits for it.
+When that works, all are counted again. Each key is paused by itself: on a cluster, counters are on several servers.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ log = logging.getLogger("gateway")
 
 #: Seconds that a request waits for its count.
 _DEADLINE_S = 0.25
-#: Seconds after a failure in which no request is counted.
+#: Seconds after a failure, or after the next try, until a request of the key is counted.
 PAUSE_S = 5.0
 #: Seconds by which a window may end later than `limits` says, because Redis rounds a TTL to whole seconds. A client
 #: that retries after Retry-After must not be refused for that.
@@ -125,19 +126,28 @@ class RateLimiter:
         self._clock = clock
         #: end of each key's window, in seconds since 1970, and the key's last known count
         self._windows: dict[str, tuple[float, int]] = {}
+        #: keys whose requests pass, and when the next one is counted, by the clock
+        self._paused: dict[str, float] = {}
+        self._tries: set[asyncio.Task[LimitStatus | None]] = set()
         self._works = True
-        #: until then, by the clock, requests pass uncounted
-        self._paused_until = float("-inf")
 
     async def hit(self, key_id: str) -> LimitStatus | None:
-        """Count one request; None if that fails, takes too long, or did so a moment ago."""
-        if not self._works:
-            if self._clock() < self._paused_until:
-                self._on_uncounted()
-                return None
-            # This request tries, and those that come meanwhile pass.
-            self._paused_until = self._clock() + PAUSE_S
+        """Count one request; None if that fails, takes too long, or the key is paused."""
         name = self._item.key_for(key_id)
+        try_at = self._paused.get(name)
+        status = None
+        if try_at is None:
+            status = await self._count(name)
+        elif self._clock() >= try_at:
+            self._paused[name] = self._clock() + PAUSE_S
+            task = asyncio.create_task(self._count(name), name="limit")
+            self._tries.add(task)
+            task.add_done_callback(self._tries.discard)
+        if status is None:
+            self._on_uncounted()
+        return status
+
+    async def _count(self, name: str) -> LimitStatus | None:
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 count = await self._storage.incr(name, self._limit.window_s)
@@ -149,9 +159,12 @@ class RateLimiter:
                     # This window is unknown: another gateway may have begun it.
                     end = await self._storage.get_expiry(name) + _EXPIRY_ERROR_S
         except (RedisError, RedisClusterException, OSError, TimeoutError) as exc:
-            self._failed(exc)
+            if self._works:
+                log.warning("Requests can't be counted, so they pass: %s", str(exc) or type(exc).__name__)
+            self._works = False
+            self._paused[name] = self._clock() + PAUSE_S
             return None
-        if not self._works:
+        if self._paused.pop(name, None) is not None and not self._works:
             self._works = True
             log.warning("Requests are counted again.")
         if len(self._windows) >= _MAX_REMEMBERED:
@@ -163,10 +176,3 @@ class RateLimiter:
             remaining=max(0, self._limit.requests - count),
             reset_s=max(0, min(self._limit.window_s, math.ceil(end - now))),
         )
-
-    def _failed(self, error: Exception) -> None:
-        if self._works:
-            log.warning("Requests can't be counted, so they pass: %s", str(error) or type(error).__name__)
-        self._works = False
-        self._paused_until = self._clock() + PAUSE_S
-        self._on_uncounted()

@@ -51,6 +51,14 @@ class Limited:
     async def get(self, path: str = SESSION, key: str = KEY) -> httpx.Response:
         return await self.client.get(path, params=PLACE, headers={"Authorization": f"Bearer {key}"})
 
+    async def until_counted(self) -> None:
+        """Let the pause pass, and make a request that is counted."""
+        async with asyncio.timeout(20):
+            while self.limiter._paused:
+                self.clock.now += gateway.limits.PAUSE_S
+                await self.get()
+                await asyncio.gather(*self.limiter._tries)
+
 
 @contextlib.asynccontextmanager
 async def open_gateway(
@@ -226,8 +234,9 @@ class TestFailure:
             assert all("ratelimit" not in response.headers for response in responses)
             assert len(limited.uncounted) == 5
             own_redis.start()
-            limited.clock.now += gateway.limits.PAUSE_S
-            assert left(await limited.get()) == 1
+            await limited.until_counted()
+            # The request that tried is counted too.
+            assert len(limited.uncounted) == 6
             assert left(await limited.get()) == 0
 
         ours = [record for record in caplog.records if record.name == "gateway"]
@@ -247,9 +256,7 @@ class TestFailure:
 
             assert response.status_code == 404
             assert len(limited.uncounted) == 1
-            async with asyncio.timeout(20):
-                while "ratelimit" not in (await limited.get()).headers:
-                    limited.clock.now += gateway.limits.PAUSE_S
+            await limited.until_counted()
 
     async def test_after_a_failure_no_request_waits_for_a_count(
         self, shared_redis: RedisServer, own_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
@@ -267,20 +274,20 @@ class TestFailure:
                 async with asyncio.timeout(20):
                     assert {response.status_code for response in [await limited.get() for _ in range(3)]} == {404}
                 assert len(limited.uncounted) == 4
+                assert not limited.limiter._tries
 
-                # And after the pause, one request alone tries again
+                # And after the pause, one of them is counted, and does not wait for that either
                 limited.clock.now += 0.001
-                trying = asyncio.create_task(limited.get())
-                await asyncio.wait([trying], timeout=0.05)
                 async with asyncio.timeout(20):
                     assert {response.status_code for response in [await limited.get() for _ in range(3)]} == {404}
                 assert len(limited.uncounted) == 7
+                [trying] = limited.limiter._tries
                 assert not trying.done()
             finally:
                 own_redis.resume()
 
-            # And when it succeeds, all are counted
-            assert left(await trying) == 8
+            # And when that works, all are counted
+            await trying
             assert left(await limited.get()) == 7
 
     async def test_a_failed_try_begins_another_pause(
@@ -288,14 +295,34 @@ class TestFailure:
     ) -> None:
         async with open_gateway(shared_redis, prefix, Limit(9, 60), counted_by=own_redis) as limited:
             own_redis.stop()
-            for _ in range(2):
-                assert "ratelimit" not in (await limited.get()).headers
-                limited.clock.now += gateway.limits.PAUSE_S
+            await limited.get()
+            limited.clock.now += gateway.limits.PAUSE_S
+            await limited.get()
+            await asyncio.gather(*limited.limiter._tries)
             own_redis.start()
-            limited.clock.now -= 0.001
+            limited.clock.now += gateway.limits.PAUSE_S - 0.001
+            await limited.get()
+            assert not limited.limiter._tries
+            await limited.until_counted()
+
+    async def test_a_key_pauses_by_itself(self, shared_redis: RedisServer, prefix: str) -> None:
+        async with (
+            open_gateway(shared_redis, prefix, Limit(9, 60)) as limited,
+            open_gateway(shared_redis, prefix, Limit(9, 60), key=OTHER_KEY) as other,
+        ):
+            # Given one limiter for both keys, and a counter of one of them that fails
+            other.limiter.hit = limited.limiter.hit  # type: ignore[method-assign]
+            with shared_redis.client() as behind:
+                await limited.get()
+                [counter] = behind.scan_iter(f"{prefix}:limits:*")
+                behind.delete(counter)
+                behind.hset(counter, "no", "counter")
+
             assert "ratelimit" not in (await limited.get()).headers
-            limited.clock.now += 0.001
-            assert left(await limited.get()) == 8
+
+            assert left(await other.get(key=OTHER_KEY)) == 8
+            assert "ratelimit" not in (await limited.get()).headers
+            assert left(await other.get(key=OTHER_KEY)) == 7
 
 
 async def test_off_counts_nothing(shared_redis: RedisServer, prefix: str) -> None:
