@@ -25,8 +25,8 @@ from .dataset import ENVIRONMENT, PROJECT
 from .followers import BY_HAND, Followers, Seen
 from .report import Bar, Report, arguments_parser, conclude, describe_machine, median_ratio, percentile
 
-#: Bars, of redis-py's publish → receive.
-MAX_P50, MAX_P99 = 1.5, 2.0
+#: Bars, of redis-py's publish → receive: the median, also with one view, and p99.
+MAX_P50, MAX_P50_OF_ONE, MAX_P99 = 1.5, 1.4, 2.0
 
 #: Seconds between two changes: at least, and for each follower, so that one is over before the next one begins.
 PAUSE_S, PAUSE_OF_EACH_S = 0.002, 0.0005
@@ -100,7 +100,7 @@ def summarise(found: dict[tuple[str, int], tuple[Rounds, Rounds]]) -> Report:
     for (kind, count), (views, by_hand) in found.items():
         row = [f"{kind}, {count} view{'s' if count > 1 else ''}"]
         figure: dict[str, object] = {"kind": kind, "views": count}
-        for share, limit in ((0.5, MAX_P50), (0.99, MAX_P99)):
+        for share, limit in ((0.5, MAX_P50_OF_ONE if count == 1 else MAX_P50), (0.99, MAX_P99)):
             ours, theirs = ([percentile(times, share) for times in rounds] for rounds in (views, by_hand))
             ratio = median_ratio(ours, theirs)
             ours_us, theirs_us = statistics.median(ours) * 1e6, statistics.median(theirs) * 1e6

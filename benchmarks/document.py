@@ -12,6 +12,9 @@ from .report import Bar
 
 __all__ = ["update"]
 
+#: What a section says of the machine; the page's head says the rest.
+_FACTS = ("cpus", "cpu", "python", "redis-server")
+
 
 def update(page: Path, document: dict[str, Any], plot: Path) -> None:
     """Replace the page's section on one benchmark.
@@ -40,7 +43,7 @@ def _section(document: dict[str, Any], plot: Path) -> list[str]:
         "",
         _row(columns),
         "|---|" + "---:|" * (len(columns) - 1),
-        *map(_row, results["rows"]),
+        *(_row(row) for row in results["rows"] if row[0] not in results["off_page"]),
     ]
     held = [bar for bar in bars if bar.limit is not None]
     if held:
@@ -48,8 +51,9 @@ def _section(document: dict[str, Any], plot: Path) -> list[str]:
         lines += [f"- {bar}" for bar in held if not bar.met]
     if results["notes"]:
         lines += ["", *(f"- {note.strip()}" for note in results["notes"])]
-    lines += ["", "Measured on: " + ", ".join(f"{fact} {value}" for fact, value in document["machine"].items()) + "."]
-    return lines
+    machine = document["machine"]
+    facts = ", ".join(f"{name} {machine[name]}" for name in _FACTS)
+    return [*lines, "", f"Measured on {machine['date']} with {facts}."]
 
 
 def _row(cells: list[str]) -> str:

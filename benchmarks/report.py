@@ -74,6 +74,8 @@ class Report(Struct):
         The data of the plot.
     notes : list of str
         Remarks on the table.
+    off_page : list of str
+        The first cells of rows that are printed, and left out of docs/benchmarks.md.
     """
 
     title: str
@@ -82,6 +84,7 @@ class Report(Struct):
     bars: list[Bar]
     figures: Any = None
     notes: list[str] = []
+    off_page: list[str] = []
 
 
 def arguments_parser(purpose: str | None, rounds: int) -> argparse.ArgumentParser:
