@@ -305,6 +305,21 @@ class TestFailure:
             assert not limited.limiter._tries
             await limited.until_counted()
 
+    async def test_an_unexpected_error_lets_requests_through(
+        self, shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with open_gateway(shared_redis, prefix, Limit(9, 60)) as limited:
+            # Given what redis-py raised once while a connection was made
+            async def incr(*_: object) -> int:
+                raise AttributeError("'NoneType' object has no attribute 'writelines'")
+
+            monkeypatch.setattr(limited.limiter._storage, "incr", incr)
+
+            assert (await limited.get()).status_code == 404
+
+        [record] = [record for record in caplog.records if record.name == "gateway"]
+        assert "NoneType" in record.getMessage()
+
     async def test_a_key_pauses_by_itself(self, shared_redis: RedisServer, prefix: str) -> None:
         async with (
             open_gateway(shared_redis, prefix, Limit(9, 60)) as limited,
