@@ -14,12 +14,14 @@ import math
 import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 from limits import RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisSentinelStorage, RedisStorage, Storage
 from msgspec import Struct
 
 from sessionstore import AsyncSessionStore
+from sessionstore.transport.topology import Cluster
 
 log = logging.getLogger("gateway")
 
@@ -84,14 +86,28 @@ class LimitStatus(Struct, frozen=True):
 
 
 def limit_storage(store: AsyncSessionStore, *, embedded: bool) -> Storage:
-    """Choose where to count: on the store's Redis, over its connections, or in memory for an embedded store."""
+    """Choose where to count: on the store's Redis, or in memory for an embedded store.
+
+    One Redis is counted on over the store's connections. On a cluster, the keys' counters are on all shards.
+    """
     if embedded:
         return MemoryStorage()
-    return RedisStorage(
-        "async+redis://",
-        implementation="redispy",
-        key_prefix=f"{store.config.prefix}:limits",
-        connection_pool=store.connection_pool,  # type: ignore[arg-type]  # the annotation omits what the client takes
+    options: dict[str, Any] = {"implementation": "redispy", "key_prefix": f"{store.config.prefix}:limits"}
+    site = store.site
+    if site is None:
+        options["connection_pool"] = store.connection_pool
+        return RedisStorage("async+redis://", **options)
+    options |= {"socket_timeout": _DEADLINE_S, "socket_connect_timeout": _DEADLINE_S, **site.credentials}
+    hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in site.nodes)
+    if isinstance(site, Cluster):
+        options["address_remap"] = site.remap
+        return RedisClusterStorage(f"async+redis+cluster://{hosts}", **options)
+    return RedisSentinelStorage(
+        f"async+redis+sentinel://{hosts}",
+        service_name=site.service,
+        use_replicas=False,
+        sentinel_kwargs={**site.options, "socket_timeout": _DEADLINE_S},
+        **options,
     )
 
 
@@ -129,6 +145,14 @@ class RateLimiter:
         self._paused: dict[str, float] = {}
         self._tries: set[asyncio.Task[LimitStatus | None]] = set()
         self._works = True
+
+    async def aclose(self) -> None:
+        """Close the connections of its own."""
+        bridge = getattr(self._storage, "bridge", None)
+        for name in ("storage", "storage_replica", "sentinel"):
+            client = getattr(bridge, name, None)
+            if client is not None:
+                await client.aclose()
 
     async def hit(self, key_id: str) -> LimitStatus | None:
         """Count one request; None if that fails, takes too long, or the key is paused."""

@@ -108,7 +108,7 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
     # A signal cancels a start that waits for Redis.
     stopped = contextlib.suppress(asyncio.CancelledError)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner, stopped:
-        runner.run(_serve(config, neighbours, store, authenticator, listeners, needs_key=secret is None))
+        runner.run(_serve(config, neighbours, store, authenticator, limiter, listeners, needs_key=secret is None))
 
 
 async def _serve(
@@ -116,6 +116,7 @@ async def _serve(
     neighbours: Neighbours,
     store: AsyncSessionStore,
     authenticator: Authenticator,
+    limiter: RateLimiter | None,
     listeners: list[socket.socket],
     *,
     needs_key: bool,
@@ -123,7 +124,8 @@ async def _serve(
     task = asyncio.current_task()
     assert task is not None, "asyncio.Runner makes one"
     _on_signal(task.cancel)
-    async with store, authenticator.keeping() as loaded:
+    limiting = contextlib.nullcontext() if limiter is None else contextlib.aclosing(limiter)
+    async with store, limiting, authenticator.keeping() as loaded:
         if needs_key and loaded and not authenticator.ring.admits_anybody(lease_clock()):
             raise StartError(
                 "No API key opens this gateway: make one with sessionstore keys create, or set "

@@ -86,8 +86,10 @@ class StoreConfig:
     database: int = field(default=0, init=False)
     #: seconds, monotonic; the driver sets it before the first `context`
     clock: Callable[[], float] = field(init=False, repr=False)
-    #: the identity of the server that the store writes to
+    #: the identity of the server that the store writes to, if it is one for all projects
     server: ServerIdentity = field(init=False, repr=False)
+    #: the identity of the server of a hash tag; the driver replaces it if each may have a server of its own
+    server_of: Callable[[str], ServerIdentity] = field(init=False, repr=False)
     _contexts: dict[tuple[str, str], WriteContext] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -100,6 +102,7 @@ class StoreConfig:
         check_seconds("ttl_s", self.ttl_s, *TTL_RANGE_S)
         check_seconds("lease_s", self.lease_s, *LEASE_RANGE_S)
         self.server = ServerIdentity(self.lease_s)
+        self.server_of = lambda _: self.server
         check_seconds("deadline_s", self.deadline_s, *DEADLINE_RANGE_S)
 
     def context(self, project: str, environment: str) -> WriteContext:
@@ -112,7 +115,7 @@ class StoreConfig:
         if len(self._contexts) >= _MAX_CONTEXTS:
             self._contexts.clear()
         ttl_ms, lease_ms = round(self.ttl_s * 1000), round(self.lease_s * 1000)
-        context = WriteContext(keyspace, ttl_ms, lease_ms, self.clock, server=self.server)
+        context = WriteContext(keyspace, ttl_ms, lease_ms, self.clock, server=self.server_of(project))
         return self._contexts.setdefault((project, environment), context)
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from sessionstore import EmbeddedServer
 
+from .support.redis_cluster import RedisCluster
+from .support.redis_sentinel import RedisSentinels
 from .support.redis_server import MISSING, RedisServer, find_redis_server
 
 pytest_plugins = ["pytester"]
@@ -57,6 +59,38 @@ def own_redis() -> Iterator[RedisServer]:
     require_redis_server()
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[RedisCluster]:
+    """A real cluster for all tests that leave it as it is; use it with a `prefix` of your own."""
+    require_redis_server()
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels() -> Iterator[RedisSentinels]:
+    """A real primary with sentinels for all tests that leave it as it is; use it with a `prefix` of your own."""
+    require_redis_server()
+    with RedisSentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[RedisCluster]:
+    """A real cluster for one test, which may move slots and stop nodes."""
+    require_redis_server()
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_sentinels() -> Iterator[RedisSentinels]:
+    """A real primary with sentinels for one test, which may stop servers."""
+    require_redis_server()
+    with RedisSentinels() as sentinels:
+        yield sentinels
 
 
 @pytest.fixture

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 
 from ..errors import SessionStoreError
 from ..options import StoreConfig
 from ..protocol.calls import Call, DurableCall, Replicated
-from ..protocol.server_identity import IDENTIFY
+from ..replica.follower import Backoff
 from ..transport import redis_internals
-from ..transport.connect import never_reconnect, new_connection
-from ..transport.driver import (
-    BaseConnections,
-    info_without_answer,
-    most_waiting,
-    replicated,
-    unconfirmed,
-    wait_commands,
-)
-from ..transport.errors import FOREIGN_ERRORS, translate
+from ..transport.driver import BaseConnections, may_repeat, most_waiting, replicated, unconfirmed, wait_commands
+from ..transport.errors import FOREIGN_ERRORS
 from ..transport.resp import evalsha, evaluate, pack
+from ..transport.topology import LONGEST_PAUSE_S
+from .link import Link
 from .pipeline import PipelineDriver, read_reply
 from .waiting import WaitingConnections
 
@@ -31,20 +26,20 @@ T = TypeVar("T")
 
 
 class Connections(BaseConnections):
-    """Runs the calls of one store, all on one connection: those that are ready together leave together.
+    """Runs the calls of one route, all on one connection: those that are ready together leave together.
 
-    Writes that wait for replicas have connections of their own. The pool only says how to connect.
+    Writes that wait for replicas have connections of their own.
     """
 
-    def __init__(self, pool: Any, config: StoreConfig) -> None:
-        super().__init__(pool, config)
-        self._pipeline = PipelineDriver(self._connect, self._deadline_s)
-        self._waiting = WaitingConnections(self._connect, most_waiting(pool))
+    def __init__(self, link: Link, config: StoreConfig) -> None:
+        super().__init__(link, config)
+        self._pipeline = PipelineDriver(link, self._deadline_s)
+        self._waiting = WaitingConnections(link, most_waiting(link.pool))
 
     def with_deadline(self, deadline_s: float) -> Self:
         """Run calls within another deadline, on a connection of their own: neither kind stands in the other's way."""
         other = super().with_deadline(deadline_s)
-        other._pipeline = PipelineDriver(other._connect, deadline_s)
+        other._pipeline = PipelineDriver(self.link, deadline_s)
         return other
 
     async def execute(self, call: Call[T]) -> T:
@@ -68,26 +63,36 @@ class Connections(BaseConnections):
     async def execute_durable(self, write: DurableCall[T]) -> Replicated[T]:
         """Run a script, and wait on its connection until replicas have what it wrote."""
         started = time.monotonic()
-        sent = False
-        running: Call[Any] = write.call
-        try:
-            async with self._waiting.lend(self._deadline_s) as connection:
-                sent = True
-                payload = await _evaluate(connection, write.call)
-                [reply] = self.results((write.call,), (payload,), started)
-                if not isinstance(reply, SessionStoreError):
-                    running, replied_at = write.fence, time.monotonic()
-                    commands = wait_commands(write, started + self._deadline_s - replied_at)
-                    redis_internals.write(connection, commands)
-                    result = replicated(write, reply, replied_at, [await read_reply(connection) for _ in commands])
-                    self._report((running,), (None,), replied_at)
-                    return result
-        except FOREIGN_ERRORS as exc:
+        deadline = started + self._deadline_s
+        backoff = Backoff(last_s=LONGEST_PAUSE_S) if self.link.moves else None
+        while True:
+            sent = False
+            running: Call[Any] = write.call
+            try:
+                async with self._waiting.lend(deadline - time.monotonic()) as connection:
+                    sent = True
+                    payload = await _evaluate(connection, write.call)
+                    [reply] = self.results((write.call,), (payload,), started)
+                    if not isinstance(reply, SessionStoreError):
+                        running, replied_at = write.fence, time.monotonic()
+                        commands = wait_commands(write, deadline - replied_at)
+                        redis_internals.write(connection, commands)
+                        result = replicated(write, reply, replied_at, [await read_reply(connection) for _ in commands])
+                        self._report((running,), (None,), replied_at)
+                        return result
+                raise reply
+            except FOREIGN_ERRORS as exc:
+                failure = exc
             committed = running is write.fence
-            error = unconfirmed(exc) if committed else translate(exc, write.call, sent=sent)
+            if backoff is not None:
+                self.link.doubt(failure)
+                pause_s = backoff.failed()
+                if not committed and may_repeat(failure, sent=sent) and time.monotonic() + pause_s < deadline:
+                    await asyncio.sleep(pause_s)
+                    continue
+            error = unconfirmed(failure) if committed else self._translate(failure, write.call, sent=sent)
             self._report((running,), (error,), started)
-            raise error from exc
-        raise reply
+            raise error from failure
 
     async def aclose(self) -> None:
         """Close for good; calls that are under way fail."""
@@ -99,24 +104,6 @@ class Connections(BaseConnections):
         if isinstance(payload, SessionStoreError):
             raise payload
         return payload
-
-    async def _connect(self) -> Any:
-        """Connect, and ask the server who it is: another one may have lost the leases that a write counts."""
-        connection = new_connection(self.pool, self._deadline_s)
-        try:
-            await connection.connect()
-            never_reconnect(connection)
-            info: Any
-            try:
-                await connection.send_command(*IDENTIFY)
-                info = await connection.read_response(disable_decoding=True)
-            except ResponseError as exc:
-                info = info_without_answer(exc)
-            self._server.observed(info, time.monotonic())
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
 
 
 async def _evaluate(connection: Any, call: Call[Any]) -> Any:

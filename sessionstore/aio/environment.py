@@ -296,4 +296,4 @@ class AsyncEnvironment:
         touch_interval_s : float
             Seconds between two flushes of touches: the precision of ``last_seen_at``.
         """
-        return AsyncView(self._runner.driver, self._context, on_stale, wait, timeout_s, touch_interval_s)
+        return AsyncView(self._runner, self._context, on_stale, wait, timeout_s, touch_interval_s)

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError, RedisError, ResponseError
@@ -19,9 +18,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError, RedisError
 from ..errors import StoreClosedError
 from ..options import CLOSED
 from ..protocol.calls import Call
+from ..replica.follower import Backoff
 from ..transport import redis_internals
-from ..transport.errors import FOREIGN_ERRORS, is_refusal
+from ..transport.errors import FOREIGN_ERRORS, is_lasting, is_refusal
 from ..transport.pipeline import Pipeline
+from ..transport.topology import LONGEST_PAUSE_S
+from .link import Link
 
 log = logging.getLogger("sessionstore")
 
@@ -36,16 +38,16 @@ class PipelineDriver:
 
     Parameters
     ----------
-    connect : callable
-        Makes a connection, which never reconnects by itself.
+    link : Link
+        Makes the connections.
     deadline_s : float
         Seconds that one call may take in all, connecting included.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], deadline_s: float) -> None:
-        self._connect = connect
+    def __init__(self, link: Link, deadline_s: float) -> None:
+        self._link = link
         self._deadline_s = deadline_s
-        self._pipeline = Pipeline(deadline_s)
+        self._pipeline = Pipeline(deadline_s, reroutes=link.moves)
         self._connection: Any = None
         self._reader: asyncio.Task[None] | None = None
         #: set while the connection may be written to; when it runs out, the reader stops
@@ -91,15 +93,22 @@ class PipelineDriver:
 
     async def _run(self) -> None:
         """Send and receive until no call is under way."""
+        backoff: Backoff | None = None
         try:
             while self._pipeline.has_waiting():
                 try:
                     await self._ensure_connected()
                 except Exception as exc:
                     _log_if_unexpected(exc)
-                    self._pipeline.refused(exc)
+                    if self._link.moves and not is_lasting(exc):
+                        self._pipeline.delayed(exc)
+                    else:
+                        self._pipeline.refused(exc)
                 else:
                     await self._converse()
+                if self._pipeline.is_delayed:
+                    backoff = backoff or Backoff(last_s=LONGEST_PAUSE_S)
+                    await asyncio.sleep(backoff.failed())
         except asyncio.CancelledError:
             # The event loop is about to end. Tasks that clean up may call once more.
             self._lingers = False
@@ -113,7 +122,7 @@ class PipelineDriver:
         if not await is_usable(self._connection):
             await self._disconnect()
             async with asyncio.timeout(self._deadline_s):
-                self._connection = await self._connect()
+                self._connection = await self._link.open(self._deadline_s)
 
     async def _converse(self) -> None:
         """Use the connection until it ends, is silent, or idle."""
@@ -129,6 +138,7 @@ class PipelineDriver:
             idle = isinstance(exc, TimeoutError) and not self._pipeline.has_sent
             if not idle:
                 _log_if_unexpected(exc)
+                self._link.doubt(exc)
                 await self._lose(exc)
         except BaseException:
             await self._lose(RedisConnectionError())

@@ -18,3 +18,8 @@ def pool_settings(config: StoreConfig) -> dict[str, Any]:
     No socket time-out: each call's deadline does its work, and redis-py would make a task for each command.
     """
     return {**client_options(config.deadline_s), "socket_timeout": None, "timeout": config.deadline_s / 2}
+
+
+def pool_of_route(pool: Any) -> Any:
+    """The pool of one more route: a link needs it only to know how to connect."""
+    return pool

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..clock import lease_clock
@@ -16,9 +16,9 @@ from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
 from ..replica.follower import Backoff, Follower, FollowerRequest
 from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
-from ..transport.connect import never_reconnect, new_connection
 from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
+from ..transport.topology import without_address
 from .connections import Connections
 
 #: Batches that are begun before the first is answered.
@@ -29,11 +29,11 @@ class SubscriptionsDriver:
     """Runs from the first view or waiting writer on. It belongs to the event loop that it was first used on."""
 
     def __init__(self, connections: Connections, config: StoreConfig) -> None:
-        self.subscriptions = Subscriptions()
+        self.subscriptions = Subscriptions(moves=connections.link.moves)
         #: the driver for threads has a lock here; one event loop needs none
         self.lock = contextlib.nullcontext()
         self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
-        self._pool = connections.pool
+        self._link = connections.link
         #: of the store's own calls, and of the views' calls
         self._store_connections = connections
         self._connections = connections.with_deadline(self._deadline_s)
@@ -90,13 +90,22 @@ class SubscriptionsDriver:
 
     async def aclose(self) -> None:
         """Drain the views, once, and close the connections."""
-        loop = asyncio.get_running_loop()
-        if self._loop not in (None, loop):
+        if self._loop not in (None, asyncio.get_running_loop()):
             return  # the tasks and connections ended with their event loop
-        if self._close_task is None:
-            self._close_task = loop.create_task(self._close(), name="sessionstore-close")
+        self.close_soon()
+        assert self._close_task is not None
         # If the caller is cancelled, closing goes on.
         await asyncio.shield(self._close_task)
+
+    def close_soon(self) -> None:
+        """Begin to close, once."""
+        if self._close_task is None:
+            self._close_task = asyncio.get_running_loop().create_task(self._close(), name="sessionstore-close")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been closed, and nothing of it is left."""
+        return self._close_task is not None and self._close_task.done()
 
     async def _close(self) -> None:
         await self._drain()
@@ -169,21 +178,22 @@ class SubscriptionsDriver:
             if not self.subscriptions.wanted:
                 await self._wake_pubsub.wait()
                 continue
-            connection = new_connection(self._pool, self._deadline_s)
+            connection: Any = None
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    await connection.connect()
-                    never_reconnect(connection)
+                    connection = await self._link.open(self._deadline_s, for_calls=False)
                 self.subscriptions.connected(lease_clock())
                 await self._use(connection, backoff)
             except (ConnectionBroken, *FOREIGN_ERRORS) as exc:
-                self._lose_connection(describe_loss(exc))
+                self._link.doubt(exc)
+                self._lose_connection(describe_loss(without_address(exc) if self._link.moves else exc))
             except Exception:
                 log.exception("The subscription failed unexpectedly; subscribing again.")
                 self._lose_connection("an unexpected error, see the log")
             finally:
-                with contextlib.suppress(*FOREIGN_ERRORS):
-                    await connection.disconnect(nowait=True)
+                if connection is not None:
+                    with contextlib.suppress(*FOREIGN_ERRORS):
+                        await connection.disconnect(nowait=True)
             await asyncio.sleep(backoff.failed())
 
     async def _use(self, connection: Any, backoff: Backoff) -> None:
@@ -293,7 +303,12 @@ class SubscriptionsDriver:
     async def _close_connections(self) -> None:
         await self._connections.aclose()
         await self._store_connections.aclose()
-        await self._pool.aclose()
+        await self._link.pool.aclose()
+
+
+async def close_all(drivers: Sequence[SubscriptionsDriver]) -> None:
+    """Close the drivers of one store together."""
+    await asyncio.gather(*(driver.aclose() for driver in drivers))
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

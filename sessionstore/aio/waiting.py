@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from redis.exceptions import MaxConnectionsError
@@ -12,6 +12,7 @@ from redis.exceptions import MaxConnectionsError
 from ..errors import StoreClosedError
 from ..options import CLOSED
 from ..transport.errors import FOREIGN_ERRORS
+from .link import Link
 from .pipeline import is_usable
 
 
@@ -20,14 +21,14 @@ class WaitingConnections:
 
     Parameters
     ----------
-    connect : callable
-        Makes a connection, which never reconnects by itself.
+    link : Link
+        Makes the connections.
     count : int
         Connections at the same time, at most.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], count: int) -> None:
-        self._connect = connect
+    def __init__(self, link: Link, count: int) -> None:
+        self._link = link
         self._free = asyncio.Semaphore(count)
         self._idle: list[Any] = []
         #: of the writes under way
@@ -60,7 +61,7 @@ class WaitingConnections:
                         await _disconnect(connection)
                         connection = None
                 if connection is None:
-                    connection = await self._connect()
+                    connection = await self._link.open(within_s)
                 yield connection
             except BaseException:
                 await _disconnect(connection)

@@ -7,7 +7,7 @@ import getpass
 import inspect
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Concatenate, TypeVar
 
 import redis
@@ -19,7 +19,7 @@ from ..protocol.keyspace import DEFAULT_PREFIX
 from ..session import MAX_ACTOR_LENGTH
 from ..sync.environment import Environment
 from ..sync.store import SessionStore
-from ..transport.connect import client_options, pool_like
+from ..transport.connect import client_options
 from ..variables import parse_seconds, show_seconds
 from .output import plain
 
@@ -69,7 +69,8 @@ RedisUrlOption = Annotated[
     typer.Option(
         envvar="SESSIONSTORE_REDIS_URL",
         metavar="URL",
-        help="redis://, rediss:// or unix://; set the variable instead if the URL has a password.",
+        help="redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://; set the variable instead if the URL "
+        "has a password.",
     ),
 ]
 RedisPrefixOption = Annotated[
@@ -164,10 +165,14 @@ def _actor() -> str:
     return plain(f"{user}@{socket.gethostname()}")[:MAX_ACTOR_LENGTH]
 
 
-def redis_client(store: SessionStore, **options: Any) -> redis.Redis:
-    """A plain client of the store's Redis, for commands that the library does not have. It never retries."""
-    settings = {**client_options(DEFAULT_DEADLINE_S), **options}
-    return redis.Redis.from_pool(pool_like(redis.ConnectionPool, store, settings))
+def redis_clients(store: SessionStore) -> Iterator[redis.Redis]:
+    """A plain client of each of the store's primaries, for commands that the library does not have. None retries."""
+    pool = store._runner.pool
+    for address in store._runner.connections.link.primaries(DEFAULT_DEADLINE_S):
+        options = {**pool.connection_kwargs, **client_options(DEFAULT_DEADLINE_S)}
+        if address is not None:
+            options["host"], options["port"] = address
+        yield redis.Redis.from_pool(redis.ConnectionPool(connection_class=pool.connection_class, **options))
 
 
 #: Pass the open store as first argument, and add the options that name it.

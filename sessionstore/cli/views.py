@@ -13,7 +13,7 @@ from ..session import LiveView
 from ..sync.environment import Environment
 from ..sync.store import SessionStore
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
-from .options import EnvironmentOption, JsonOption, on_store, redis_client
+from .options import EnvironmentOption, JsonOption, on_store, redis_clients
 from .output import print_result
 
 _HEADER = ("PROJECT", "ENVIRONMENT", "VIEW", "HOST", "PID", "VERSION", "REVISION", "LAG", "LEASE LEFT MS")
@@ -61,14 +61,15 @@ def _find_environments(store: SessionStore) -> list[Environment]:
     slug = "[A-Za-z0-9._-]+"
     key = re.compile(rf"{re.escape(store.config.prefix)}:\{{({slug})}}:(?:({slug}):leases|environments)\Z")
     found: set[tuple[str, str]] = set()
-    with redis_client(store) as client:
-        try:
-            for name in client.scan_iter(match=f"{store.config.prefix}:{{*", count=1000):
-                match = key.match(name if isinstance(name, str) else name.decode("utf-8", "replace"))
-                if match:
-                    project, environment = match.groups()
-                    names = [environment] if environment else store.project(project).environments()
-                    found.update((project, each) for each in names)
-        except FOREIGN_ERRORS as exc:
-            raise StoreUnavailableError(f"The environments can't be listed: {describe_loss(exc)}.") from exc
+    try:
+        for client in redis_clients(store):
+            with client:
+                for name in client.scan_iter(match=f"{store.config.prefix}:{{*", count=1000):
+                    match = key.match(name if isinstance(name, str) else name.decode("utf-8", "replace"))
+                    if match:
+                        project, environment = match.groups()
+                        names = [environment] if environment else store.project(project).environments()
+                        found.update((project, each) for each in names)
+    except FOREIGN_ERRORS as exc:
+        raise StoreUnavailableError(f"The environments can't be listed: {describe_loss(exc)}.") from exc
     return [store.environment(*place) for place in sorted(found)]

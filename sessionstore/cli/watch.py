@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import typer
 
@@ -21,15 +20,15 @@ from ..protocol.messages import CatalogChanged, Change, ExpiryMoved, SessionDele
 from ..protocol.replies import HeadReply
 from ..replica.chain import Chain, Inconsistent
 from ..session import format_time
-from ..sync.connections import Connections
 from ..sync.store import SessionStore
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
-from .options import EnvironmentOption, JsonOption, ProjectOption, chosen_environment, on_store, redis_client
+from .options import EnvironmentOption, JsonOption, ProjectOption, chosen_environment, on_store
 from .output import count, delay_of, print_json, say, shown
 
-#: Seconds without a message before redis-py sends a PING each second, and the most PINGs without an answer.
+#: Seconds without a message before the first heartbeat, from one to the next, and the most without an answer.
 _HEARTBEAT_S = 5.0
-_UNANSWERED_PINGS = 5
+_PAUSE_S = 1.0
+_UNANSWERED = 5
 #: Seconds between two tries to connect: the first pause and the longest.
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 5.0
@@ -151,20 +150,32 @@ def _follow(
     store: SessionStore, keyspace: EnvironmentKeyspace, history: History
 ) -> Iterator[tuple[Change | None, str, bool]]:
     """Yield each change, its text, and whether no change is missing before it. The first is None, after subscribing."""
-    client: Any = redis_client(store, health_check_interval=_HEARTBEAT_S)
-    with client, client.pubsub() as pubsub:
-        pubsub.ssubscribe(keyspace.changes)
-        if pubsub.get_sharded_message(timeout=DEFAULT_DEADLINE_S) is None:
-            raise TimeoutError("Redis did not confirm the subscription")
-        yield None, "", history.start(Connections(store.connection_pool, store.config).execute(read_head(keyspace)))
+    route = store._runner.route_of(keyspace)
+    link = route.connections.link
+    connection = link.open(DEFAULT_DEADLINE_S)
+    try:
+        connection.send_command("SSUBSCRIBE", keyspace.changes)
+        connection.read_response(timeout=DEFAULT_DEADLINE_S)
+        yield None, "", history.start(route.connections.execute(read_head(keyspace)))
+        unanswered = 0
         while True:
-            message = pubsub.get_sharded_message(timeout=1.0)
-            if message is None:
-                if pubsub.health_check_response_counter > _UNANSWERED_PINGS:
-                    raise TimeoutError("Redis did not answer a PING on the subscription")
+            if not connection.can_read(timeout=_PAUSE_S if unanswered else _HEARTBEAT_S):
+                if unanswered > _UNANSWERED:
+                    raise TimeoutError("Redis did not answer on the subscription")
+                unanswered += 1
+                # If the channel's slot is elsewhere by now, the server refuses.
+                connection.send_command("SSUBSCRIBE", keyspace.changes)
                 continue
-            if message["type"] != "smessage":
-                raise TimeoutError(f"the subscription was set up anew ({message['type']})")
-            payload = message["data"]
-            change = decode_change(payload)
-            yield change, payload if isinstance(payload, str) else payload.decode(), history.follow(change)
+            kind, _, payload, *_ = connection.read_response(timeout=DEFAULT_DEADLINE_S)
+            if kind == b"smessage":
+                change = decode_change(payload)
+                yield change, payload.decode(), history.follow(change)
+            elif kind != b"ssubscribe" or not unanswered:
+                raise TimeoutError(f"the subscription was ended ({kind.decode()})")
+            else:
+                unanswered -= 1
+    except FOREIGN_ERRORS as exc:
+        link.doubt(exc)
+        raise
+    finally:
+        connection.disconnect()

@@ -51,16 +51,17 @@ Touches = list[tuple[HeldSession, float]]
 
 
 class Backoff:
-    """Exponential back-off with jitter, and no limit on tries."""
+    """Exponential back-off with jitter, and no limit on tries. `last_s` is the longest delay, in seconds."""
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    def __init__(self, rng: random.Random | None = None, *, last_s: float = _LAST_RETRY_S) -> None:
         self._rng = rng or random.Random()
+        self._last_s = last_s
         self._next_s = _FIRST_RETRY_S
 
     def failed(self) -> float:
         """Seconds to wait after one more failure."""
         delay = self._next_s * self._rng.uniform(0.5, 1.0)
-        self._next_s = min(2 * self._next_s, _LAST_RETRY_S)
+        self._next_s = min(2 * self._next_s, self._last_s)
         return delay
 
     def succeeded(self) -> None:

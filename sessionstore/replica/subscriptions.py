@@ -58,10 +58,15 @@ class Waiter(NamedTuple):
 
 
 class Subscriptions:
-    """The followed environments and waiting writers of one store."""
+    """The followed environments and waiting writers of one route.
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    `moves`: the primary may be elsewhere after a while. Then a heartbeat subscribes once more, which a server refuses
+    that does not serve the channel any more, and changes nothing otherwise.
+    """
+
+    def __init__(self, rng: random.Random | None = None, *, moves: bool = False) -> None:
         self._rng = rng
+        self._moves = moves
         self._followers: dict[str, Follower] = {}
         self._users: dict[str, int] = {}
         self._waiters: dict[str, list[Waiter]] = {}
@@ -71,13 +76,14 @@ class Subscriptions:
         self._asked: set[str] = set()
         self._confirmed: set[str] = set()
         self._leaving: Counter[str] = Counter()
+        #: heartbeats that subscribed once more, until they are confirmed
+        self._beats: Counter[str] = Counter()
         self._closed = False
         self._open = False
         self._pinged_at = -inf
         self._heard_at = -inf
-        #: when `commands_due` is due next; at once if Redis has ended a subscription, or messages do not arrive
+        #: when `commands_due` is due next; at once if messages do not arrive
         self._look_at = inf
-        self._ended = False
         self._deaf = False
         #: calls that are left to run for closed followers
         self._draining: deque[FollowerRequest] = deque()
@@ -159,6 +165,11 @@ class Subscriptions:
         """Whether any channel is wanted."""
         return bool(self._followers or self._waiters)
 
+    @property
+    def followed(self) -> bool:
+        """Whether there is a view."""
+        return bool(self._followers)
+
     def connected(self, now: float) -> None:
         """A new connection is open, without subscriptions."""
         self._open = True
@@ -191,7 +202,6 @@ class Subscriptions:
             raise ConnectionBroken(f"nothing was heard from Redis for {now - self._heard_at:.1f} s")
         if self._deaf:
             raise ConnectionBroken("published changes did not arrive")
-        self._ended = False
         commands: list[tuple[str, ...]] = []
         here = self._asked | self._confirmed
         missing = [name for name in (*self._followers, *self._waiters) if name not in here]
@@ -206,7 +216,7 @@ class Subscriptions:
             commands += [("SUNSUBSCRIBE", name) for name in surplus]
         if now - max(self._pinged_at, self._heard_at) >= HEARTBEAT_S and self._pinged_at <= self._heard_at:
             self._pinged_at = now
-            commands.append(("PING",))
+            commands.append(self._heartbeat())
         self._look_at = self.commands_due_at()
         return commands
 
@@ -214,7 +224,7 @@ class Subscriptions:
         """Local time of the next `commands_due` that may have something to do."""
         if not self._open:
             return inf
-        if self._ended or self._deaf:
+        if self._deaf:
             return -inf
         if self._pinged_at > self._heard_at:
             return self._pinged_at + PONG_WITHIN_S + 0.001
@@ -226,7 +236,7 @@ class Subscriptions:
         Raises
         ------
         ConnectionBroken
-            It is an error, or not a reply that a subscription receives.
+            It is an error, or not a reply that a subscription receives; or Redis has ended a subscription.
         """
         self._heard_at = now
         if not isinstance(reply, list) or len(reply) < 2:
@@ -239,7 +249,7 @@ class Subscriptions:
         elif kind == "ssubscribe":
             self._subscribed(channel, now)
         elif kind == "sunsubscribe":
-            self._unsubscribed(channel, now)
+            self._unsubscribed(channel)
         elif kind != "pong":
             raise ConnectionBroken("Redis sent an unknown kind of message")
 
@@ -344,7 +354,17 @@ class Subscriptions:
                 waiters.remove(waiter)
                 waiter.wake(applied)
 
+    def _heartbeat(self) -> tuple[str, ...]:
+        channel = next(iter(self._confirmed), None) if self._moves else None
+        if channel is None:
+            return ("PING",)
+        self._beats[channel] += 1
+        return ("SSUBSCRIBE", channel)
+
     def _subscribed(self, channel: str, now: float) -> None:
+        if self._beats[channel]:
+            self._beats[channel] -= 1
+            return
         asked = channel in self._asked
         self._asked.discard(channel)
         self._confirmed.add(channel)
@@ -359,21 +379,19 @@ class Subscriptions:
                 waiter.wake(None)
             self._waiters[channel].clear()
 
-    def _unsubscribed(self, channel: str, now: float) -> None:
-        if self._leaving[channel]:
-            self._leaving[channel] -= 1
-            return
-        self._confirmed.discard(channel)
-        self._ended = True
-        if channel in self._followers:
-            self._followers[channel].lost("Redis ended the subscription", now)
+    def _unsubscribed(self, channel: str) -> None:
+        if not self._leaving[channel]:
+            # In a cluster, the channel's slot is served elsewhere from now on.
+            raise ConnectionBroken("Redis ended the subscription")
+        self._leaving[channel] -= 1
 
     def _forget_connection(self) -> None:
         self._applied.clear()
         self._asked.clear()
         self._confirmed.clear()
         self._leaving.clear()
-        self._ended = self._deaf = False
+        self._beats.clear()
+        self._deaf = False
 
     def _tell(self, now: float) -> None:
         """Log once when a view stops being fresh, and once when it is fresh again."""

@@ -89,7 +89,7 @@ class BaseView:
 
     def __init__(
         self,
-        driver: Any,
+        runner: Any,
         context: WriteContext,
         on_stale: OnStale,
         wait: bool,
@@ -100,7 +100,7 @@ class BaseView:
             raise InvalidInputError('on_stale must be "serve" or "raise".')
         check_seconds("timeout_s", timeout_s, 0.0, 3600.0)
         check_seconds("touch_interval_s", touch_interval_s, 0.01, 3600.0)
-        self._driver = driver
+        self._runner = runner
         self._context = context
         self._on_stale = on_stale
         self._wait = wait

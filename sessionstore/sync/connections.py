@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from redis.exceptions import NoScriptError, ResponseError
 from ..errors import SessionStoreError
 from ..options import StoreConfig
 from ..protocol.calls import Call, DurableCall, Replicated
-from ..protocol.server_identity import IDENTIFY
-from ..transport.driver import BaseConnections, info_without_answer, replicated, unconfirmed, wait_commands
-from ..transport.errors import FOREIGN_ERRORS, translate
+from ..replica.follower import Backoff
+from ..transport.driver import BaseConnections, may_repeat, replicated, unconfirmed, wait_commands
+from ..transport.errors import FOREIGN_ERRORS
 from ..transport.resp import evalsha, evaluate, pack
+from ..transport.topology import LONGEST_PAUSE_S, is_misrouted, without_address
+from .link import Link
 
 T = TypeVar("T")
 
@@ -32,15 +33,14 @@ class Sent:
 
 
 class Connections(BaseConnections):
-    """Runs the calls of one store on its pool.
+    """Runs the calls of one route on its pool.
 
     Any interruption of a call closes its connection. The next command must not take the late answer for its own.
     """
 
-    def __init__(self, pool: Any, config: StoreConfig) -> None:
-        super().__init__(pool, config)
-        #: connections that have asked their server who it is since they last connected
-        self._identified: weakref.WeakSet[Any] = weakref.WeakSet()
+    def __init__(self, link: Link, config: StoreConfig) -> None:
+        super().__init__(link, config)
+        self.pool = link.pool
 
     def execute(self, call: Call[T]) -> T:
         """Run one script and decode its answer; every error is one of ours."""
@@ -53,37 +53,36 @@ class Connections(BaseConnections):
         """Run a script, and wait on its connection until replicas have what it wrote."""
         started = time.monotonic()
         deadline = started + self._deadline_s
-        sent = False
-        running: Call[Any] = write.call
-        try:
-            with self.pool.lend_to_wait() as connection:
-                if connection not in self._identified:
-                    self._identify(connection, deadline)
-                if time.monotonic() >= deadline:
-                    raise TimeoutError
-                sent = True
-                payload = _evaluate(connection, write.call, deadline)
-                [reply] = self.results((write.call,), (payload,), started)
-                if not isinstance(reply, SessionStoreError):
-                    running, replied_at = write.fence, time.monotonic()
-                    commands = wait_commands(write, deadline - replied_at)
-                    connection.send_packed_command(commands, check_health=False)
-                    result = replicated(write, reply, replied_at, [_read(connection, deadline) for _ in commands])
-                    self._report((running,), (None,), replied_at)
-                    return result
-        except FOREIGN_ERRORS as exc:
+        backoff = Backoff(last_s=LONGEST_PAUSE_S) if self.link.moves else None
+        while True:
+            sent = False
+            running: Call[Any] = write.call
+            try:
+                with self.pool.lend_to_wait(_left(deadline)) as connection:
+                    if time.monotonic() >= deadline:
+                        raise TimeoutError
+                    sent = True
+                    payload = _evaluate(connection, write.call, deadline)
+                    [reply] = self.results((write.call,), (payload,), started)
+                    if not isinstance(reply, SessionStoreError):
+                        running, replied_at = write.fence, time.monotonic()
+                        commands = wait_commands(write, deadline - replied_at)
+                        connection.send_packed_command(commands, check_health=False)
+                        result = replicated(write, reply, replied_at, [_read(connection, deadline) for _ in commands])
+                        self._report((running,), (None,), replied_at)
+                        return result
+                raise reply
+            except FOREIGN_ERRORS as exc:
+                failure = exc
             committed = running is write.fence
-            error = unconfirmed(exc) if committed else translate(exc, write.call, sent=sent)
+            if not committed and self._pause(failure, backoff, deadline, sent=sent):
+                continue
+            error = unconfirmed(failure) if committed else self._translate(failure, write.call, sent=sent)
             self._report((running,), (error,), started)
-            raise error from exc
-        raise reply
+            raise error from failure
 
     def execute_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        """Run scripts in one round trip. Returns the answers in order, with errors in place of missing answers.
-
-        Several calls together need not identify the server first. The only writes among them are touches, which count
-        no leases.
-        """
+        """Run scripts in one round trip. Returns the answers in order, with errors in place of missing answers."""
         if len(calls) == 1:
             try:
                 return [self.execute(calls[0])]
@@ -96,12 +95,14 @@ class Connections(BaseConnections):
             try:
                 connection.send_packed_command([pack(evalsha(call)) for call in calls])
                 payloads = _receive_all(connection, calls, started + self._deadline_s)
+                payloads = self._take_doubts(connection, payloads)
             except BaseException:
                 connection.disconnect()
                 raise
             finally:
                 self.pool.release(connection)
         except FOREIGN_ERRORS as exc:
+            self.link.doubt(exc)
             payloads = [exc] * len(calls)
         return self.results(calls, payloads, started)
 
@@ -138,6 +139,7 @@ class Connections(BaseConnections):
                     done = False
                     return None
                 payloads = _receive_all(connection, sent.calls, sent.sent_at + self._deadline_s)
+                payloads = self._take_doubts(connection, payloads)
             except BaseException:
                 connection.disconnect()
                 raise
@@ -145,46 +147,55 @@ class Connections(BaseConnections):
                 if done:
                     self.pool.release(connection)
         except FOREIGN_ERRORS as exc:
+            self.link.doubt(exc)
             payloads = [exc] * len(sent.calls)
         return self.results(sent.calls, payloads, sent.sent_at)
 
     def _run(self, call: Call[Any]) -> Any:
         deadline = time.monotonic() + self._deadline_s
-        sent = False
-        try:
-            connection = self.pool.get_connection()
+        backoff = Backoff(last_s=LONGEST_PAUSE_S) if self.link.moves else None
+        while True:
+            sent = False
             try:
-                if call.writes and connection not in self._identified:
-                    self._identify(connection, deadline)
-                if time.monotonic() >= deadline:
-                    # There is no time left to read the answer, so don't send the call.
-                    raise TimeoutError
-                sent = True
-                return _evaluate(connection, call, deadline)
-            except ResponseError:
-                raise
-            except BaseException:
+                connection = self.pool.get_connection(within_s=_left(deadline))
+                try:
+                    if time.monotonic() >= deadline:
+                        # There is no time left to read the answer, so don't send the call.
+                        raise TimeoutError
+                    sent = True
+                    return _evaluate(connection, call, deadline)
+                except BaseException as exc:
+                    if not isinstance(exc, ResponseError) or (self.link.moves and is_misrouted(exc)):
+                        connection.disconnect()
+                    raise
+                finally:
+                    self.pool.release(connection)
+            except FOREIGN_ERRORS as exc:
+                failure = exc
+            if not self._pause(failure, backoff, deadline, sent=sent):
+                raise self._translate(failure, call, sent=sent) from failure
+
+    def _pause(self, error: Exception, backoff: Backoff | None, deadline: float, *, sent: bool) -> bool:
+        """Pause before a call is tried again; False if it must not be, or not in time."""
+        if backoff is None:
+            return False
+        self.link.doubt(error)
+        pause_s = backoff.failed()
+        if not may_repeat(error, sent=sent) or time.monotonic() + pause_s > deadline - self._deadline_s / 4:
+            return False
+        time.sleep(pause_s)
+        return True
+
+    def _take_doubts(self, connection: Any, payloads: list[Any]) -> list[Any]:
+        """Drop a connection whose server refused calls as misrouted."""
+        if not self.link.moves:
+            return payloads
+        for payload in payloads:
+            if is_misrouted(payload):
                 connection.disconnect()
-                raise
-            finally:
-                self.pool.release(connection)
-        except FOREIGN_ERRORS as exc:
-            raise translate(exc, call, sent=sent) from exc
-
-    def _identify(self, connection: Any, deadline: float) -> None:
-        """Ask a newly connected server who it is: another one may have lost the leases that a write counts."""
-        info: Any
-        try:
-            connection.send_command(*IDENTIFY)
-            info = connection.read_response(timeout=_left(deadline))
-        except ResponseError as exc:
-            info = info_without_answer(exc)
-        self._server.observed(info, time.monotonic())
-        self._identified.add(connection)
-        connection.register_connect_callback(self._reconnected)
-
-    def _reconnected(self, connection: Any) -> None:
-        self._identified.discard(connection)
+                self.link.doubt(payload)
+                break
+        return [without_address(payload) if isinstance(payload, Exception) else payload for payload in payloads]
 
 
 def _receive_all(connection: Any, calls: Sequence[Call[Any]], deadline: float) -> list[Any]:

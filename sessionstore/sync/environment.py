@@ -297,4 +297,4 @@ class Environment:
         touch_interval_s : float
             Seconds between two flushes of touches: the precision of ``last_seen_at``.
         """
-        return View(self._runner.driver, self._context, on_stale, wait, timeout_s, touch_interval_s)
+        return View(self._runner, self._context, on_stale, wait, timeout_s, touch_interval_s)

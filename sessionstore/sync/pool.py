@@ -15,6 +15,7 @@ from ..options import CLOSED, StoreConfig
 from ..transport import redis_internals
 from ..transport.connect import client_options
 from ..transport.driver import most_waiting
+from .link import Link
 
 
 def pool_settings(config: StoreConfig) -> dict[str, Any]:
@@ -30,9 +31,11 @@ class Pool(redis.ConnectionPool):
     """
 
     check_process = redis_internals.check_process
+    #: how connections are made
+    link: Link
 
     def __init__(self, *, timeout: float, **options: Any) -> None:
-        self._timeout_s = timeout
+        self.timeout_s = timeout
         self._is_closed = False
         super().__init__(**options)
 
@@ -59,11 +62,19 @@ class Pool(redis.ConnectionPool):
         redis_internals.replace_locks(self)
         self.reset()
 
-    def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
-        """Lend a connection that is ready for a command."""
+    def make_connection(self) -> Any:
+        """Make a connection. Each time it connects, it asks its server who it is."""
+        connection: Any = super().make_connection()
+        connection.register_connect_callback(self.link.identify)
+        return connection
+
+    def get_connection(
+        self, command_name: Any = None, *keys: Any, within_s: float | None = None, **options: Any
+    ) -> Any:
+        """Lend a connection that is ready for a command; connecting it takes at most `within_s` seconds."""
         self.check_process()
         try:
-            self._free.get(timeout=self._timeout_s)
+            self._free.get(timeout=self.timeout_s)
         except Empty:
             raise MaxConnectionsError from None
         connection: Any = None
@@ -76,7 +87,8 @@ class Pool(redis.ConnectionPool):
             # Connect again if Redis has closed the connection, or if it holds an answer to no command.
             if connection.is_connected and (connection.should_reconnect() or _is_stale(connection)):
                 connection.disconnect()
-            connection.connect()
+            if not connection.is_connected:
+                self.link.connect(connection, 2 * self.timeout_s if within_s is None else within_s)
         except BaseException:
             if connection is None:
                 self._free.put(None)
@@ -87,16 +99,16 @@ class Pool(redis.ConnectionPool):
         return connection
 
     @contextmanager
-    def lend_to_wait(self) -> Iterator[Any]:
-        """Lend a connection to a write that waits for replicas. After an exception it is closed."""
+    def lend_to_wait(self, within_s: float) -> Iterator[Any]:
+        """Lend a connection to a write that waits for replicas. It is closed after an exception."""
         self.check_process()
         tokens = self._may_wait
         try:
-            tokens.get(timeout=self._timeout_s)
+            tokens.get(timeout=min(self.timeout_s, within_s))
         except Empty:
             raise MaxConnectionsError from None
         try:
-            connection = self.get_connection()
+            connection = self.get_connection(within_s=within_s)
             try:
                 yield connection
             except BaseException:
@@ -140,6 +152,12 @@ class Pool(redis.ConnectionPool):
             connection.disconnect()
         self._free.put(None)
 
+    def disconnect_idle(self) -> None:
+        """Have each idle connection connect anew when it is lent."""
+        with self.lock:
+            for connection in self.idle:
+                connection.disconnect()
+
     def close(self) -> None:
         """Close for good: lent connections break, and `release` closes them."""
         with self.lock:
@@ -156,3 +174,13 @@ def _is_stale(connection: Any) -> bool:
         return bool(connection.can_read())
     except (RedisError, OSError):
         return True
+
+
+def pool_of_route(pool: Pool) -> Pool:
+    """A pool like this one, for one more route."""
+    return Pool(
+        connection_class=pool.connection_class,
+        max_connections=pool.max_connections,
+        timeout=pool.timeout_s,
+        **pool.connection_kwargs,
+    )

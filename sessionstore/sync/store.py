@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 import redis
 
 from ..embedded import EmbeddedServer
+from ..errors import InvalidInputError
 from ..options import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..protocol import operations
 from ..session import validate_actor
 from ..transport.connect import pool_from_url, pool_like, take_replicas
+from ..transport.topology import Site
 from .api_keys import ApiKeys
 from .environment import Environment
 from .pool import Pool, pool_settings
@@ -28,31 +30,31 @@ class SessionStore:
 
     Parameters
     ----------
-    client : redis.Redis
-        A client of one primary. The store makes its own connections with the client's address and credentials. It uses
-        none of the client's time-outs and retries: a write without an answer must not be sent again.
+    client : redis.Redis or redis.RedisCluster
+        A client of one primary, of a cluster, or of a primary that sentinels name (``Sentinel.master_for``). The store
+        makes its own connections with the client's addresses and credentials. It uses none of the client's time-outs
+        and retries: a write without an answer must not be sent again.
     **options
         See `StoreConfig`.
     """
 
-    def __init__(self, client: redis.Redis, **options: Unpack[StoreOptions]) -> None:
+    def __init__(self, client: redis.Redis | redis.RedisCluster, **options: Unpack[StoreOptions]) -> None:
         config = StoreConfig(**options)
-        self._open(pool_like(Pool, client, pool_settings(config)), config)
-
-    def _open(self, pool: Any, config: StoreConfig) -> Self:
-        self._runner = Runner(pool, config)
-        return self
+        self._runner = Runner(*pool_like(Pool, client, pool_settings(config)), config)
 
     @classmethod
     def from_url(cls, url: str, *, max_connections: int = MAX_CONNECTIONS, **options: Unpack[StoreOptions]) -> Self:
-        """Make a store for ``redis://``, ``rediss://`` or ``unix://``, with password and database.
+        """Make a store for a Redis URL, with password and database. It connects at the first call.
 
-        ``?replicas=N`` in the URL is the option `replicas`, which wins if both are given. The store connects at the
-        first call.
+        ``redis://``, ``rediss://`` or ``unix://`` for one Redis; ``redis+cluster://host:port,…`` for a cluster;
+        ``redis+sentinel://host:port,…/service`` for the primary that sentinels name; the last two also with ``rediss``.
+        ``?replicas=N`` in the URL is the option `replicas`, which wins if both are given.
         """
         url = take_replicas(url, options)
         config = StoreConfig(**options)
-        return cls.__new__(cls)._open(pool_from_url(Pool, url, max_connections, pool_settings(config)), config)
+        store = cls.__new__(cls)
+        store._runner = Runner(*pool_from_url(Pool, url, max_connections, pool_settings(config)), config)
+        return store
 
     @classmethod
     def embedded(cls, server: EmbeddedServer | None = None, **options: Unpack[StoreOptions]) -> Self:
@@ -73,9 +75,24 @@ class SessionStore:
         return ApiKeys(self._runner)
 
     @property
+    def site(self) -> Site:
+        """What locates the primary: None, a `Cluster` or `Sentinels`, for code that makes a client of its own."""
+        return self._runner.site
+
+    @property
     def connection_pool(self) -> redis.ConnectionPool:
-        """Connections to the store's Redis, for code that shares it. Release each after use."""
-        pool: redis.ConnectionPool = self._runner.connections.pool
+        """Connections to the store's Redis, for code that shares it. Release each after use.
+
+        Raises
+        ------
+        InvalidInputError
+            The store is on a cluster or on sentinels, whose primaries may move: use a client of your own.
+        """
+        if self._runner.site is not None:
+            raise InvalidInputError(
+                "A store on a cluster or on sentinels has no pool to share; use a client of your own."
+            )
+        pool: redis.ConnectionPool = self._runner.pool
         return pool
 
     def environment(self, project: str, environment: str, *, actor: str | None = None) -> Environment:

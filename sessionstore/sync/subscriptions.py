@@ -18,7 +18,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -29,9 +29,9 @@ from ..protocol.messages import Applied
 from ..protocol.operations import AwaitApplied
 from ..replica.follower import Backoff, Follower, FollowerRequest
 from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptions, log
-from ..transport.connect import never_reconnect, new_connection
 from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
+from ..transport.topology import without_address
 from .connections import Connections, Sent
 
 #: Seconds that the reading thread waits for the answer to an acknowledgement.
@@ -47,15 +47,18 @@ class SubscriptionsDriver:
 
     def __init__(self, connections: Connections, config: StoreConfig) -> None:
         self._deadline_s = min(config.deadline_s, CALL_WITHIN_S)
+        self._link = connections.link
         self._pool = connections.pool
         self._connections = connections.with_deadline(self._deadline_s)
         self._closing = False
+        #: whether it has been closed, and nothing of it is left
+        self.is_closed = False
         self.begin_anew()
         _drivers.add(self)
 
     def begin_anew(self) -> None:
         """Reset all state: a forked process has no threads, and its locks may be locked for good."""
-        self.subscriptions = Subscriptions()
+        self.subscriptions = Subscriptions(moves=self._link.moves)
         #: guards the subscriptions
         self.lock = threading.RLock()
         #: each holds an item if there is news: for the thread that runs the calls, for the one that keeps the pub/sub
@@ -111,6 +114,13 @@ class SubscriptionsDriver:
         """Drain the views, and close the pool."""
         self.drain()
         self._pool.close()
+        self.is_closed = True
+
+    def close_soon(self) -> threading.Thread:
+        """Begin to close."""
+        thread = threading.Thread(target=self.close, name="sessionstore-close", daemon=True)
+        thread.start()
+        return thread
 
     def drain(self) -> None:
         """Run the last calls, once, and stop. The pool stays open for code that runs later at exit."""
@@ -171,16 +181,16 @@ class SubscriptionsDriver:
             if not self.subscriptions.wanted:
                 _await(self._pubsub_news, math.inf)
                 continue
-            connection = new_connection(self._pool, self._deadline_s)
+            connection: Any = None
             try:
-                connection.connect()
-                never_reconnect(connection)
+                connection = self._link.open(self._deadline_s)
                 with self.lock:
                     self._pubsub = connection
                     self.subscriptions.connected(lease_clock())
                 self._read(connection, backoff)
             except (ConnectionBroken, *FOREIGN_ERRORS) as exc:
-                self._lose_connection(describe_loss(exc))
+                self._link.doubt(exc)
+                self._lose_connection(describe_loss(without_address(exc) if self._link.moves else exc))
             except Exception:
                 log.exception("The subscription failed unexpectedly; subscribing again.")
                 with self.lock:
@@ -190,7 +200,8 @@ class SubscriptionsDriver:
                 with self._send_lock:
                     # Send no command from here on: redis-py would connect again.
                     self._pubsub = None
-                    connection.disconnect()
+                    if connection is not None:
+                        connection.disconnect()
             self._pause(backoff.failed())
 
     def _read(self, connection: Any, backoff: Backoff) -> None:
@@ -313,6 +324,15 @@ class SubscriptionsDriver:
             deliver(self.subscriptions, requests, results, lease_clock())
         _tell(self._pubsub_news)
         self._tell_waiters()
+
+
+def close_all(drivers: Sequence[SubscriptionsDriver]) -> None:
+    """Close the drivers of one store together."""
+    first, *others = drivers
+    threads = [driver.close_soon() for driver in others]
+    first.close()
+    for thread in threads:
+        thread.join()
 
 
 def _tell(news: SimpleQueue[None]) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 from ..clock import lease_clock
 from ..replica.view import BaseView
 from ..transport.connect import describe_process
+from .runner import Runner
 from .subscriptions import SubscriptionsDriver
 
 
@@ -18,6 +19,7 @@ class View(BaseView):
     Use it as a context manager, or call `open` and `close`.
     """
 
+    _runner: Runner
     _driver: SubscriptionsDriver
 
     def open(self) -> Self:
@@ -30,6 +32,7 @@ class View(BaseView):
         StoreUnavailableError
             The view was not fresh in time.
         """
+        self._driver = self._runner.route_of(self._context.keyspace).driver
         self._driver.start()
         with self._driver.lock:
             self._begin(self._driver.subscriptions, lease_clock, describe_process())
@@ -46,9 +49,11 @@ class View(BaseView):
 
     def close(self) -> None:
         """Flush the touches and leave. Look-ups raise `StoreClosedError` from then on. Closing twice is fine."""
+        if self._closed is not None:
+            return
         with self._driver.lock:
             if self._closed is not None:
-                return
+                return  # meanwhile
             self._end("This view is closed; open another.")
             self._driver.subscriptions.unfollow(self._follower, lease_clock())
         self._driver.await_drained(self._follower)

@@ -23,8 +23,10 @@ from ..protocol.keyspace import LAYOUT
 #: for text that is not UTF-8.
 FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError, ValueError)
 
-#: Redis reports an out-of-range database with the generic prefix ERR, so match the text.
+#: Redis reports these with the generic prefix ERR, so match the text.
 _NO_DATABASE = "DB index is out of range"
+_NO_CLUSTER = "cluster support disabled"
+_NO_SENTINEL = "unknown command 'SENTINEL'"
 
 
 class _Refusal(NamedTuple):
@@ -38,12 +40,16 @@ class _Refusal(NamedTuple):
 #: Refusals of a Redis that can be reached, by the first word of the error.
 _REFUSALS = {
     "BUSY": _Refusal("is busy with a long script"),
+    _NO_CLUSTER: _Refusal("is not a cluster; give its URL as redis://", lasting=True),
     _NO_DATABASE: _Refusal("has no database of the number in the URL", lasting=True),
+    _NO_SENTINEL: _Refusal("is not a sentinel; see the forms of a URL in docs/library.md", lasting=True),
     # MASTERDOWN first: redis-py derives its class from that of CLUSTERDOWN.
     "MASTERDOWN": _Refusal("has lost its primary", redis_errors.MasterDownError),
     "CLUSTERDOWN": _Refusal("reports that its cluster is down", redis_errors.ClusterDownError),
     "LOADING": _Refusal("is still loading its data", redis_errors.BusyLoadingError),
     "MISCONF": _Refusal("can't save to disk and so refuses writes"),
+    # A store on a cluster or on sentinels goes elsewhere instead, and never reports this.
+    "MOVED": _Refusal("is a cluster; give its URL as redis+cluster://", redis_errors.MovedError, lasting=True),
     "NOAUTH": _Refusal("asks for a password; put it into the URL", lasting=True),
     "NOPERM": _Refusal(
         "denies this user the command or keys; see the permissions in docs/operations.md",
@@ -113,6 +119,12 @@ def is_refusal(error: Exception) -> bool:
     return _refusal(error) is not None
 
 
+def is_lasting(error: Exception) -> bool:
+    """Whether Redis refuses the command, and trying again will not help."""
+    refusal = _refusal(error)
+    return refusal is not None and refusal.lasting
+
+
 def _refusal(error: Exception) -> _Refusal | None:
     for refusal in _REFUSALS.values():
         if refusal.kind is not None and isinstance(error, refusal.kind):
@@ -120,7 +132,9 @@ def _refusal(error: Exception) -> _Refusal | None:
     if isinstance(error, redis_errors.AuthenticationError):
         return _REFUSALS.get(getattr(error, "status_code", None) or "", _REFUSALS["WRONGPASS"])
     if isinstance(error, redis_errors.ResponseError):
-        return _REFUSALS.get(_NO_DATABASE if _NO_DATABASE in str(error) else str(error).split(" ", 1)[0])
+        text = str(error)
+        known = next((part for part in (_NO_CLUSTER, _NO_DATABASE, _NO_SENTINEL) if part in text), None)
+        return _REFUSALS.get(known or text.split(" ", 1)[0])
     return None
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import redis
+from redis.cluster import ClusterNode, NodesManager
 
 #: Begins anew in a forked process that ran no fork hook. redis-py's own methods of a pool call it first.
 check_process: Any = redis.ConnectionPool._checkpid
@@ -54,3 +56,25 @@ def shut_down(connection: Any) -> None:
     """End a connection that another thread reads. `disconnect` would take the parser from under that thread."""
     with suppress(AttributeError, OSError):
         connection._sock.shutdown(socket.SHUT_RDWR)
+
+
+_ClusterNode: Any = ClusterNode
+
+
+def cluster_table(nodes: Sequence[tuple[str, int]], remap: Any, options: dict[str, Any]) -> Any:
+    """Read a cluster's slots into redis-py's table.
+
+    RedisCluster itself would also read the list of all commands, which takes longer, and which a user may be denied.
+    """
+    return NodesManager(
+        startup_nodes=[_ClusterNode(host, port) for host, port in nodes],
+        from_url=True,  # the options are those of a pool
+        require_full_coverage=False,
+        address_remap=remap,
+        **options,
+    )
+
+
+def forced_address(sentinel: Any) -> Any:
+    """The address at which a redis-py Sentinel reaches every primary; None: the announced one."""
+    return sentinel._force_master_ip

@@ -1,7 +1,11 @@
-"""The store's contract, four ways: for threads and asyncio, on fakeredis and on a real Redis."""
+"""The store's contract: for threads and asyncio, on fakeredis and on a real Redis.
+
+REDIS_KINDS="cluster sentinels" adds these two. Without it, `test_cluster.py` runs a part there.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -10,12 +14,20 @@ from sessionstore import AsyncEnvironment, AsyncSessionStore
 
 from ..support.adapter import Backend
 
+#: The fixture of each kind of server.
+FIXTURES = {
+    "fakeredis": "embedded_server",
+    "redis": "shared_redis",
+    "cluster": "shared_cluster",
+    "sentinels": "shared_sentinels",
+}
+KINDS = ["fakeredis", "redis", *os.environ.get("REDIS_KINDS", "").split()]
 
-@pytest.fixture(params=["sync-fakeredis", "sync-redis", "asyncio-fakeredis", "asyncio-redis"])
+
+@pytest.fixture(params=[f"{driver}-{kind}" for driver in ("sync", "asyncio") for kind in KINDS])
 def backend(request: pytest.FixtureRequest, prefix: str) -> Iterator[Backend]:
-    driver, server = request.param.split("-")
-    fixture = "embedded_server" if server == "fakeredis" else "shared_redis"
-    backend = Backend(driver, request.getfixturevalue(fixture), prefix)
+    driver, kind = request.param.split("-")
+    backend = Backend(driver, request.getfixturevalue(FIXTURES[kind]), prefix)
     yield backend
     backend.close()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 from redis.exceptions import NoPermissionError
 
 from sessionstore import (
@@ -18,9 +19,12 @@ from sessionstore import (
     SessionStoreError,
     StoreUnavailableError,
 )
+from sessionstore.transport.topology import Cluster, Sentinels, Site
 
 from ..conftest import require_redis_server
 from ..support.adapter import as_async
+from ..support.redis_cluster import RedisCluster
+from ..support.redis_sentinel import RedisSentinels
 from ..support.redis_server import RedisServer
 
 PASSWORD = "s3cret-pa55"
@@ -148,6 +152,18 @@ async def test_reports_a_missing_database(kind: Any, guarded: RedisServer) -> No
         f"redis://:{PASSWORD}@localhost/0?db=x",
         f"redis://:{PASSWORD}@localhost/0?unknown_option=1",
         f"unix://?password={PASSWORD}",
+        f"redis+cluster://:{PASSWORD}@",
+        f"redis+cluster://:{PASSWORD}@localhost,",
+        f"redis+cluster://:{PASSWORD}@localhost/name",
+        f"redis+cluster://:{PASSWORD}@localhost,also@localhost",
+        f"redis+cluster://:{PASSWORD}@localhost?unknown_option=1",
+        f"unix+cluster:///path?password={PASSWORD}",
+        f"redis+nothing://:{PASSWORD}@localhost",
+        f"redis+sentinel://:{PASSWORD}@localhost",
+        f"redis+sentinel://:{PASSWORD}@localhost/",
+        f"redis+sentinel://:{PASSWORD}@localhost/service/notadb",
+        f"redis+sentinel://:{PASSWORD}@localhost:notaport/service",
+        f"redis+sentinel://:{PASSWORD}@localhost/service?sentinel_unknown=1",
         "",
     ],
 )
@@ -155,6 +171,66 @@ def test_rejects_an_invalid_url_without_quoting_it(kind: Any, url: str) -> None:
     with pytest.raises(InvalidInputError, match=r"redis://") as caught:
         kind.from_url(url)
     assert PASSWORD not in _texts(caught.value)
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://localhost/1", "rediss+cluster://localhost:7000,localhost:7001/?db=2"])
+def test_rejects_a_database_of_a_cluster(kind: Any, url: str) -> None:
+    with pytest.raises(InvalidInputError, match="has the database 0 only"):
+        kind.from_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "site"),
+    [
+        ("redis://localhost", None),
+        ("redis+cluster://localhost", Cluster((("localhost", 6379),))),
+        ("rediss+cluster://u:p%40@a:1,b,[::1]:3/0", Cluster((("a", 1), ("b", 6379), ("::1", 3)))),
+        ("redis+sentinel://a,b:2/sessions", Sentinels((("a", 26379), ("b", 2)), "sessions")),
+        (
+            "rediss+sentinel://u:p%40@[::1]:3/my%20service/5?sentinel_password=x&ssl_cert_reqs=none",
+            Sentinels((("::1", 3),), "my service", {"ssl": True, "ssl_cert_reqs": "none", "password": "x"}),
+        ),
+    ],
+)
+def test_a_url_says_what_locates_the_primary(kind: Any, url: str, site: Site) -> None:
+    runner = kind.from_url(url)._runner
+
+    assert runner.site == site
+    options = runner.pool.connection_kwargs
+    encrypted = redis.SSLConnection if kind is SessionStore else redis.asyncio.SSLConnection
+    assert issubclass(runner.pool.connection_class, encrypted) is url.startswith("rediss")
+    assert (options.get("username"), options.get("password")) == (("u", "p@") if "u:p" in url else (None, None))
+    assert runner.config.database == (5 if "/5" in url else 0)
+
+
+async def test_a_url_of_a_cluster_for_one_redis_and_the_other_way_round(
+    kind: Any, shared_redis: RedisServer, shared_cluster: RedisCluster, shared_sentinels: RedisSentinels
+) -> None:
+    sentinel = shared_sentinels.sentinels[0].port
+    for url, message in (
+        (f"redis+cluster://127.0.0.1:{shared_redis.port}", "is not a cluster; give its URL as redis://"),
+        (f"redis+sentinel://127.0.0.1:{shared_redis.port}/sessions", "is not a sentinel"),
+        (f"redis+sentinel://127.0.0.1:{sentinel}/another", "can't be reached"),
+    ):
+        async with open_store(kind, url, deadline_s=1) as store:
+            with pytest.raises(StoreUnavailableError, match=message):
+                await store.ping()
+    other = next(
+        node
+        for node in shared_cluster.nodes
+        if node is not shared_cluster.primary_of(shared_cluster.slot_of("{checkout}"))
+    )
+    async with open_store(kind, other.url) as store:
+        with pytest.raises(StoreUnavailableError, match=r"is a cluster; give its URL as redis\+cluster://"):
+            await store.environment("checkout", "staging").put("ci-42")
+
+
+async def test_wrong_password_of_a_cluster(kind: Any, shared_cluster: RedisCluster) -> None:
+    async with open_store(kind, shared_cluster.url.replace("://", f"://:{PASSWORD}@")) as store:
+        with pytest.raises(StoreUnavailableError, match="password in the URL") as caught:
+            await store.environment("checkout", "staging").put("ci-42")
+    assert PASSWORD not in _texts(caught.value)
+    assert "127.0.0.1" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", [None, 5, b"redis://localhost"])

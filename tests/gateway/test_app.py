@@ -169,7 +169,7 @@ class TestInternalError:
     async def test_foreign_data_in_redis_is_an_internal_error(
         self, api: API, shared_redis: object, prefix: str
     ) -> None:
-        pool = api.store._runner.connections.pool
+        pool = api.store._runner.pool
         connection = await pool.get_connection()
         await connection.send_command("SET", f"{prefix}:{{checkout}}:staging:s:ci-42", "x")
         await connection.read_response()

@@ -105,3 +105,18 @@ def test_a_lease_of_another_epoch(scripts: Scripts, leases: Leases) -> None:
     assert leases.ack("l1", 2, "g2", OTHER_EPOCH)["status"] == "expired"
     assert scripts.everything() == before
     assert leases.acked("l1") == 1
+
+
+def test_the_leases_of_another_primary_are_not_dropped_by_this_clock(scripts: Scripts, leases: Leases) -> None:
+    if leases.server_run() == "-":
+        pytest.skip("fakeredis never restarts")
+    # Given a slot that came from another primary, by whose clock the other lease lasts
+    given(scripts, leases)
+    scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
+    leases.run_out("l2")
+
+    leases.ack("l1", 2, "g2", OTHER_EPOCH)
+
+    # Then the next write there still waits for it
+    assert leases.expiry("l2") is not None
+    assert leases.acked("l2") == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..support.leases import Leases
+import pytest
+
+from ..support.leases import OTHER_EPOCH, Leases
 from ..support.scripts import Scripts
 
 
@@ -68,3 +70,18 @@ def test_other_leases_that_have_run_out_are_dropped_and_counted(scripts: Scripts
     leases.leave("l1")
 
     assert leases.announced() == [{"rev": 2, "live": 0, "expired": 1, "epoch": leases.epoch()}]
+
+
+def test_the_leases_of_another_primary_are_not_dropped_by_this_clock(scripts: Scripts, leases: Leases) -> None:
+    if leases.server_run() == "-":
+        pytest.skip("fakeredis never restarts")
+    # Given a slot that came from another primary, by whose clock the other lease lasts
+    leases.join("l1")
+    leases.join("l2")
+    scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
+    leases.run_out("l2")
+
+    leases.leave("l1")
+
+    assert leases.expiry("l1") is None
+    assert leases.expiry("l2") is not None

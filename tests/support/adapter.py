@@ -7,13 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, cast
 
 import fakeredis
-import redis
-import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 
 from sessionstore import ApiKeys, AsyncSessionStore, EmbeddedServer, SessionStore
 from sessionstore.client import AsyncSessionClient, SessionClient
 from sessionstore.replica.view import BaseView
 
+from .redis_cluster import RedisCluster
+from .redis_sentinel import SERVICE, RedisSentinels
 from .redis_server import RedisServer
 
 __all__ = ["DAY_MS", "Backend", "Driver", "as_async", "as_async_client"]
@@ -78,7 +80,9 @@ def as_async_client(client: SessionClient) -> AsyncSessionClient:
 class Backend:
     """A driver on a server. It makes stores, and `raw` reads Redis without them."""
 
-    def __init__(self, driver: Driver, server: RedisServer | EmbeddedServer, prefix: str) -> None:
+    def __init__(
+        self, driver: Driver, server: RedisServer | RedisCluster | RedisSentinels | EmbeddedServer, prefix: str
+    ) -> None:
         self.driver = driver
         self.server = server
         self.prefix = prefix
@@ -90,11 +94,11 @@ class Backend:
 
     @property
     def real(self) -> bool:
-        return isinstance(self.server, RedisServer)
+        return not isinstance(self.server, EmbeddedServer)
 
     def store(self, **options: Any) -> AsyncSessionStore:
         """A store of the backend's driver; the test closes it."""
-        if isinstance(self.server, RedisServer):
+        if not isinstance(self.server, EmbeddedServer):
             return self.store_at(self.server.url, **options)
         options = {"prefix": self.prefix, **options}
         if self.driver == "sync":
@@ -113,8 +117,14 @@ class Backend:
         if isinstance(self.server, EmbeddedServer):
             options["server"] = self.server.client().connection_pool.connection_kwargs["server"]
             return fakeredis.FakeRedis(**options) if self.driver == "sync" else fakeredis.FakeAsyncRedis(**options)
+        library: Any = redis if self.driver == "sync" else redis.asyncio
+        if isinstance(self.server, RedisCluster):
+            return library.RedisCluster(host="127.0.0.1", port=self.server.nodes[0].port, **options)
+        if isinstance(self.server, RedisSentinels):
+            nodes = [("127.0.0.1", sentinel.port) for sentinel in self.server.sentinels]
+            return library.sentinel.Sentinel(nodes).master_for(SERVICE, **options)
         options = {"host": "127.0.0.1", "port": self.server.port, **options}
-        return redis.Redis(**options) if self.driver == "sync" else redis.asyncio.Redis(**options)
+        return library.Redis(**options)
 
     def on_client(self, client: Any, **options: Any) -> AsyncSessionStore:
         """A store on a client that the caller owns."""

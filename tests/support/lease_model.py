@@ -23,6 +23,8 @@ class Rules:
     keeps_countable_at = True
     #: lib/revision.lua: leases belong to a run of the server
     run = True
+    #: lib/primary.lua: under another primary no lease is prolonged or dropped
+    own_clock = True
 
 
 class ServerModel:
@@ -137,7 +139,7 @@ class ServerModel:
             self._acknowledge(lease_id, rev)
             return AckReply(status="ok")
         floor = self._floor()
-        self._purge()
+        self._purge_own()
         status = "ok"
         if lease_id not in self.leases or epoch != self.epoch:
             status = "expired"
@@ -151,7 +153,7 @@ class ServerModel:
     def leave(self, lease_id: str) -> LeaseReply:
         floor = self._floor()
         self._drop(lease_id)
-        self._purge()
+        self._purge_own()
         self._announce(floor)
         return self._reply("ok", 0)
 
@@ -204,15 +206,21 @@ class ServerModel:
             countable_at = self.now + lease_ms
         else:
             forgotten = False
-        if self.rules.run and self.epoch != "":
-            run, _, first = self.epoch.partition(":")
-            if run != self.server_run and "-" not in (run, self.server_run):
-                self.epoch = f"{self.server_run}:{first}"
-                countable_at = self.now + lease_ms
-                forgotten = True
+        if self.rules.run and self.epoch != "" and not self._is_of_this_run():
+            self.epoch = f"{self.server_run}:{self.epoch.partition(':')[2]}"
+            countable_at = self.now + lease_ms
+            forgotten = True
         if self.rules.keeps_countable_at:
             self.countable_at = countable_at
         return forgotten
+
+    def _is_of_this_run(self) -> bool:
+        run = self.epoch.partition(":")[0]
+        return run == self.server_run or "-" in (run, self.server_run)
+
+    def _purge_own(self) -> None:
+        if self._is_of_this_run() or not self.rules.own_clock:
+            self._purge()
 
     def _purge(self) -> None:
         for lease_id in [lease_id for lease_id, expiry in self.leases.items() if expiry <= self.now]:
@@ -227,6 +235,8 @@ class ServerModel:
     def _is_idle(self, lease_id: str, rev: int, write_id: str) -> bool:
         """Whether a live lease's view has acknowledged the head already."""
         if self.leases.get(lease_id, 0) <= self.now or (self.rev, self.id) != (rev, write_id):
+            return False
+        if self.rules.own_clock and not self._is_of_this_run():
             return False
         return self.notes[lease_id][1:] == (rev, self.epoch)
 

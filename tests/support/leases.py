@@ -86,10 +86,10 @@ class Leases:
         return epoch
 
     def server_run(self) -> str:
-        """The part of an epoch that names this run of the server. It is empty on fakeredis, which never restarts."""
+        """The part of an epoch that names the reign of this primary. fakeredis does not tell it, and never restarts."""
         if isinstance(self.scripts.redis, fakeredis.FakeRedis):
             return "-"
-        run: str = self.scripts.redis.info("server")["run_id"]
+        run: str = self.scripts.redis.info("replication")["master_replid"]
         return run[:12]
 
     # Changes that bypass the scripts

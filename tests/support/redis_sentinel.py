@@ -46,6 +46,10 @@ class RedisSentinels:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/{SERVICE}"
 
+    def client(self, **kwargs: Any) -> redis.Redis:
+        """A plain client of the primary, to read and change data without the library."""
+        return self.primary.client(**kwargs)
+
     @property
     def primary(self) -> RedisServer:
         """The server that most living sentinels call the primary."""

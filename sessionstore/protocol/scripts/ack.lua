@@ -20,15 +20,16 @@ do
 end
 
 --@include lib/clock
+--@include lib/primary
 --@include lib/lease
 --@include lib/view
 
 local lease_id, rev = ARGV[1], tonumber(ARGV[2])
--- No check of the server's run is needed here: without that check, no revision has been taken either.
+-- No check for a loss is needed here: without that check, no revision has been taken either.
 local head = read_head(KEYS[1])
 local floor = floor_of(head)
 begin_without_memory()
-head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now_ms())
+purge_own_leases(head, now_ms())
 
 local status = 'ok'
 if head.epoch == '' or head.epoch ~= ARGV[4] or not redis.call('ZSCORE', KEYS[2], lease_id) then

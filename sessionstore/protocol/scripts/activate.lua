@@ -13,6 +13,7 @@
 --@include lib/environment
 --@include lib/session
 --@include lib/layout
+--@include lib/primary
 --@include lib/revision
 --@include lib/lease
 --@include lib/failure

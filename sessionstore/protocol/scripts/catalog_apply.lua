@@ -24,6 +24,7 @@
 --@include lib/text
 --@include lib/session
 --@include lib/layout
+--@include lib/primary
 --@include lib/revision
 --@include lib/lease
 --@include lib/reply

@@ -11,6 +11,7 @@
 
 --@include lib/clock
 --@include lib/layout
+--@include lib/primary
 --@include lib/revision
 --@include lib/lease
 --@include lib/view
@@ -23,7 +24,7 @@ local floor = floor_of(head)
 begin_without_memory()
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
 if head.epoch == '' then
-  head.epoch = server_run() .. ':' .. lease_id
+  head.epoch = reign() .. ':' .. lease_id
 end
 keep_head_state(KEYS[1], head)
 

@@ -9,6 +9,7 @@
 
 --@include lib/clock
 --@include lib/layout
+--@include lib/primary
 --@include lib/revision
 --@include lib/lease
 

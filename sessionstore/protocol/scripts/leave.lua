@@ -8,6 +8,7 @@
 -- Publishes on `applied` if the lease delayed writers
 
 --@include lib/clock
+--@include lib/primary
 --@include lib/lease
 --@include lib/view
 
@@ -19,6 +20,6 @@ begin_without_memory()
 redis.call('ZREM', KEYS[2], lease_id)
 redis.call('ZREM', KEYS[3], lease_id)
 redis.call('HDEL', KEYS[4], lease_id, lease_id .. ':head', lease_id .. ':applied', lease_id .. ':epoch')
-head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
+purge_own_leases(head, now)
 announce(KEYS[5], head, floor)
 return lease_reply('ok', now, head, 0)

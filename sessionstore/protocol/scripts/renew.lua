@@ -9,12 +9,15 @@
 --           refused or forked: the view missed a change; leave and resync
 -- Publishes on `applied` if the revision that every live lease has applied rose
 
+--@include lib/primary
+
 -- Nearly all renewals of an idle view end here: it has acknowledged the head already. A loss of history that is not
 -- detected yet matters to the next write only, which looks for it. Out of memory, ZADD returns an error.
 do
   local rev, id, epoch = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch'))
   local held = redis.call('HMGET', KEYS[4], ARGV[1] .. ':applied', ARGV[1] .. ':epoch')
-  if rev == ARGV[3] and (id or '') == ARGV[4] and held[1] == rev and epoch and held[2] == epoch then
+  if rev == ARGV[3] and (id or '') == ARGV[4] and held[1] == rev and epoch and held[2] == epoch
+      and epoch_here(epoch) == epoch then
     local time = redis.call('TIME')
     local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
     local expires = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or nil)

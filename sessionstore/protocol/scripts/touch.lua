@@ -13,6 +13,7 @@
 --@include lib/text
 --@include lib/session
 --@include lib/layout
+--@include lib/primary
 --@include lib/revision
 
 local now = now_ms()

@@ -72,6 +72,9 @@ class Setup:
     failovers: int = 0
     #: the replica lags from the beginning
     lags: bool = False
+    #: how often the slot goes to the other of two primaries, and by how much the clock of the second is ahead
+    moves: int = 0
+    ahead_ms: int = 0
     #: check how long writes wait instead
     bounded: bool = False
     #: the view acknowledges changes that it has only received
@@ -99,7 +102,16 @@ class World:
         #: how far the view's clock is behind Redis's
         self.skew_ms = 0
         #: the faults that are left, in this order
-        self.budget: tuple[int, ...] = (setup.cuts, setup.drift, setup.flushes, setup.failovers, setup.timeouts)
+        self.budget: tuple[int, ...] = (
+            setup.cuts,
+            setup.drift,
+            setup.flushes,
+            setup.failovers,
+            setup.timeouts,
+            setup.moves,
+        )
+        #: the primary that the epoch names
+        self.run_of_epoch = ""
         # The view's subscription, its chain, and all writes that look-ups show
         self.connected = True
         self.live = True
@@ -165,6 +177,17 @@ class World:
         self.network = ()
         self.forget_writes()
 
+    def move(self) -> None:
+        """The slot goes to the other primary with all its keys. Nobody has noticed, and requests go after it."""
+        server, back = self.server, self.server.server_run == "run2"
+        shift_ms = -self.setup.ahead_ms if back else self.setup.ahead_ms
+        server.server_run = "run1" if back else "run2"
+        server.now += shift_ms
+        self.skew_ms += shift_ms
+        server.listeners = 0
+        self.connected = False
+        self.waiting = tuple((rev, write_id, settled + shift_ms) for rev, write_id, settled in self.waiting)
+
     def forget_writes(self) -> None:
         """Views can't serve writes that Redis has lost. Waiting writers fail."""
         self.waiting = ()
@@ -187,7 +210,12 @@ class World:
     def look(self) -> None:
         """The writers that wait look at the leases after each step: a write that may return does."""
         server = self.server
-        if self.waiting:
+        if self.setup.moves:
+            before, self.run_of_epoch = self.run_of_epoch, server.epoch[:4]
+            if before not in ("", self.run_of_epoch):
+                # Waiting writers fail: the leases may be others.
+                self.waiting = ()
+        if self.waiting and server._is_of_this_run():
             server._purge()
         floor = server._floor() if server.leases else None
         for rev, write_id, settled in self.waiting:
@@ -291,7 +319,7 @@ class World:
     # The exploration
 
     def steps(self) -> Iterator[tuple[str, Callable[[World], Any]]]:
-        cuts, drift, flushes, failovers, timeouts = self.budget
+        cuts, drift, flushes, failovers, timeouts, moves = self.budget
 
         def spend(index: int, step: Callable[[World], None]) -> Callable[[World], None]:
             def run(world: World) -> None:
@@ -329,6 +357,8 @@ class World:
             yield "the replica lags", World.lag
         if failovers and self.replica is not None:
             yield "the replica takes over", spend(3, World.fail_over)
+        if moves:
+            yield "the slot moves", spend(5, World.move)
 
     def is_fresh(self) -> bool:
         return self.lease.fresh_until() > self.local
@@ -352,7 +382,7 @@ class World:
     @property
     def may_lose(self) -> bool:
         """Whether Redis may still lose writes."""
-        _, _, flushes, failovers, _ = self.budget
+        _, _, flushes, failovers, _, _ = self.budget
         return flushes > 0 or failovers > 0
 
     def may_matter(self, write_id: str) -> bool:
@@ -396,12 +426,15 @@ class World:
         def reply_key(reply: LeaseReply | AckReply | None) -> Any:
             if not isinstance(reply, LeaseReply):
                 return reply and reply.status
-            read_at = self.setup.drift and max(reply.now - now, -LEASE_MS)
+            read_at = (self.setup.drift or self.setup.moves) and max(reply.now - now, -2 * LEASE_MS)
             return reply.status, reply.rev, reply.id, epoch_key(reply.epoch), reply.lease_ms, read_at
+
+        # What is over by one clock may not be by the other.
+        least = -LEASE_MS if self.budget[5] else 0
 
         def server_key(server: ServerModel) -> Any:
             leases = sorted(
-                (name[i], max(0, expiry - now), server.acks[i], *server.notes[i][:2], epoch_key(server.notes[i][2]))
+                (name[i], max(least, expiry - now), server.acks[i], *server.notes[i][:2], epoch_key(server.notes[i][2]))
                 for i, expiry in server.leases.items()
                 if i in name
             )
@@ -410,7 +443,7 @@ class World:
             for i, expiry in server.leases.items():
                 if i not in name:
                     ghosts[server.acks[i]] = max(ghosts.get(server.acks[i], 0), expiry - now)
-            countable_in_ms = max(0, server.countable_at - now)
+            countable_in_ms = max(least, server.countable_at - now)
             run = server.epoch[:4], epoch_key(server.epoch), server.server_run
             return server.rev, server.id, server.lost, countable_in_ms, run, *leases, *sorted(ghosts.items())
 
@@ -429,7 +462,7 @@ class World:
             if not lease._held and sent is not None and sent.position is not None and self.view.rev > sent.position.rev:
                 # The answer is compared with the changes since the request.
                 since = epoch_key(self.view._epoch), max(self.view._epoch_since, sent.position.rev + 1)
-            reading = lease._reading if self.setup.drift else None
+            reading = lease._reading if self.setup.drift or self.setup.moves else None
             held = (
                 name[lease._id],
                 lease._held,
@@ -465,7 +498,7 @@ class World:
                 (
                     rev,
                     write_id,
-                    max(-LEASE_MS * 2 if self.setup.bounded else 0, settled - now),
+                    max(-LEASE_MS * 2 if self.setup.bounded else least, settled - now),
                     write_id in self.latched,
                 )
                 for rev, write_id, settled in self.waiting
@@ -546,6 +579,8 @@ def _trace(seen: dict[Any, tuple[Any, str] | None], key: Any) -> list[str]:
 
 # What must hold
 
+_MOVES: Any = {"delayed": 0, "cuts": 0, "timeouts": 0, "writes": 1}
+
 SOUND = {
     "requests that are delayed past the next join": Setup(delayed=1, cuts=0),
     "a subscription that is lost without notice": Setup(delayed=0, cuts=1),
@@ -553,6 +588,7 @@ SOUND = {
     "a clock that falls behind within the margin": Setup(delayed=0, cuts=0, drift=1, margin_s=1.0, writes=1),
     "FLUSHALL": Setup(delayed=0, cuts=0, flushes=1, timeouts=0),
     "a lagging replica that takes over": Setup(delayed=0, cuts=0, failovers=1, timeouts=0, writes=1),
+    "a slot that moves to a clock that is ahead": Setup(moves=1, ahead_ms=LEASE_MS, **_MOVES),
     "and messages of the old primary": Setup(delayed=0, cuts=0, failovers=1, lags=True, writes=3, timeouts=0),
 }
 
@@ -564,6 +600,8 @@ MORE = {
     "FLUSHALL, with three writes and a lost answer": Setup(delayed=0, cuts=0, flushes=1, writes=3, timeouts=1),
     "a failover, with three writes": Setup(delayed=0, cuts=0, failovers=1, writes=3, timeouts=0),
     "long waits": Setup(bounded=True, writes=1),
+    "a slot that moves there and back, to a clock that is ahead": Setup(moves=2, ahead_ms=LEASE_MS, **_MOVES),
+    "a slot that moves there and back, to a clock that is behind": Setup(moves=2, ahead_ms=-LEASE_MS, **_MOVES),
 }
 
 
@@ -638,7 +676,14 @@ class NoRun(Rules):
     run = False
 
 
+class AnyClock(Rules):
+    own_clock = False
+
+
 FLAWS = {
+    "another primary prolongs leases": Setup(
+        rules=AnyClock, delayed=0, cuts=0, moves=2, ahead_ms=-LEASE_MS, timeouts=0
+    ),
     "a renewal does not need the head before": Setup(rules=NoPreviousHead, delayed=0, bounded=True),
     "a late renewal is given a whole lease": Setup(rules=GivenLate, bounded=True),
     "the lease id is the view's": Setup(new_id=lambda: "view", cuts=0),

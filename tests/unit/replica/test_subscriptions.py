@@ -146,16 +146,67 @@ def test_an_unrequested_confirmation_causes_a_resync(world: SubscriptionsWorld) 
     assert not follower.fresh_until > world.now
 
 
-def test_after_an_unrequested_end_it_subscribes_again(world: SubscriptionsWorld) -> None:
+def test_an_unrequested_end_of_a_subscription_breaks_the_connection(world: SubscriptionsWorld) -> None:
+    world.go_live()
+
+    with pytest.raises(ConnectionBroken, match="ended the subscription"):
+        world.receive("sunsubscribe", KEYS.changes, 0)
+
+
+def test_where_the_primary_may_move_a_heartbeat_asks_for_the_channel(world: SubscriptionsWorld) -> None:
+    # Given a heartbeat of a route of a cluster
+    world.subscriptions = Subscriptions(random.Random(0), moves=True)
     follower = world.go_live()
+    world.advance(HEARTBEAT_S)
+    assert world.commands() == [("SSUBSCRIBE", KEYS.changes)]
 
-    world.receive("sunsubscribe", KEYS.changes, 0)
+    # When Redis confirms the subscription once more, then nothing else changes
+    world.receive("ssubscribe", KEYS.changes, 1)
+    assert state_of(follower) is State.LIVE
+    assert follower.replica.resyncs == 0
 
-    assert state_of(follower) is State.EMPTY
-    assert world.subscriptions.commands_due_at() <= world.now
-    assert world.confirm() == [("SSUBSCRIBE", KEYS.changes)]
-    assert world.subscriptions.commands_due_at() > world.now
+    # And a further confirmation was not asked for
+    world.receive("ssubscribe", KEYS.changes, 1)
     assert state_of(follower) is State.SYNCING
+
+
+def test_such_a_heartbeat_without_an_answer_breaks_the_connection(world: SubscriptionsWorld) -> None:
+    world.subscriptions = Subscriptions(random.Random(0), moves=True)
+    world.go_live()
+    world.advance(HEARTBEAT_S)
+    world.commands()
+    world.advance(PONG_WITHIN_S + 0.01)
+
+    with pytest.raises(ConnectionBroken, match="nothing was heard"):
+        world.commands()
+
+
+def test_such_a_heartbeat_of_a_channel_that_is_left_meanwhile(world: SubscriptionsWorld) -> None:
+    world.subscriptions = Subscriptions(random.Random(0), moves=True)
+    follower = world.go_live()
+    world.advance(HEARTBEAT_S)
+    world.commands()
+    world.subscriptions.unfollow(follower, world.now)
+    assert world.commands() == [("SUNSUBSCRIBE", KEYS.changes)]
+    second = world.follow()
+    assert world.commands() == [("SSUBSCRIBE", KEYS.changes)]
+
+    # The answers come in the order of the commands
+    world.receive("ssubscribe", KEYS.changes, 1)
+    world.receive("sunsubscribe", KEYS.changes, 0)
+    assert state_of(second) is State.EMPTY
+    world.receive("ssubscribe", KEYS.changes, 1)
+    assert state_of(second) is State.SYNCING
+
+
+def test_without_a_confirmed_channel_a_heartbeat_is_a_ping(world: SubscriptionsWorld) -> None:
+    world.subscriptions = Subscriptions(random.Random(0), moves=True)
+    world.follow()
+    world.subscriptions.connected(world.now)
+    world.commands()
+    world.advance(HEARTBEAT_S)
+
+    assert world.commands() == [("PING",)]
 
 
 def test_views_of_one_environment_share_its_follower_and_the_subscription(world: SubscriptionsWorld) -> None:

@@ -12,8 +12,10 @@ from redis.exceptions import (
     BusyLoadingError,
     ConnectionError as RedisConnectionError,
     InvalidResponse,
+    MovedError,
     NoScriptError,
     OutOfMemoryError,
+    TryAgainError,
 )
 
 from sessionstore.errors import OutcomeUnknownError, SessionStoreError, StoreUnavailableError
@@ -113,6 +115,103 @@ def test_a_reply_to_no_command_is_no_answer(calls: Calls) -> None:
 
     with pytest.raises(InvalidResponse):
         calls.reply("B")
+
+
+class TestMisrouting:
+    @pytest.fixture
+    def calls(self) -> Calls:
+        calls = Calls()
+        calls.pipeline = Pipeline(DEADLINE_S, reroutes=True)
+        return calls
+
+    def test_a_misrouted_call_waits_for_the_next_connection_ahead_of_the_others(self, calls: Calls) -> None:
+        calls.submit("a", "b", "c", writes=True)
+        calls.send()
+        calls.submit("d", writes=True)
+        moved = MovedError("7 host:1")
+
+        calls.reply("A", moved)
+        # Nothing more is sent to this server, and what was sent is answered
+        assert calls.send() == []
+        with pytest.raises(MovedError):
+            calls.reply(moved)
+        calls.pipeline.lost(moved)
+        assert calls.pipeline.is_delayed
+        assert calls.send() == ["b", "c", "d"]
+        assert not calls.pipeline.is_delayed
+        calls.reply("B", "C", "D")
+
+        assert calls.results() == {"a": "A", "b": "B", "c": "C", "d": "D"}
+
+    def test_a_call_that_was_served_after_a_misrouted_one_is_answered(self, calls: Calls) -> None:
+        calls.submit("a", "b")
+        calls.send()
+        again = TryAgainError("x")
+
+        calls.reply(again)
+        with pytest.raises(TryAgainError):
+            calls.reply("B")
+        assert calls.results() == {"b": "B"}
+
+    def test_what_is_lost_with_the_connection_is_not_what_was_misrouted(self, calls: Calls) -> None:
+        calls.submit("a", "b", writes=True)
+        calls.send()
+        calls.reply(MovedError("7 host:1"))
+
+        calls.pipeline.lost(RedisConnectionError())
+
+        assert calls.results() == {"b": OutcomeUnknownError}
+        assert calls.send() == ["a"]
+
+    def test_the_next_server_may_not_know_the_script(self, calls: Calls) -> None:
+        calls.submit("a")
+        calls.send()
+        calls.reply(NoScriptError("x"))
+        assert calls.send() == ["a*"]
+        with pytest.raises(MovedError):
+            calls.reply(MovedError("7 host:1"))
+        calls.pipeline.lost(MovedError("7 host:1"))
+
+        assert calls.send() == ["a"]
+        calls.reply(NoScriptError("x"))
+        assert calls.send() == ["a*"]
+        calls.reply("A")
+        assert calls.results() == {"a": "A"}
+
+    def test_a_call_that_was_misrouted_until_its_deadline_changed_nothing(self, calls: Calls) -> None:
+        calls.submit("a", writes=True)
+        calls.send()
+        with pytest.raises(MovedError):
+            calls.reply(MovedError("7 host:1"))
+        calls.pipeline.lost(MovedError("7 host:1"))
+
+        assert calls.pipeline.expire_at() == DEADLINE_S
+        calls.pipeline.expire(DEADLINE_S)
+
+        error = calls.answers["a"].result()
+        assert type(error) is StoreUnavailableError
+        assert "is moving its data; nothing was changed, try again later" in str(error)
+
+    def test_a_call_that_could_not_be_sent_until_its_deadline(self, calls: Calls) -> None:
+        calls.submit("a", "b", writes=True)
+        calls.pipeline.delayed(RedisConnectionError())
+        calls.pipeline.expire(DEADLINE_S)
+        assert "can't be reached" in str(calls.answers["a"].result())
+
+        calls.submit("c", at=0.0)
+        calls.pipeline.delayed(RedisConnectionError())
+        assert calls.send(DEADLINE_S) == []
+        assert "can't be reached" in str(calls.answers["c"].result())
+
+    def test_at_a_fixed_address_it_is_an_error(self) -> None:
+        calls = Calls()
+        calls.submit("a", "b")
+        calls.send()
+
+        calls.reply(MovedError("7 host:1"), "B")
+
+        assert calls.results() == {"a": StoreUnavailableError, "b": "B"}
+        assert "redis+cluster://" in str(calls.answers["a"].result())
 
 
 class TestDeadlines:

@@ -8,8 +8,8 @@
 --   expiredLeases  number of leases that have expired
 --   countableAt    Redis time in ms; before it, no write may count the leases, since some may be lost (see open_head)
 --   lostRev        highest revision a caller has seen that this head no longer contains
---   epoch          id of the server's run, then the id of the first lease taken. Leases and changes of another epoch
---                  may belong to another chain than the head's.
+--   epoch          id of the primary's reign, then the id of the first lease taken. Leases and changes of another
+--                  epoch may belong to another chain than the head's.
 
 -- Make writers wait for one lease: some leases may be lost.
 local function forget_leases(head, now, lease)
@@ -17,23 +17,16 @@ local function forget_leases(head, now, lease)
   head.forgotten = true
 end
 
--- The id of this run of the server; it changes with a restart or a failover. '-' if the server does not tell it.
-local function server_run()
-  local info = redis.pcall('INFO', 'server')
-  -- Plain, since a pattern would be tried at each of hundreds of characters.
-  local _, before = string.find(type(info) == 'string' and info or '', '\nrun_id:', 1, true)
-  return before and string.sub(info, before + 1, before + 12) or '-'
-end
-
 -- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`,
 -- if given, is the number of the caller's own subscriptions.
 -- If leases may have been lost, writes wait for a whole lease. There are three signs:
 --   - the head is lower than the revision that the caller has seen;
 --   - the head is missing although the channel has subscribers;
---   - the leases were taken in another run of the server, which may have lost the last leases and acknowledgements.
+--   - the leases were taken under another primary: the last leases and acknowledgements may be lost, and its clock may
+--     differ.
 -- The same loss counts once: lost leases have expired one lease after it was first detected. Callers that notice it
 -- later, such as a view that was disconnected for long, must not make writers wait again. A second loss in the meantime
--- shows by a missing head or another run.
+-- shows by a missing head or another primary.
 local function open_head(head_key, changes, now, lease, known, own)
   -- Scripts publish last. If this user may not publish, fail before the first write.
   if redis.acl_check_cmd and not redis.acl_check_cmd('SPUBLISH', changes, '') then
@@ -66,10 +59,9 @@ local function open_head(head_key, changes, now, lease, known, own)
     forget_leases(head, now, lease)
   end
   if head.epoch ~= '' then
-    local known_run, first = string.match(head.epoch, '^([^:]*)(.*)$')
-    local run = server_run()
-    if run ~= known_run and run ~= '-' and known_run ~= '-' then
-      head.epoch = run .. first
+    local here = epoch_here(head.epoch)
+    if here ~= head.epoch then
+      head.epoch = here
       forget_leases(head, now, lease)
     end
   end

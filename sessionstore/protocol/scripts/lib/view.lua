@@ -24,6 +24,13 @@ local function floor_of(head)
   return lowest[2] and tonumber(lowest[2]) or head.rev
 end
 
+-- Drop the expired leases, unless their times are another primary's.
+local function purge_own_leases(head, now)
+  if epoch_here(head.epoch) == head.epoch then
+    head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
+  end
+end
+
 -- Wake the waiting writers if the floor has risen above `before`.
 local function announce(channel, head, before)
   local floor = floor_of(head)
