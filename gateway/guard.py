@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import h11
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ARRIVAL_S, NOT_HTTP, SERVER_FAILED, TOO_MANY_CONNECTIONS, TOO_SLOW, new_request_id, refusal
 
@@ -103,6 +104,23 @@ def guarded(stock: type[asyncio.Protocol], neighbours: Neighbours) -> type[async
     return cast("type[asyncio.Protocol]", make)  # Uvicorn only calls it
 
 
+class _RefusedError(Exception):
+    """The guard has refused the request, so the stock protocol must not go on: h11 fails if it refuses a HEAD."""
+
+
+def shielded(app: ASGIApp) -> ASGIApp:
+    """Keep from the app what happens to the next request, which the stock protocol reads within the app's last send."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_message(message: Message) -> None:
+            with contextlib.suppress(_RefusedError):
+                await send(message)
+
+        await app(scope, receive, send_message)
+
+    return serve
+
+
 class Guard(asyncio.BufferedProtocol, asyncio.Transport):
     """One connection."""
 
@@ -170,6 +188,8 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
             # The rest of a body is malformed, and its request is answered already.
             self.close()
             return
+        except _RefusedError:
+            return
         after = self._http.their_state
         if after not in _NEEDS_BYTES or (before is h11.SEND_BODY and after is h11.IDLE):
             self._begun = False
@@ -221,7 +241,11 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         if self._closing or self._answered:
             return
         if output.startswith(b"HTTP/1.1 ") and output[9:10] != b"1" and b"\r\nx-request-id: " not in output:
-            self._answer(*(("bad_request", NOT_HTTP) if output[9:10] == b"4" else ("internal_error", SERVER_FAILED)))
+            if output[9:10] == b"4":
+                self._answer("bad_request", NOT_HTTP)
+                self.close()
+                raise _RefusedError
+            self._answer("internal_error", SERVER_FAILED)
             return
         self._written += len(output)
         self.transport.write(output)

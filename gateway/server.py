@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 
 from .errors import MAX_HEAD_BYTES
-from .guard import KEEP_ALIVE_S, Neighbours, guarded
+from .guard import KEEP_ALIVE_S, Neighbours, guarded, shielded
 
 #: Connections that may wait to be accepted.
 BACKLOG = 2048
@@ -45,10 +45,10 @@ def server_config(app: Any, *, shutdown_grace_s: float, neighbours: Neighbours |
         "timeout_graceful_shutdown": shutdown_grace_s,
         "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
     }
-    stock = uvicorn.Config(app, http="h11", **settings)
+    stock = uvicorn.Config(shielded(app), http="h11", **settings)
     stock.load()
     http = guarded(stock.http_protocol_class, neighbours or Neighbours())
-    return uvicorn.Config(app, http=http, **settings)
+    return uvicorn.Config(shielded(app), http=http, **settings)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

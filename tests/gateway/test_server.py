@@ -243,6 +243,17 @@ class TestMalformed:
         assert received.endswith(b"\r\n\r\n")
         assert b"content-length: " in received
 
+    def test_body_of_a_pipelined_head_request_is_refused_and_closes_the_connection(
+        self, gateway: GatewayProcess
+    ) -> None:
+        head = request("HEAD", b"/healthz", "Transfer-Encoding: chunked", connection="keep-alive")
+
+        received = exchange(gateway, GET + head + b"not a length\r\n")
+
+        assert statuses(received) == [200, 400]
+        assert received.endswith(b"\r\n\r\n")
+        assert "Traceback" not in gateway.log
+
     def test_head_after_a_head_request_is_refused_with_content(self, gateway: GatewayProcess) -> None:
         received = exchange(gateway, request("HEAD", b"/healthz", connection="keep-alive") + b"\x00\r\n\r\n")
 
