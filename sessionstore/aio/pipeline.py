@@ -131,6 +131,9 @@ class PipelineDriver:
                 self._write()
                 while self._lingers or self._pipeline.has_sent:
                     self._pipeline.replied(await read_reply(self._connection), time.monotonic())
+                    if self._is_closed or self._conversation is None:
+                        # A cancellation was lost, as asyncio.wait_for of Python 3.11 may do.
+                        raise TimeoutError
                     if self._writing is None and self._pipeline.has_waiting():
                         self._write()
             self._conversation = None

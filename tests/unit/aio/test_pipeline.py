@@ -200,6 +200,39 @@ async def eventually_served(store: AsyncSessionStore) -> None:
                 await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("closing", [False, True])
+async def test_a_cancellation_that_is_lost_ends_the_conversation(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, closing: bool
+) -> None:
+    """As `asyncio.wait_for` of Python 3.11 loses one if a reply comes at the same time; fakeredis reads with it."""
+    async with AsyncSessionStore.from_url(own_redis.url, deadline_s=0.2) as store:
+        await store.ping()
+        driver: Any = store._runner.connections._pipeline
+        read_response = driver._connection.read_response
+
+        async def forget(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await read_response(*args, **kwargs)
+            except asyncio.CancelledError:
+                return b"{}" if closing else await read_response(*args, **kwargs)
+
+        # Given a connection that is read so, and a Redis that is silent
+        monkeypatch.setattr(driver._connection, "read_response", forget)
+        await store.ping()
+        own_redis.pause()
+        waiting = asyncio.gather(store.ping(), store.ping(), return_exceptions=True)
+        if closing:
+            await eventually(lambda: driver._pipeline.has_sent)
+        else:
+            assert [type(result) for result in await waiting] == [StoreUnavailableError] * 2
+
+        # When it answers again, then calls are served; and closing the store does not hang either
+        own_redis.resume()
+        if not closing:
+            await eventually_served(store)
+    await waiting
+
+
 @pytest.mark.parametrize("method", ["read_response", "connect"])
 async def test_an_unexpected_error_fails_the_calls_under_way_and_is_logged(
     shared_redis: RedisServer,
