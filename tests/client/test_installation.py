@@ -1,4 +1,4 @@
-"""What `pip install 'sessionstore[client]'` brings."""
+"""What the extras bring."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ def test_the_client_brings_httpx_and_nothing_of_the_gateway() -> None:
     # h11 speaks HTTP for httpx too.
     assert direct("gateway") - {"h11", "sessionstore"} >= {"limits", "prometheus-client", "starlette", "uvicorn"}
     assert everything("sessionstore", "client") & (direct("gateway") | direct("embedded")) == {"h11"}
+
+
+def test_a_gateway_brings_no_embedded_store() -> None:
+    assert direct("embedded") == {"fakeredis"}
+    for extra in ("gateway", "cli"):
+        assert everything("sessionstore", extra) & {"fakeredis", "lupa"} == set()
 
 
 def test_pytest_finds_the_plugin() -> None:

@@ -20,7 +20,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(rb"(?:/|https?://)[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]*|\*")
 _VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]+)([ \t]*)((?:;[^\r\n\0]*)?)")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]+)([ \t]*)((?:;[^\n]*)?)")
 _CONTROLS = re.compile(rb"[\x01-\x08\x0b-\x1f\x7f]")
 
 #: Bytes of a head, and digits of a length, that a server may find too many.
@@ -221,7 +221,7 @@ def _read_chunks(reader: _Reader, request: Request) -> None:
         match = _CHUNK.fullmatch(reader.chunk_line())
         if not match:
             raise _Invalid("a chunk's line")
-        if match[2]:
+        if match[2] or b"\r" in match[3] or b"\0" in match[3]:
             request.doubtful = True
         if len(match[1]) > _MOST_DIGITS:
             request.doubtful = True
@@ -237,6 +237,8 @@ def _read_chunks(reader: _Reader, request: Request) -> None:
             request.doubtful = True
         elif not colon or not _TOKEN.fullmatch(name):
             raise _Invalid("a trailer")
+        # No sender may put these there (9110, 6.5.1).
+        request.doubtful |= name.lower() in (b"content-length", b"transfer-encoding", b"host")
 
 
 @dataclass

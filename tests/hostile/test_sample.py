@@ -14,6 +14,8 @@ from .world import World, embedded_world, redis_world
 
 #: Fixed, so that a failure can be repeated.
 SEED = 1
+#: Seconds. Longer than for all inputs, because other tests run at the same time.
+LEASE_S = 1.0
 
 
 _WORLDS = {"redis": redis_world, "embedded": embedded_world}
@@ -23,10 +25,11 @@ _WORLDS = {"redis": redis_world, "embedded": embedded_world}
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "redis":
         require_redis_server()
-    with _WORLDS[request.param]() as world:
+    with _WORLDS[request.param](LEASE_S) as world:
         yield world
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 async def test_hostile_input_does_no_harm(world: World, attack: Attack) -> None:
     source = random.Random(SEED)

@@ -238,7 +238,7 @@ def _record(
             return [f"the PUT of {key!r}, {request.body!r} was taken for {document}"]
         if (document["project"], document["environment"]) == (project, "staging"):
             written[project][document["sessionKey"]].add(document["label"])
-    elif b"project=%b&environment=staging" % project.encode() in request.target:
+    elif request.target.endswith(b"?project=%b&environment=staging" % project.encode()):
         written[project][key.strip()].add(None)
     return []
 

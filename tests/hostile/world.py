@@ -31,8 +31,8 @@ AUTHORIZATION = f"Bearer {KEY}"
 BASE = "/api/v1"
 #: How each key of the store begins.
 PREFIX = "ss"
-#: Seconds. A write to a new environment waits for a lease.
-LEASE_S = 0.2
+#: Seconds. Short, because a write waits for a lease where a view or the history is lost.
+LEASE_S = 0.3
 #: Seconds after which an answer that has not come never will.
 PATIENCE_S = 45.0
 #: Connections at the same time.
@@ -201,24 +201,24 @@ async def in_parallel(inputs: Sequence[T], attack: Callable[[T], Awaitable[list[
 
 
 @contextlib.contextmanager
-def redis_world() -> Iterator[World]:
+def redis_world(lease_s: float = LEASE_S) -> Iterator[World]:
     """A gateway process on a Redis of its own."""
-    arguments = ("--rate-limit", "off", "--lease", f"{LEASE_S}s", "--no-access-log")
+    arguments = ("--rate-limit", "off", "--lease", f"{lease_s}s", "--no-access-log")
     with RedisServer() as server, server.client() as raw, GatewayProcess(server.url, *arguments) as gateway:
 
         def store() -> SessionStore:
-            return SessionStore.from_url(server.url, lease_s=LEASE_S)
+            return SessionStore.from_url(server.url, lease_s=lease_s)
 
         yield World("redis", gateway.host, gateway.port, raw, store, lambda: gateway.log.count("Traceback"))
 
 
 @contextlib.contextmanager
-def embedded_world() -> Iterator[World]:
+def embedded_world(lease_s: float = LEASE_S) -> Iterator[World]:
     """A gateway on the embedded store, in a thread of this process: only so can a test reach into the store."""
-    with EmbeddedServer() as memory, memory.client() as raw, _GatewayThread(memory) as gateway:
+    with EmbeddedServer() as memory, memory.client() as raw, _GatewayThread(memory, lease_s) as gateway:
 
         def store() -> SessionStore:
-            return SessionStore.embedded(memory, lease_s=LEASE_S)
+            return SessionStore.embedded(memory, lease_s=lease_s)
 
         yield World("embedded", *gateway.address, raw, store, lambda: gateway.tracebacks)
 
@@ -226,10 +226,11 @@ def embedded_world() -> Iterator[World]:
 class _GatewayThread(logging.Handler):
     """Runs the gateway, and takes what it logs."""
 
-    def __init__(self, memory: EmbeddedServer) -> None:
+    def __init__(self, memory: EmbeddedServer, lease_s: float) -> None:
         super().__init__()
         self.tracebacks = 0
         self._memory = memory
+        self._lease_s = lease_s
         self._socket = listening_socket("127.0.0.1", 0)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._ready = threading.Event()
@@ -256,7 +257,7 @@ class _GatewayThread(logging.Handler):
         self._log.propagate = True
 
     async def _serve(self) -> None:
-        store = AsyncSessionStore.embedded(self._memory, lease_s=LEASE_S)
+        store = AsyncSessionStore.embedded(self._memory, lease_s=self._lease_s)
         authenticator = Authenticator(KEY, store)
         neighbours = Neighbours()
         app = create_app(store, authenticator, access_log=False)
