@@ -20,6 +20,9 @@ from ...support.redis_server import RedisServer
 from ...support.relay import Relay
 from ...support.stub_server import StubServer
 
+#: Seconds of a deadline that a test lets pass. A busy machine answers in time.
+DEADLINE_S = 1.0
+
 
 def open_store(server: RedisServer, prefix: str, **options: Any) -> AsyncSessionStore:
     """A store whose connections have its prefix as the client's name."""
@@ -109,7 +112,7 @@ async def test_more_calls_than_may_be_under_way(shared_redis: RedisServer, prefi
 
 
 async def test_idle_for_a_deadline_it_keeps_the_connection_and_no_task(shared_redis: RedisServer, prefix: str) -> None:
-    async with open_store(shared_redis, prefix, deadline_s=0.1) as store:
+    async with open_store(shared_redis, prefix, deadline_s=DEADLINE_S) as store:
         await store.ping()
         driver: Any = store._runner.connections._pipeline
         connection = driver._connection
@@ -155,7 +158,7 @@ async def test_the_end_of_an_idle_connection_that_nobody_has_read_yet(shared_red
 async def test_a_connection_with_a_reply_to_no_command_is_made_anew(
     shared_redis: RedisServer, prefix: str, idle: bool
 ) -> None:
-    async with open_store(shared_redis, prefix, deadline_s=0.1 if idle else 20) as store:
+    async with open_store(shared_redis, prefix, deadline_s=DEADLINE_S if idle else 20) as store:
         await store.ping()
         driver: Any = store._runner.connections._pipeline
         connection = driver._connection
@@ -170,7 +173,7 @@ async def test_a_connection_with_a_reply_to_no_command_is_made_anew(
 
 
 async def test_a_call_that_redis_does_not_answer_fails_in_time_and_the_next_is_served(own_redis: RedisServer) -> None:
-    async with AsyncSessionStore.from_url(own_redis.url, deadline_s=0.2) as store:
+    async with AsyncSessionStore.from_url(own_redis.url, deadline_s=DEADLINE_S) as store:
         await store.ping()
         own_redis.pause()
         results = await asyncio.gather(*(store.ping() for _ in range(4)), return_exceptions=True)
@@ -205,7 +208,7 @@ async def test_a_cancellation_that_is_lost_ends_the_conversation(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, closing: bool
 ) -> None:
     """As `asyncio.wait_for` of Python 3.11 loses one if a reply comes at the same time; fakeredis reads with it."""
-    async with AsyncSessionStore.from_url(own_redis.url, deadline_s=0.2) as store:
+    async with AsyncSessionStore.from_url(own_redis.url, deadline_s=DEADLINE_S) as store:
         await store.ping()
         driver: Any = store._runner.connections._pipeline
         read_response = driver._connection.read_response
