@@ -117,7 +117,7 @@ _REQUEST_HEADERS = {
 }
 TIME_PATTERN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$"
 
-#: What a parameter is where a call takes another one of its name, by operationId.
+#: Calls that take another parameter of the same name, by operationId.
 _VARIANTS = {
     ("putSession", "If-None-Match"): _text("Only `*`: create the session, never change one.", "*", pattern=r"^\*$"),
     ("putSession", "mode"): _text(

@@ -33,9 +33,9 @@ _MAX_CONNECTIONS = 10_000
 #: Keys and values are UTF-8, even if the caller's client uses another encoding.
 _ENCODING = {"encoding": "utf-8", "encoding_errors": "strict"}
 
-#: Options of a client's connections that a store has its own way for.
+#: Options of a client's connections that a store replaces.
 _NOT_TAKEN = ("himport_", "maint_", "oss_cluster_", "response_callbacks", "retry")
-#: How the options of a URL begin that are for its sentinels.
+#: The prefix of a URL's options for its sentinels.
 _OF_SENTINELS = "sentinel_"
 _URLS = (
     "A Redis URL is redis://[user:password@]host[:port][/database], redis+cluster://[user:password@]host[:port][,host…],"
