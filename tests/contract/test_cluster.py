@@ -6,18 +6,22 @@ REDIS_KINDS="cluster sentinels" runs the whole contract there.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
 
 from sessionstore import AsyncSessionStore, InvalidInputError, LiveCounts, NewApiKey
+from sessionstore.transport import driver as routes
 
 from ..support.adapter import Backend, Driver
 from ..support.polling import eventually
 from ..support.redis_cluster import RedisCluster
 from ..support.redis_server import RedisServer
+from ..support.relay import Relay
 
 #: What a node runs for its replicas, for the test itself, and once for a store that asks where the primaries are.
 _OF_OTHERS = ("client", "cluster", "hello", "info", "ping", "psync", "publish", "pubsub", "replconf")
@@ -110,6 +114,63 @@ async def test_there_is_no_pool_to_share(store: AsyncSessionStore) -> None:
         _ = store.connection_pool
 
 
+@pytest.fixture(params=["sync", "asyncio"])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return cast(Driver, request.param)
+
+
+async def test_addresses_that_the_nodes_announce_are_remapped(
+    driver: Driver, shared_cluster: RedisCluster, prefix: str
+) -> None:
+    backend = Backend(driver, shared_cluster, prefix)
+    primary = shared_cluster.primary_of(shared_cluster.slot_of("{checkout}"))
+    with ExitStack() as stack:
+        relays = {node.port: stack.enter_context(Relay(node.port)) for node in shared_cluster.nodes}
+        client = backend.client(address_remap=lambda address: ("127.0.0.1", relays[address[1]].port))
+        async with backend.on_client(client, lease_s=0.1) as store:
+            staging = store.environment("checkout", "staging")
+            async with staging.view():
+                await staging.put("ci-42")
+                assert relays[primary.port].connections >= 2
+        await (client.aclose() if driver == "asyncio" else asyncio.to_thread(client.close))
+    backend.close()
+
+
+async def test_connections_of_a_project_that_is_not_used_any_more_are_closed(
+    driver: Driver, shared_cluster: RedisCluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "IDLE_ROUTE_S", 0.0)
+    backend = Backend(driver, shared_cluster, prefix)
+    primary = shared_cluster.primary_of(shared_cluster.slot_of("{checkout}"))
+    names = (f"project-{number}" for number in range(1000))
+    other = next(
+        name for name in names if shared_cluster.primary_of(shared_cluster.slot_of(f"{{{name}}}")) is not primary
+    )
+    async with backend.store_at(f"{shared_cluster.url}?client_name={prefix}", lease_s=0.1, deadline_s=0.5) as store:
+        staging = store.environment("checkout", "staging")
+        view = await staging.view().open()
+        await staging.put("ci-42")
+        elsewhere = store.environment(other, "staging")
+
+        async def use_another() -> int:
+            await elsewhere.get("ci-42")
+            return len(primary.clients(prefix))
+
+        # A view keeps them
+        started = time.monotonic()
+        while time.monotonic() < started + 2 * 0.5 + 1:
+            assert await use_another() >= 2
+        assert view.fresh
+        await view.aclose()
+        while await use_another():
+            assert time.monotonic() < started + 20
+
+        # And the project can be used again
+        assert await staging.get("ci-42") is not None
+        await staging.put("ci-42", label="again")
+    backend.close()
+
+
 def commands(cluster: RedisCluster) -> dict[int, Counter[str]]:
     """How often each node has run each command, by its port."""
     counts: dict[int, Counter[str]] = {}
@@ -131,7 +192,6 @@ def channels(node: RedisServer) -> int:
         return len(client.execute_command("PUBSUB", "SHARDCHANNELS")) + len(client.pubsub_channels())
 
 
-@pytest.mark.parametrize("driver", ["sync", "asyncio"])
 async def test_a_project_costs_the_other_shards_nothing(driver: Driver, own_cluster: RedisCluster, prefix: str) -> None:
     backend = Backend(driver, own_cluster, prefix)
     primary = own_cluster.primary_of(own_cluster.slot_of("{checkout}"))

@@ -21,6 +21,8 @@ from ..support.redis_server import RedisServer
 #: Seconds of a lease: a write waits for one after each move.
 LEASE_S = 0.5
 
+slow = pytest.mark.skipif(not os.environ.get("REDIS_KINDS"), reason="slow; set REDIS_KINDS, as make test-all does")
+
 
 @pytest.fixture(params=["sync", "asyncio"])
 def driver(request: pytest.FixtureRequest) -> Driver:
@@ -126,6 +128,7 @@ async def test_a_slot_that_moves_is_followed(on_cluster: Backend, cluster: Redis
         await traffic.recover()
 
 
+@slow
 async def test_a_view_notices_a_slot_that_moves_while_nothing_happens(
     on_cluster: Backend, cluster: RedisCluster
 ) -> None:
@@ -173,6 +176,7 @@ async def test_while_a_slot_is_moved_key_by_key_no_write_runs_on_a_part_of_it(
         assert keys == {"ci-0", "ci-1", "ci-2", "ci-3", "ci-4", "ci-42"}
 
 
+@slow
 async def test_there_and_back_again(on_cluster: Backend, cluster: RedisCluster) -> None:
     async with Traffic(on_cluster) as traffic:
         slot, home = slot_of_checkout(cluster), cluster.primary_of(slot_of_checkout(cluster))
@@ -212,6 +216,7 @@ async def test_a_primary_that_is_killed_hurts_its_own_projects_only(on_cluster: 
         await there.recover()
 
 
+@slow
 async def test_a_primary_that_stops_and_comes_back_as_a_replica(on_cluster: Backend, cluster: RedisCluster) -> None:
     async with Traffic(on_cluster, deadline_s=1) as traffic:
         primary = cluster.primary_of(slot_of_checkout(cluster))
@@ -225,6 +230,7 @@ async def test_a_primary_that_stops_and_comes_back_as_a_replica(on_cluster: Back
         await traffic.recover()
 
 
+@slow
 async def test_under_sentinel_a_replica_that_is_promoted_in_order(
     on_sentinels: Backend, own_sentinels: RedisSentinels
 ) -> None:
@@ -241,7 +247,7 @@ async def test_under_sentinel_a_primary_that_is_killed(on_sentinels: Backend, ow
         await traffic.recover()
 
 
-@pytest.mark.skipif("sentinels" not in os.environ.get("REDIS_KINDS", ""), reason="slow; see REDIS_KINDS")
+@slow
 @pytest.mark.parametrize("is_killed", [False, True])
 async def test_under_sentinel_a_primary_that_comes_back(
     on_sentinels: Backend, own_sentinels: RedisSentinels, is_killed: bool
