@@ -398,8 +398,8 @@ async def test_round_trips(backend: Backend) -> None:
 async def test_an_apply_that_fails_midway_names_the_environments_that_it_changed(
     backend: Backend, store: AsyncSessionStore
 ) -> None:
-    if not backend.real:
-        pytest.skip("fakeredis knows no users")
+    if backend.kind != "redis":
+        pytest.skip("fakeredis knows no users; elsewhere, each server needs them")
     # Given a user who may write one environment's catalog, and not the other's
     base = f"{backend.prefix}:{{checkout}}"
     raw = backend.raw

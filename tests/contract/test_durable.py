@@ -14,6 +14,12 @@ from ..support.replication import short_waits
 CATALOG: dict[str, Any] = {"project": "checkout", "environments": {"staging": {"mocks": [], "scenarios": []}}}
 
 
+@pytest.fixture(autouse=True)
+def no_replicas(backend: Backend) -> None:
+    if backend.kind in ("cluster", "sentinels"):
+        pytest.skip("it has replicas")
+
+
 async def test_the_write_is_committed(backend: Backend, staging: AsyncEnvironment) -> None:
     with short_waits(), pytest.raises(NotDurableError, match="asked for 1 replicas to have it, and 0 did") as caught:
         await staging.put("ci-1", label="x", replicas=1)

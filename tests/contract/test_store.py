@@ -749,6 +749,8 @@ async def test_a_session_is_frozen(staging: AsyncEnvironment) -> None:
 class TestCallersClient:
     @pytest.mark.parametrize("decode_responses", [False, True])
     async def test_a_store_leaves_the_callers_client_open(self, backend: Backend, decode_responses: bool) -> None:
+        if backend.kind == "cluster":
+            pytest.skip("redis-py leaves connections of this client open")
         client = backend.client(decode_responses=decode_responses)
         async with backend.on_client(client, lease_s=0.1) as store:
             environment = store.environment("checkout", "staging")
@@ -763,6 +765,8 @@ class TestCallersClient:
         else:
             assert await client.exists(backend.key("ci-42")) == 1
             await client.aclose()
+            if backend.kind == "sentinels":
+                await client.connection_pool.sentinel_manager.aclose()
 
     async def test_rejects_other_clients_than_one_primarys(self, backend: Backend) -> None:
         with pytest.raises(InvalidInputError, match="of one primary"):

@@ -169,7 +169,7 @@ async def test_closing_a_store_fails_a_waiting_write(backend: Backend, nothing_l
         # When a store is closed while one of its writes waits
         store = backend.store(lease_s=30.0)
         writing = asyncio.create_task(put(backend, store))
-        await eventually(lambda: store._runner.driver.subscriptions.wanted)
+        await eventually(lambda: store._runner.route_of(keys).driver.subscriptions.wanted)
         await store.aclose()
 
         # Then the write reports its commit, and no connection of the store is left

@@ -617,15 +617,14 @@ async def test_views_of_one_store_share_a_subscription_and_the_sessions(
     channel = f"{backend.prefix}:{{checkout}}:staging:changes"
     async with staging.view() as first, staging.view() as second, production.view():
         assert first.get("ci-42") is second.get("ci-42")
-        assert dict(backend.raw.pubsub_shardnumsub(channel)) in ({channel: 1}, {channel.encode(): 1})
-        if backend.real:
-            name = f"{backend.prefix}:"
-            subscribed = [client for client in backend.raw.client_list() if int(client["ssub"]) > 0]
-            channels = [
-                channel for channel in backend.raw.pubsub_shardchannels(f"{name}*") if channel.endswith(":changes")
-            ]
-            assert len(channels) == 2
-            assert len(subscribed) == 1
+        with backend.shard() as raw:
+            assert dict(raw.pubsub_shardnumsub(channel)) in ({channel: 1}, {channel.encode(): 1})
+            if backend.real:
+                name = f"{backend.prefix}:"
+                subscribed = [client for client in raw.client_list() if int(client["ssub"]) > 0]
+                channels = [channel for channel in raw.pubsub_shardchannels(f"{name}*") if channel.endswith(":changes")]
+                assert len(channels) == 2
+                assert len(subscribed) == 1
 
         # When one closes, the other continues.
         await first.aclose()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
-from collections.abc import Awaitable, Callable
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import fakeredis
@@ -93,6 +96,22 @@ class Backend:
         )
 
     @property
+    def kind(self) -> str:
+        """``fakeredis``, ``redis``, ``cluster`` or ``sentinels``."""
+        kinds = {RedisServer: "redis", RedisCluster: "cluster", RedisSentinels: "sentinels"}
+        return kinds.get(type(self.server), "fakeredis")
+
+    @contextmanager
+    def shard(self) -> Iterator[Any]:
+        """A plain client of the server that has the project ``checkout``."""
+        if not isinstance(self.server, RedisCluster):
+            yield self.raw
+            return
+        primary = self.server.primary_of(self.server.slot_of("{checkout}"))
+        with primary.client(decode_responses=True) as client:
+            yield client
+
+    @property
     def real(self) -> bool:
         return not isinstance(self.server, EmbeddedServer)
 
@@ -135,6 +154,12 @@ class Backend:
 
     def close(self) -> None:
         self.raw.close()
+        if isinstance(self.raw, redis.RedisCluster):
+            # redis-py leaves the connection open on which this client read the slots first.
+            del self.raw
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
 
     def key(self, session_key: str) -> str:
         return f"{self.prefix}:{{checkout}}:staging:s:{session_key}"
