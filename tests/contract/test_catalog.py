@@ -115,25 +115,26 @@ async def test_counts_live_sessions_and_views_of_registered_environments(store: 
         assert await project.live_counts() == {"qa": LiveCounts(0, 0), "staging": LiveCounts(1, 1)}
 
 
-async def test_lists_live_views_and_where_else_the_project_has_some(store: AsyncSessionStore) -> None:
-    # Given a project without registered environments
-    project = store.project("checkout")
-    assert await project.live_views("staging") == LiveViews(0, (), {})
+async def test_lists_live_views_and_where_else_the_project_has_some(backend: Backend) -> None:
+    # Given a project without registered environments, and a lease that a busy machine keeps
+    async with backend.store(lease_s=1.0) as store:
+        project = store.project("checkout")
+        assert await project.live_views("staging") == LiveViews(0, (), {})
 
-    # When it registers three, and two have views
-    await project.apply_catalog(document(staging=STAGING, qa={}, uat={}))
-    staging = store.environment("checkout", "staging")
-    async with staging.view(), store.environment("checkout", "qa").view():
-        await staging.put("ci-1")
+        # When it registers three, and two have views
+        await project.apply_catalog(document(staging=STAGING, qa={}, uat={}))
+        staging = store.environment("checkout", "staging")
+        async with staging.view(), store.environment("checkout", "qa").view():
+            await staging.put("ci-1")
 
-        # Then each environment shows its own, and the numbers of the others
-        live = await project.live_views("staging")
-        assert [view.applied_revision for view in live.views] == [live.revision]
-        assert live.views[0].id == (await staging.views())[0].id
-        assert live.elsewhere == {"qa": 1}
-        assert (await project.live_views("uat")).elsewhere == {"qa": 1, "staging": 1}
-        with pytest.raises(EnvironmentNotFoundError, match="qa, staging, uat"):
-            await project.live_views("prod")
+            # Then each environment shows its own, and the numbers of the others
+            live = await project.live_views("staging")
+            assert [view.applied_revision for view in live.views] == [live.revision]
+            assert live.views[0].id == (await staging.views())[0].id
+            assert live.elsewhere == {"qa": 1}
+            assert (await project.live_views("uat")).elsewhere == {"qa": 1, "staging": 1}
+            with pytest.raises(EnvironmentNotFoundError, match="qa, staging, uat"):
+                await project.live_views("prod")
 
 
 async def test_applying_again_changes_nothing(store: AsyncSessionStore, staging: AsyncEnvironment) -> None:
