@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ..support.leases import OTHER_EPOCH, Leases
+from ..support.polling import await_true
+from ..support.redis_server import RedisServer
 from ..support.scripts import LEASE_MS, Scripts
 
 
@@ -159,3 +161,29 @@ def test_another_run_of_the_server_lets_writers_wait(scripts: Scripts, leases: L
     assert reply["status"] == "ok"
     assert leases.epoch() == f"{leases.server_run()}:l1" == leases.view_fields("l1")["l1:epoch"]
     assert scripts.redis.hget(scripts.head, "countableAt") == str(reply["now"] + LEASE_MS)
+
+
+def test_only_another_primary_begins_another_reign(own_redis: RedisServer, prefix: str) -> None:
+    with own_redis.client(decode_responses=True) as client:
+        scripts = Scripts(client, prefix)
+        leases = Leases(scripts)
+        leases.join("l1", 0, "")
+        epoch, replication_id = leases.epoch(), client.info("replication")["master_replid"]
+
+        # Given a first replica, with which Redis changes the id of its replication
+        with RedisServer(replicaof=f"127.0.0.1 {own_redis.port}"):
+            await_true(
+                lambda: client.info("replication")["master_replid"] != replication_id, "the replica has connected"
+            )
+
+            # When a session is written, then no lease counts as lost
+            assert scripts.put()["countableInMs"] == 0
+            assert leases.epoch() == epoch
+
+        # But when the primary was a replica in between, then writers wait for a lease
+        client.replicaof("127.0.0.1", 1)
+        client.replicaof("NO", "ONE")
+        assert 0 < scripts.put("ci-43")["countableInMs"] <= LEASE_MS
+        assert leases.epoch() == f"{leases.server_run()}:l1" != epoch
+        leases.close()
+        scripts.close()

@@ -89,8 +89,8 @@ class Leases:
         """The part of an epoch that names the reign of this primary. fakeredis does not tell it, and never restarts."""
         if isinstance(self.scripts.redis, fakeredis.FakeRedis):
             return "-"
-        run: str = self.scripts.redis.info("replication")["master_replid"]
-        return run[:12]
+        info = self.scripts.redis.info()
+        return f"{info['run_id'][:12]}{info['master_replid2']:0>40}"[:20]
 
     # Changes that bypass the scripts
 

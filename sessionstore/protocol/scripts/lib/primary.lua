@@ -4,11 +4,17 @@
 -- lease before the head says that the primary has changed: writers wait a whole lease then.
 
 -- The id of this primary's reign; it changes with each restart and promotion. '-' if the server does not tell it.
+-- That is its run, and what a promotion leaves of the primary before it. master_replid would change, too, when a first
+-- replica connects, which harms no lease.
 local function reign()
-  local info = redis.pcall('INFO', 'replication')
+  local info = redis.pcall('INFO', 'server', 'replication')
+  if type(info) ~= 'string' then
+    return '-'
+  end
   -- Plain, since a pattern would be tried at each of hundreds of characters.
-  local _, before = string.find(type(info) == 'string' and info or '', '\nmaster_replid:', 1, true)
-  return before and string.sub(info, before + 1, before + 12) or '-'
+  local _, run = string.find(info, '\nrun_id:', 1, true)
+  local _, former = string.find(info, '\nmaster_replid2:', 1, true)
+  return run and former and string.sub(info, run + 1, run + 12) .. string.sub(info, former + 1, former + 8) or '-'
 end
 
 -- The epoch with the reign of this primary, unless one of the two is unknown.
