@@ -21,9 +21,16 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from sessionstore import AsyncEnvironment, AsyncSessionStore, Deletion, Effect, Session
-from sessionstore.errors import InvalidQueryError, NotDurableError, SessionNotFoundError, TooFewViewsError
+from sessionstore.errors import (
+    InvalidQueryError,
+    NotDurableError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+    TooFewViewsError,
+)
 from sessionstore.protocol.bulk_operations import MAX_CHANGED
 from sessionstore.session import SessionDocument, SessionEntry, ViewDocument, ViewListDocument, normalize_session_key
+from sessionstore.transport.topology import Cluster
 
 from . import inputs
 from .auth import Authenticator
@@ -303,8 +310,17 @@ class API:
 
     @Operation(answer=StatusDocument, errors=("store_unavailable",))
     async def readyz(self, request: Request) -> Response:
-        """Report that Redis answers and runs scripts."""
-        await self.store.ping()
+        """Report that Redis answers and runs scripts.
+
+        On a cluster, one shard that answers is enough.
+        """
+        try:
+            await self.store.ping()
+        except StoreUnavailableError:
+            if not isinstance(self.store.site, Cluster):
+                raise
+            # It asks another primary.
+            await self.store.ping()
         return _answer(StatusDocument("ok"))
 
     async def _switch(self, request: Request, operation: Literal["activate", "deactivate"]) -> Response:

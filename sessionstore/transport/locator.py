@@ -8,7 +8,6 @@ pause in between, so many routes that fail together ask no more often than one.
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 import weakref
@@ -158,9 +157,7 @@ class ClusterDirectory:
             raise
 
     def find(self, tag: str) -> Address:
-        """The primary of a tag's slot; without a tag, any one."""
-        if not tag:
-            return random.choice(self.primaries())
+        """The primary of a tag's slot."""
         nodes = self._nodes
         if nodes is None:
             raise redis_errors.ClusterDownError("no node of the cluster was reached")

@@ -9,6 +9,7 @@ A cluster has a `Place` for each hash tag. A `Place` remembers whether the last 
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -94,6 +95,9 @@ class Locates(Protocol):
     def find(self, tag: str) -> Address:
         """The address of a tag's primary, as it was last read; raises a RedisError if it is unknown."""
 
+    def primaries(self) -> list[Address]:
+        """Every primary, in the same way."""
+
     def remap(self, address: Address) -> Address:
         """How to reach an address that a node announced."""
 
@@ -126,8 +130,13 @@ class Place:
         return named
 
     def find(self) -> Address:
-        """The address as it was last read."""
-        self._address = self._locator.find(self.tag)
+        """The address as it was last read. Without a tag, another primary than the last one, if there is one."""
+        if self.tag:
+            self._address = self._locator.find(self.tag)
+        else:
+            primaries = self._locator.primaries()
+            others = [address for address in primaries if address != self._address]
+            self._address = random.choice(others or primaries)
         return self._address
 
     def check(self, info: bytes | str | None) -> None:

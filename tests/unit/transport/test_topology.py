@@ -68,6 +68,9 @@ class FakeLocator:
     def find(self, tag: str) -> Address:
         return f"node-of-{tag}", 1
 
+    def primaries(self) -> list[Address]:
+        return [("a", 1), ("b", 2)]
+
     def remap(self, address: Address) -> Address:
         return f"outside-{address[0]}", address[1]
 
@@ -80,6 +83,11 @@ class TestPlace:
         place.doubt(ConnectionResetError(), 7.0)
         assert place.doubted_at == 7.0
         assert place.take_named() is None
+
+    def test_without_a_tag_it_is_another_primary_each_time(self) -> None:
+        place = Place(FakeLocator(), "")
+        found = [place.find() for _ in range(20)]
+        assert found in (10 * [("a", 1), ("b", 2)], 10 * [("b", 2), ("a", 1)])
 
     def test_a_pause_is_no_doubt(self) -> None:
         place = Place(FakeLocator(), "checkout")
