@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .checker.history import Contents, Fault, History, Looks, Outcome, Record, Stall, Stored, Write
+from .checker.history import Contents, Fault, History, Looks, Outcome, Record, Stall, Stored, Write, of_project
 from .checker.plan import KINDS, plan_rounds
 from .checker.trace import trace_of
 from .checker.validators import LONGEST_WAIT_LEASES, VALIDATORS, WAIT_MARGIN_S, violations_of
@@ -72,13 +72,34 @@ def look(
     )
 
 
-def loss(started: float, ended: float, loses: Any = "all") -> Fault:
-    return Fault(kind="flushall", target="", started=started, ended=ended, loses=loses, outage=True)
+def loss(started: float, ended: float, loses: Any = "all", **more: Any) -> Fault:
+    return Fault(kind="flushall", target="", started=started, ended=ended, loses=loses, outage=True, **more)
+
+
+def failover(strays: str) -> Fault:
+    """A replica took over at 1.6; until 2.5, one process used the old primary."""
+    return loss(1.5, 1.6, "tail", strays=(strays,), stray_from=1.5, stray_until=2.5)
+
+
+def cut_off(target: str) -> Fault:
+    """One process could not reach Redis."""
+    return Fault(kind="primary-cut-off", target=target, started=0.1, ended=0.2, outage=True)
 
 
 def found(*records: Record, by: str) -> list[str]:
     """The violations that one validator finds."""
     return [one.what for one in VALIDATORS[by](History(records, lease_s=LEASE_S, ttl_s=TTL_S))]
+
+
+def test_what_one_project_loses_excuses_no_other() -> None:
+    key = "checkout/main/k"
+    records: list[Record] = [put("new", 0.5, 1.0, 1, key=key), loss(1.5, 1.6, projects=("search",)), look(2.0, key=key)]
+
+    history = History(of_project(records, "checkout"), lease_s=LEASE_S, ttl_s=TTL_S)
+
+    assert len(violations_of(history)) == 1
+    assert not list(of_project([records[0], records[2]], "search"))
+    assert list(of_project([records[1]], "search"))
 
 
 # (a)
@@ -107,6 +128,10 @@ def found(*records: Record, by: str) -> list[str]:
         pytest.param(
             [put("short", 0.0, 0.1, 3, key="brief/k"), look(1.5, key="brief/k")], id="nothing, after it has expired"
         ),
+        pytest.param(
+            [failover("writer/"), put("lost", 2.0, 2.1, 3), look(2.2, 2, "new")],
+            id="the state before, after a write to the part that is lost",
+        ),
     ],
 )
 def test_a_accepts_a_look_up_of(records: list[Record]) -> None:
@@ -130,6 +155,14 @@ def test_a_accepts_a_look_up_of(records: list[Record]) -> None:
             [loss(1.5, 1.6), put("first", 1.7, 1.8, 1), look(2.0, 2, "new")], id="what was flushed, after a new write"
         ),
         pytest.param([loss(1.5, 1.6), put("first", 1.7, 1.8, 1), look(2.0)], id="nothing, after a new write"),
+        pytest.param(
+            [failover("other/"), put("kept", 2.0, 2.1, 3), look(2.2, 2, "new")],
+            id="the state before, after a write to the new primary",
+        ),
+        pytest.param(
+            [failover("writer/"), put("kept", 2.6, 2.7, 3), look(2.8, 2, "new")],
+            id="the state before, after a write once the network is whole",
+        ),
         pytest.param(
             [put("short", 0.0, 0.1, 3, key="brief/k"), look(1.0, key="brief/k")], id="nothing, before it has expired"
         ),
@@ -317,6 +350,9 @@ LONGEST_S = LONGEST_WAIT_LEASES * LEASE_S + WAIT_MARGIN_S
             id="where its gateway was stopped",
         ),
         pytest.param([put("x", 0.0, 0.5, 1, "committed", detail="lost"), loss(0.1, 0.2)], id="in vain, after a loss"),
+        pytest.param(
+            [put("x", 0.0, 0.5, 1, "committed", detail="lost"), cut_off("writer")], id="in vain, cut off from Redis"
+        ),
     ],
 )
 def test_f_accepts_a_write_that_waited(records: list[Record]) -> None:
@@ -328,6 +364,9 @@ def test_f_accepts_a_write_that_waited(records: list[Record]) -> None:
     [
         pytest.param([put("x", 0.0, 2.0, 1, effective_s=2 * LEASE_S)], id="two leases"),
         pytest.param([put("x", 0.0, 2.0, 1)], id="two leases, by its own clock"),
+        pytest.param(
+            [put("x", 0.0, 0.5, 1, "committed", detail="lost"), cut_off("other")], id="in vain, another one cut off"
+        ),
         pytest.param([put("x", 0.0, 5.0, 1), loss(1.0, 2.0)], id="longer than Redis was away"),
         pytest.param([put("x", 0.0, 2.0, 1), loss(3.0, 4.0)], id="before Redis was away"),
         pytest.param(

@@ -17,7 +17,7 @@ __all__ = ["SLOTS", "RedisCluster"]
 
 SLOTS = 16384
 
-#: Milliseconds without an answer until the nodes of a cluster call one of them failed.
+#: Milliseconds without an answer until the nodes of a cluster call one of them failed, unless an option says otherwise.
 NODE_TIMEOUT_MS = 1000
 
 
@@ -44,7 +44,8 @@ class RedisCluster:
         self._primaries = primaries
         self._replicas = replicas
         #: Primaries first, then the replicas of each round. The roles change when a replica is promoted.
-        self.nodes = [self._make_node() for _ in range(primaries * (1 + replicas))]
+        self.nodes: list[RedisServer] = []
+        self._ids: dict[str, RedisServer] = {}
 
     @property
     def url(self) -> str:
@@ -55,6 +56,7 @@ class RedisCluster:
         return redis.RedisCluster(host="127.0.0.1", port=self._living()[0].port, **kwargs)
 
     def start(self) -> Self:
+        self.nodes += [self._make_node() for _ in range(self._primaries * (1 + self._replicas))]
         for node in self.nodes:
             node.start(await_ready=False)
         for node in self.nodes:
@@ -66,7 +68,7 @@ class RedisCluster:
         for number, node in enumerate(self.nodes):
             # Every node meets every other: gossip alone takes seconds to introduce them.
             for other in self.nodes[number + 1 :]:
-                _ask(node, "CLUSTER", "MEET", "127.0.0.1", other.port, _bus_port(other))
+                self._meet(node, other)
         ids = [self.node_id(node) for node in self.nodes]
         for number, replica in enumerate(self.nodes[self._primaries :]):
             await_true(
@@ -95,8 +97,12 @@ class RedisCluster:
 
     def node_id(self, node: RedisServer) -> str:
         """The cluster's name of a node."""
-        name: bytes = _ask(node, "CLUSTER", "MYID")
-        return name.decode()
+        for name, known in self._ids.items():
+            if known is node:
+                return name
+        answer: bytes = _ask(node, "CLUSTER", "MYID")
+        self._ids[answer.decode()] = node
+        return answer.decode()
 
     def slot_of(self, key: str) -> int:
         """The slot of a key."""
@@ -105,13 +111,12 @@ class RedisCluster:
 
     def primary_of(self, slot: int) -> RedisServer:
         """The node that serves a slot, as most living nodes see it."""
-        ports: list[int] = []
+        names: list[str] = []
         for node in self._living():
             for first, last, primary, *_ in _ask(node, "CLUSTER", "SLOTS"):
                 if first <= slot <= last:
-                    ports.append(primary[1])
-        port = max(set(ports), key=ports.count)
-        return next(node for node in self.nodes if node.port == port)
+                    names.append(primary[2].decode())
+        return self._ids[max(set(names), key=names.count)]
 
     def replicas_of(self, primary: RedisServer) -> list[RedisServer]:
         """The living replicas of a primary."""
@@ -163,8 +168,9 @@ class RedisCluster:
         """Add a primary without slots."""
         node = self._make_node().start()
         for other in self._living():
-            _ask(node, "CLUSTER", "MEET", "127.0.0.1", other.port, _bus_port(other))
+            self._meet(node, other)
         self.nodes.append(node)
+        self.node_id(node)
         self.await_healthy()
         return node
 
@@ -175,6 +181,7 @@ class RedisCluster:
             if other is not node:
                 _ask(other, "CLUSTER", "FORGET", node_id)
         self.nodes.remove(node)
+        del self._ids[node_id]
         node.close()
 
     def close(self) -> None:
@@ -196,18 +203,17 @@ class RedisCluster:
     def _make_node(self) -> RedisServer:
         return RedisServer(port=None, sentinel=None, cluster_port=str(free_port()), **self._options)
 
+    def _meet(self, node: RedisServer, other: RedisServer) -> None:
+        _ask(node, "CLUSTER", "MEET", "127.0.0.1", other.port, other.options["cluster_port"])
+
     def _all_see_as_primary(self, node: RedisServer) -> bool:
         return all(
-            any(primary[1] == node.port for _, _, primary, *_ in _ask(other, "CLUSTER", "SLOTS"))
+            any(primary[2].decode() == self.node_id(node) for _, _, primary, *_ in _ask(other, "CLUSTER", "SLOTS"))
             for other in self._living()
         )
 
     def _living(self) -> list[RedisServer]:
         return [node for node in self.nodes if node.is_running]
-
-
-def _bus_port(node: RedisServer) -> str:
-    return node.options["cluster_port"]
 
 
 def _role(node: RedisServer) -> str:

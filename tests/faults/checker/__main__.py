@@ -11,18 +11,30 @@ import time
 import traceback
 from pathlib import Path
 
-from .plan import KINDS
+from .cluster import ClusterServers
 from .run import DEFAULT_LEASE_S, check
+from .sentinel import SentinelServers
+from .servers import SingleServer
+
+_SERVERS: dict[str, type[SingleServer | ClusterServers | SentinelServers]] = {
+    "single": SingleServer,
+    "cluster": ClusterServers,
+    "sentinel": SentinelServers,
+}
 
 
 def main() -> int:
     """Check until the time is over or a run finds a violation; return the exit code."""
-    names = [kind.name for kind in KINDS]
+    faults = "\n".join(
+        f"  {name}: {', '.join(kind.name for kind in servers.kinds)}" for name, servers in _SERVERS.items()
+    )
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults.checker",
         description="Run under faults, and search the histories for violations of the guarantee.",
-        epilog=f"Faults: {', '.join(names)}.",
+        epilog=f"faults:\n{faults}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--servers", choices=_SERVERS, default="single", help="the Redis (default %(default)s)")
     parser.add_argument(
         "--seed", type=int, default=1, help="seed of the first run; each further run takes the next (default 1)"
     )
@@ -31,7 +43,6 @@ def main() -> int:
     parser.add_argument("--lease", type=float, default=DEFAULT_LEASE_S, help="seconds (default %(default)g)")
     parser.add_argument(
         "--faults",
-        default=",".join(names),
         metavar="NAMES",
         help="the kinds to draw from, separated by commas (default: all)",
     )
@@ -39,18 +50,20 @@ def main() -> int:
         "--keep", type=Path, help="folder for the histories (default: keep only the history of a failed run)"
     )
     options = parser.parse_args()
-    chosen = options.faults.split(",")
+    servers = _SERVERS[options.servers]
+    names = [kind.name for kind in servers.kinds]
+    chosen = names if options.faults is None else options.faults.split(",")
     unknown = [name for name in chosen if name not in names]
     if unknown:
         parser.error(f"unknown faults: {', '.join(unknown)}; known are {', '.join(names)}")
-    kinds = [kind for kind in KINDS if kind.name in chosen]
+    kinds = [kind for kind in servers.kinds if kind.name in chosen]
     started = time.monotonic()
     looks = writes = 0
     seed = options.seed
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"checker-{seed}-", dir=options.keep))
         try:
-            report = check(folder, seed, options.rounds, kinds=kinds, lease_s=options.lease)
+            report = check(folder, seed, options.rounds, servers=servers, kinds=kinds, lease_s=options.lease)
         except (AssertionError, OSError, subprocess.SubprocessError):
             traceback.print_exc()
             print(f"seed {seed}: the run did not finish, so nothing was checked. The records are in {folder}.")

@@ -13,10 +13,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import msgspec
+import redis
+import redis.asyncio
 from msgspec import Struct
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.cluster import ClusterNode
+from redis.exceptions import RedisClusterException
 
+from sessionstore import AsyncSessionStore, SessionStore
 from sessionstore.options import StoreOptions
 
 from .history import Recorder, Stall
@@ -25,7 +32,7 @@ __all__ = [
     "BRIEF",
     "KEYS",
     "MAIN",
-    "PROJECT",
+    "PROJECTS",
     "TTL_S",
     "ChildSettings",
     "environment_of",
@@ -34,7 +41,9 @@ __all__ = [
     "watch_for_stalls",
 ]
 
-PROJECT = "checker"
+#: The projects. On a cluster of three shards, their slots are 0 and 5467: on different ones, and among their first, so
+#: that a reshard need not move many others.
+PROJECTS = ("checker-1787", "checker-215")
 #: The environment whose sessions never expire during a run, and the one whose sessions do.
 MAIN, BRIEF = "main", "brief"
 #: Seconds that a session lives after it was last seen.
@@ -52,8 +61,11 @@ class ChildSettings(Struct, frozen=True, kw_only=True):
 
     name: str
     kind: str
-    #: URLs of Redis, or of the gateways
+    #: URLs of the stores, or of the gateways
     urls: list[str]
+    projects: list[str]
+    #: on a cluster, the file that leads from the port that a node announces to the port of this process's relay
+    remap: str = ""
     seed: int
     lease_s: float
     deadline_s: float
@@ -69,6 +81,36 @@ class ChildSettings(Struct, frozen=True, kw_only=True):
     def options(self, environment: str) -> StoreOptions:
         """The store's options for one environment."""
         return {"ttl_s": TTL_S[environment], "lease_s": self.lease_s, "deadline_s": self.deadline_s}
+
+    def store(self, environment: str) -> SessionStore:
+        """Open the store for one environment of all projects."""
+        if not self.remap:
+            return SessionStore.from_url(self.urls[0], **self.options(environment))
+        while True:
+            try:
+                nodes = [ClusterNode(*address) for address in self._addresses()]  # type: ignore[no-untyped-call]
+                client = redis.RedisCluster(startup_nodes=nodes, address_remap=self._lead)
+            except (redis.RedisError, RedisClusterException):
+                time.sleep(0.05)  # the client for threads connects here, and a fault may be under way
+            else:
+                return SessionStore(client, **self.options(environment))
+
+    def async_store(self, environment: str) -> AsyncSessionStore:
+        """The same, for asyncio."""
+        if not self.remap:
+            return AsyncSessionStore.from_url(self.urls[0], **self.options(environment))
+        nodes = [AsyncClusterNode(*address) for address in self._addresses()]
+        client = redis.asyncio.RedisCluster(startup_nodes=nodes, address_remap=self._lead)
+        return AsyncSessionStore(client, **self.options(environment))
+
+    def _addresses(self) -> list[tuple[str, int]]:
+        parts = map(urlsplit, self.urls)
+        return [(part.hostname or "", part.port or 0) for part in parts]
+
+    def _lead(self, address: tuple[str, int]) -> tuple[str, int]:
+        """Lead from the address that a node announces to this process's relay."""
+        ports: dict[str, int] = json.loads(Path(self.remap).read_text())
+        return address[0], ports[str(address[1])]
 
     def recorder(self) -> Recorder:
         """The file of this process's records."""

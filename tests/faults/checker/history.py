@@ -1,7 +1,8 @@
 """The records of the checker's processes.
 
-Times are seconds of CLOCK_MONOTONIC, which all processes of the machine share. A key is ``<environment>/<session
-key>``. Each process appends JSON lines to its own file. A reader skips a line that SIGKILL cut off.
+Times are seconds of CLOCK_MONOTONIC, which all processes of the machine share. A key is
+``<project>/<environment>/<session key>``. Each process appends JSON lines to its own file. A reader skips a line that
+SIGKILL cut off.
 
 **Lost histories.** FLUSHALL, a restart without data and the promotion of a lagging replica set revisions back. So
 revisions compare only within one era: the time between two losses. A loss happens at some instant of its fault. A
@@ -34,6 +35,7 @@ __all__ = [
     "Tally",
     "Write",
     "digest_of",
+    "of_project",
     "read_records",
 ]
 
@@ -101,12 +103,14 @@ class Tally(Struct, frozen=True, kw_only=True, tag="tally"):
     refused: int
 
 
-class Stall(Struct, frozen=True, kw_only=True, tag="stall"):
+class Stall(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="stall"):
     """A process did not run for a while, because of a fault or a busy machine."""
 
     process: str
     started: float
     ended: float
+    #: the projects that it concerns; none: all
+    projects: tuple[str, ...] = ()
 
 
 class Fault(Struct, frozen=True, kw_only=True, tag="fault"):
@@ -118,9 +122,15 @@ class Fault(Struct, frozen=True, kw_only=True, tag="fault"):
     ended: float
     #: the part of the history that it may have lost: nothing, the last part, or all
     loses: Literal["nothing", "tail", "all"] = "nothing"
-    #: whether Redis was unreachable
+    #: whether Redis was unreachable, for the target or for all
     outage: bool = False
     detail: str = ""
+    #: the projects that it concerns; none: all
+    projects: tuple[str, ...] = ()
+    #: processes that may have written to the part that is lost, also after the loss, from a time to another one
+    strays: tuple[str, ...] = ()
+    stray_from: float = 0.0
+    stray_until: float = 0.0
 
 
 class Stored(Struct, frozen=True, array_like=True):
@@ -194,6 +204,7 @@ class Losses:
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         found = sorted((fault for fault in faults if fault.loses != "nothing"), key=lambda fault: fault.started)
+        self._faults = found
         self._started = [fault.started for fault in found]
         self._ended = [fault.ended for fault in found]
         self._loses_all = [fault.loses == "all" for fault in found]
@@ -217,14 +228,39 @@ class Losses:
         """Whether a write of one era may survive in a later one."""
         return not any(self._loses_all[committed:era])
 
+    def first_era_of(self, write: Write) -> int:
+        """The earliest era in which a write may have been committed."""
+        era = self.earliest_era(write.started)
+        for number, fault in enumerate(self._faults[:era]):
+            together = write.started <= fault.stray_until and write.ended >= fault.stray_from
+            if together and write.writer.startswith(fault.strays):
+                return number
+        return era
+
     def eras_of(self, write: Write) -> tuple[int, int]:
         """The eras in which a write may have been committed, first and last."""
         last = self.count if write.outcome == "unknown" else self.latest_era(write.ended)
-        return self.earliest_era(write.started), last
+        return self.first_era_of(write), last
+
+
+def of_project(records: Iterable[Record], project: str) -> Iterator[Record]:
+    """The records that concern one project. What is lost of one project says nothing about another."""
+    for record in records:
+        match record:
+            case Write() | Looks():
+                concerns = record.key.startswith(f"{project}/")
+            case Contents():
+                concerns = record.environment.startswith(f"{project}/")
+            case Fault() | Stall():
+                concerns = not record.projects or project in record.projects
+            case Tally():
+                concerns = f"/{project}/" in record.observer
+        if concerns:
+            yield record
 
 
 class History:
-    """All records of one run, sorted.
+    """All records of one run and one project, sorted.
 
     Parameters
     ----------
@@ -295,4 +331,4 @@ class History:
 
     def ttl_s_of(self, key: str) -> float:
         """The TTL of a key's session, in seconds."""
-        return self.ttl_s[key.partition("/")[0]]
+        return self.ttl_s[key.split("/")[-2]]

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["KINDS", "ROUND_S", "Kind", "Planned", "plan_rounds"]
+__all__ = ["CLUSTER_KINDS", "KINDS", "ROUND_S", "SENTINEL_KINDS", "Kind", "Planned", "plan_rounds"]
+
+#: Faults of processes that need no relay of their own.
+_WITHOUT_RELAY = ("view-stopped", "view-killed", "loop-stalled", "gateway-stopped", "gateway-killed")
 
 #: The target of a fault. Faults of one server never overlap, and neither do those of one process.
 Subject = Literal["server", "view", "asyncio view", "gateway"]
@@ -23,7 +26,7 @@ class Kind:
     leases: tuple[float, float]
 
 
-#: Every kind of fault.
+#: What can happen to one Redis, and to those who use it.
 KINDS = (
     Kind("view-stopped", "view", (0.3, 2.5)),
     Kind("view-killed", "view", (0.1, 1.0)),
@@ -40,6 +43,36 @@ KINDS = (
     Kind("redis-emptied", "server", (0.1, 0.8)),
     Kind("replica-promoted", "server", (0.3, 1.0)),
     Kind("failover", "server", (0.0, 0.0)),
+    Kind("script-flush", "server", (0.0, 0.0)),
+    Kind("flushall", "server", (0.0, 0.0)),
+)
+
+_PROCESS_KINDS = tuple(kind for kind in KINDS if kind.subject != "server")
+
+#: What can happen to a cluster, and to those who use it.
+CLUSTER_KINDS = (
+    *_PROCESS_KINDS,
+    Kind("slot-migrated", "server", (0.1, 0.6)),
+    Kind("resharded", "server", (0.0, 0.0)),
+    Kind("orderly-failover", "server", (0.0, 0.0)),
+    Kind("primary-killed", "server", (0.1, 1.0)),
+    Kind("lagging-replica-promoted", "server", (0.3, 1.0)),
+    Kind("primary-frozen", "server", (0.0, 0.5)),
+    Kind("primary-cut-off", "server", (0.0, 2.0)),
+    Kind("node-added-and-removed", "server", (0.5, 1.0)),
+    Kind("redis-stopped", "server", (0.2, 1.2)),
+    Kind("redis-restarted", "server", (0.1, 0.5)),
+    Kind("redis-emptied", "server", (0.1, 0.5)),
+    Kind("script-flush", "server", (0.0, 0.0)),
+    Kind("flushall", "server", (0.0, 0.0)),
+)
+
+#: What can happen under Sentinel. All processes reach a server by the same address, so no process is cut off alone.
+SENTINEL_KINDS = (
+    *(kind for kind in _PROCESS_KINDS if kind.name in _WITHOUT_RELAY),
+    Kind("orderly-failover", "server", (0.0, 0.0)),
+    Kind("primary-killed", "server", (0.1, 1.0)),
+    Kind("primary-frozen", "server", (0.0, 1.0)),
     Kind("script-flush", "server", (0.0, 0.0)),
     Kind("flushall", "server", (0.0, 0.0)),
 )
@@ -102,7 +135,7 @@ class _Deck:
 
     def draw(self, count: int) -> list[Kind]:
         drawn = []
-        for _ in range(count if self._kinds else 0):
+        for _ in range(min(count, len(self._kinds))):
             if not self._left:
                 self._left = self._rng.sample(self._kinds, len(self._kinds))
             drawn.append(self._left.pop())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .child import TTL_S
-from .history import History, read_records
-from .plan import KINDS, Kind, plan_rounds
+from .history import Fault, History, of_project, read_records
+from .plan import Kind, plan_rounds
+from .servers import Servers, SingleServer
 from .trace import trace_of
 from .validators import Violation, violations_of
 from .world import World
@@ -50,7 +52,15 @@ class Report:
 
 
 def check(
-    folder: Path, seed: int, rounds: int, *, kinds: Sequence[Kind] = KINDS, lease_s: float = DEFAULT_LEASE_S
+    folder: Path,
+    seed: int,
+    rounds: int,
+    *,
+    servers: Callable[[], Servers] = SingleServer,
+    kinds: Sequence[Kind] | None = None,
+    lease_s: float = DEFAULT_LEASE_S,
+    views: int = 4,
+    gateways: int = 2,
 ) -> Report:
     """Do one run, and search its history for violations.
 
@@ -62,36 +72,42 @@ def check(
         Decides the faults and the choices of the processes.
     rounds : int
         The number of rounds. In each, faults happen for some seconds; then the run heals and compares everything.
-    kinds : sequence of Kind
-        The faults to draw from.
+    servers : callable
+        Makes the Redis.
+    kinds : sequence of Kind, optional
+        The faults to draw from; by default, all that can happen to that Redis.
     lease_s : float
         The lease of all processes.
+    views, gateways : int
+        How many processes there are. Every second view uses asyncio.
     """
     healed_s = []
-    with World(folder, seed, lease_s) as world:
-        for number, plan in enumerate(plan_rounds(seed, rounds, kinds)):
+    made = servers()
+    with World(made, folder, seed, lease_s, views, gateways) as world:
+        for number, plan in enumerate(plan_rounds(seed, rounds, made.kinds if kinds is None else kinds)):
             world.resume()
             world.run_round(plan)
             healed_s.append(world.await_recovery(number))
         world.finish()
-    history = History(read_records(folder), lease_s=lease_s, ttl_s=TTL_S)
-    return _report(history, seed, healed_s)
+    records = list(read_records(folder))
+    histories = [History(of_project(records, project), lease_s=lease_s, ttl_s=TTL_S) for project in made.projects]
+    faults = Counter(record.kind for record in records if isinstance(record, Fault))
+    return _report(histories, seed, faults, healed_s)
 
 
-def _report(history: History, seed: int, healed_s: list[float]) -> Report:
-    violations = violations_of(history)
-    faults: dict[str, int] = {}
-    for fault in history.faults:
-        faults[fault.kind] = faults.get(fault.kind, 0) + 1
+def _report(histories: Sequence[History], seed: int, faults: dict[str, int], healed_s: list[float]) -> Report:
+    found = [(history, violation) for history in histories for violation in violations_of(history)]
+    all_looks = [looks for history in histories for looks in history.looks]
+    all_writes = [write for history in histories for write in history.writes]
     return Report(
         seed=seed,
-        looks=sum(looks.count for looks in history.looks),
-        fresh=sum(looks.count for looks in history.looks if looks.fresh),
-        refused=sum(tally.refused for tally in history.tallies),
-        writes=len(history.writes),
-        effective=sum(write.outcome == "done" for write in history.writes),
+        looks=sum(looks.count for looks in all_looks),
+        fresh=sum(looks.count for looks in all_looks if looks.fresh),
+        refused=sum(tally.refused for history in histories for tally in history.tallies),
+        writes=len(all_writes),
+        effective=sum(write.outcome == "done" for write in all_writes),
         faults=faults,
         healed_s=healed_s,
-        violations=violations,
-        trace="\n".join(trace_of(history, violation) for violation in violations[:_SHOWN]),
+        violations=[violation for _, violation in found],
+        trace="\n".join(trace_of(history, violation) for history, violation in found[:_SHOWN]),
     )

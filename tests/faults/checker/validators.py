@@ -75,7 +75,7 @@ def no_fresh_look_up_is_behind(history: History) -> list[Violation]:
     bindings: defaultdict[tuple[str, int], _Bindings] = defaultdict(_Bindings)
     for write in sorted(history.writes, key=lambda write: write.ended):
         if write.outcome == "done":
-            bindings[write.key, history.losses.earliest_era(write.started)].add(write)
+            bindings[write.key, history.losses.first_era_of(write)].add(write)
     found = []
     for looks in history.looks:
         if not looks.fresh:
@@ -110,7 +110,7 @@ def _how_it_is_behind(
     # A write that changed nothing returns the revision that set its state, perhaps in an earlier era.
     if highest is not None and (looks.revision, looks.token) != (highest.revision, highest.token):
         last_era = max((history.losses.eras_of(source)[1] for source in sources), default=history.losses.count)
-        if (last_era, looks.revision) < (history.losses.earliest_era(highest.started), highest.revision):
+        if (last_era, looks.revision) < (history.losses.first_era_of(highest), highest.revision):
             return f"showed revision {looks.revision}, after {_named(highest)} had returned"
     if deletion is not None and sources and all(_is_before(source, deletion) for source in sources):
         return f"showed revision {looks.revision}, after a later {_named(deletion)} had returned"
@@ -241,7 +241,7 @@ def no_write_waits_too_long(history: History) -> list[Violation]:
         gave_up = write.outcome == "committed" and write.detail != ""
         if waited_s <= limit_s and not gave_up:
             continue
-        away_s = _overlap_s(outages, write)
+        away_s = _overlap_s((outage for outage in outages if outage.target in write.writer), write)
         own = [fault for fault in history.faults if fault.target and fault.target in write.writer]
         excused_s = away_s + (history.lease_s if away_s else 0.0) + _overlap_s(own, write)
         excused_s += _overlap_s(history.stalls, write)

@@ -1,7 +1,8 @@
 """A process with views that looks sessions up without pause and records the answers.
 
-For each environment it has a strict view (``on_stale="raise"``), which is fresh if a look-up does not raise, and a view
-that serves stale sessions. All look-ups run in one separate thread, so that they continue while the event loop stalls.
+For each environment of each project it has a strict view (``on_stale="raise"``), which is fresh if a look-up does not
+raise, and a view that serves stale sessions. All look-ups run in one separate thread, so that they continue while the
+event loop stalls.
 
 Run by `world`: ``python -m tests.faults.checker.viewer SETTINGS``.
 """
@@ -17,10 +18,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from sessionstore import AsyncSessionStore, Session, SessionStore, StaleView
+from sessionstore import Session, StaleView
 from sessionstore.replica.view import BaseView
 
-from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings, obey, read_settings, watch_for_stalls
+from .child import BRIEF, KEYS, MAIN, ChildSettings, obey, read_settings, watch_for_stalls
 from .history import Looks, Recorder, Tally, digest_of
 
 #: Look-ups in one burst, and seconds between two bursts.
@@ -31,6 +32,9 @@ _RUN_S = 0.05
 _FLUSH_S = 0.1
 #: Seconds between two reports of look-ups.
 _TOUCH_INTERVAL_S = 0.4
+
+#: A project and its environment.
+_Place = tuple[str, str]
 
 
 def digest_of_session(session: Session) -> str:
@@ -55,14 +59,12 @@ class _Run:
 class _Observer:
     """Looks up one view's sessions, by `get` or by `peek`."""
 
-    def __init__(
-        self, name: str, environment: str, fresh: bool, look_up: Callable[[str | None], Session | None]
-    ) -> None:
+    def __init__(self, name: str, place: _Place, fresh: bool, look_up: Callable[[str | None], Session | None]) -> None:
         self.name = name
         self.fresh = fresh
-        self._environment = environment
+        self._place = "/".join(place)
         self._look_up = look_up
-        self._keys = KEYS[environment]
+        self._keys = KEYS[place[1]]
         self._runs: dict[str, _Run] = {}
         self._made = 0
         self._refused = 0
@@ -101,7 +103,7 @@ class _Observer:
         return Looks(
             observer=self.name,
             fresh=self.fresh,
-            key=f"{self._environment}/{key}",
+            key=f"{self._place}/{key}",
             revision=session.revision if session else 0,
             token=(session.label or "") if session else "",
             digest=digest_of_session(session) if session else "",
@@ -119,20 +121,20 @@ class _Viewer:
     """The observers of this process, and the thread of their look-ups."""
 
     def __init__(
-        self, settings: ChildSettings, recorder: Recorder, views: dict[str, tuple[BaseView, BaseView]]
+        self, settings: ChildSettings, recorder: Recorder, views: dict[_Place, tuple[BaseView, BaseView]]
     ) -> None:
         self._recorder = recorder
         self._views = views
         self._rng = random.Random(f"{settings.seed}/{settings.name}")
         self._observers = []
-        for name, (strict, serving) in views.items():
-            where = f"{settings.name}/{name}"
+        for place, (strict, serving) in views.items():
+            where = "/".join((settings.name, *place))
             # `get` keeps a session of BRIEF alive; the sessions of `peek` expire.
-            note = name == MAIN
+            note = place[1] == MAIN
             self._observers += [
-                _Observer(f"{where}/strict.get", name, True, strict.get if note else _get_some(strict)),
-                _Observer(f"{where}/strict.peek", name, True, strict.peek),
-                _Observer(f"{where}/serving.get", name, False, serving.get if note else _get_some(serving)),
+                _Observer(f"{where}/strict.get", place, True, strict.get if note else _get_some(strict)),
+                _Observer(f"{where}/strict.peek", place, True, strict.peek),
+                _Observer(f"{where}/serving.get", place, False, serving.get if note else _get_some(serving)),
             ]
         self._looking = threading.Event()
         self._idle = threading.Event()
@@ -149,10 +151,11 @@ class _Viewer:
     def dump(self, _order: dict[str, Any]) -> dict[str, Any]:
         """The sessions of each environment's view, while look-ups are paused."""
         held: dict[str, Any] = {}
-        for name, (strict, serving) in self._views.items():
+        for place, (strict, serving) in self._views.items():
+            name = "/".join(place)
             stats = serving.stats
             sessions = {}
-            for key in KEYS[name]:
+            for key in KEYS[place[1]]:
                 session = serving.peek(key)
                 if session is not None:
                     sessions[f"{name}/{key}"] = [session.revision, digest_of_session(session), session.expires_at]
@@ -200,25 +203,29 @@ def _get_some(view: BaseView) -> Callable[[str | None], Session | None]:
 
 
 def _view_in_threads(settings: ChildSettings, recorder: Recorder) -> None:
-    views: dict[str, tuple[BaseView, BaseView]] = {}
+    views: dict[_Place, tuple[BaseView, BaseView]] = {}
     for name in (MAIN, BRIEF):
-        environment = SessionStore.from_url(settings.urls[0], **settings.options(name)).environment(PROJECT, name)
-        views[name] = (
-            environment.view(on_stale="raise", wait=False, touch_interval_s=_TOUCH_INTERVAL_S).open(),
-            environment.view(wait=False, touch_interval_s=_TOUCH_INTERVAL_S).open(),
-        )
+        store = settings.store(name)
+        for project in settings.projects:
+            environment = store.environment(project, name)
+            views[project, name] = (
+                environment.view(on_stale="raise", wait=False, touch_interval_s=_TOUCH_INTERVAL_S).open(),
+                environment.view(wait=False, touch_interval_s=_TOUCH_INTERVAL_S).open(),
+            )
     viewer = _Viewer(settings, recorder, views)
     obey({"pause": viewer.pause, "resume": viewer.resume, "dump": viewer.dump})
 
 
 async def _view_on_a_loop(settings: ChildSettings, recorder: Recorder) -> None:
-    views: dict[str, tuple[BaseView, BaseView]] = {}
+    views: dict[_Place, tuple[BaseView, BaseView]] = {}
     for name in (MAIN, BRIEF):
-        environment = AsyncSessionStore.from_url(settings.urls[0], **settings.options(name)).environment(PROJECT, name)
-        views[name] = (
-            await environment.view(on_stale="raise", wait=False, touch_interval_s=_TOUCH_INTERVAL_S).open(),
-            await environment.view(wait=False, touch_interval_s=_TOUCH_INTERVAL_S).open(),
-        )
+        store = settings.async_store(name)
+        for project in settings.projects:
+            environment = store.environment(project, name)
+            views[project, name] = (
+                await environment.view(on_stale="raise", wait=False, touch_interval_s=_TOUCH_INTERVAL_S).open(),
+                await environment.view(wait=False, touch_interval_s=_TOUCH_INTERVAL_S).open(),
+            )
     viewer = _Viewer(settings, recorder, views)
     loop = asyncio.get_running_loop()
 

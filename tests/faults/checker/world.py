@@ -1,25 +1,17 @@
-"""The processes of one run, and the faults that hit them.
-
-Everything reaches Redis through relays, which can hold links and switch to another server. Each view process has its
-own relay.
-"""
+"""The processes of one run, and the faults that hit them. `servers` has the faults of Redis."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import json
-import os
 import queue
-import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import msgspec
 import redis
@@ -29,11 +21,12 @@ from redis.retry import Retry
 from sessionstore.api_keys.model import generate_secret
 
 from ...support.coverage import unmeasured
-from ...support.redis_server import RedisServer, free_port
-from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings
-from .history import Contents, Fault, Recorder, Stall, Stored, digest_of
+from ...support.redis_server import free_port
+from .child import BRIEF, KEYS, MAIN, ChildSettings
+from .history import Contents, Recorder, Stall, Stored, digest_of
 from .plan import Planned
 from .relay import Direction, SortingRelay, Traffic
+from .servers import Access, FaultLog, Servers, stop_for
 
 __all__ = ["World"]
 
@@ -119,30 +112,31 @@ class Child:
 
 
 class World:
-    """One Redis and its successors, gateways, writers and views.
+    """Redis, gateways, writers and views.
 
     Parameters
     ----------
+    servers : Servers
+        The Redis.
     folder : Path
         The folder of the records and of the processes' output.
     seed : int
         Decides the choices of the processes.
     lease_s : float
         The lease of all stores.
-    views : int
-        The number of view processes. Every second one uses asyncio.
+    views, gateways : int
+        The numbers of processes. Every second view uses asyncio.
     """
 
-    def __init__(self, folder: Path, seed: int, lease_s: float, views: int = 4, gateways: int = 2) -> None:
+    def __init__(self, servers: Servers, folder: Path, seed: int, lease_s: float, views: int, gateways: int) -> None:
         self.folder = folder
+        self._servers = servers
         self.lease_s = lease_s
         self._seed = seed
         self._secret = generate_secret()
         self._stack = contextlib.ExitStack()
         self._recorder = Recorder(folder / "world.jsonl")
-        self._server = _durable_server()
-        self._front = SortingRelay(self._server.port)
-        self._relays = [SortingRelay(self._server.port) for _ in range(views)]
+        self._log = FaultLog(self._recorder)
         self._views: list[Child | None] = [None] * views
         self._births = [0] * views
         self._gateway_ports = [free_port() for _ in range(gateways)]
@@ -159,11 +153,8 @@ class World:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.callback(self._recorder.close)
-            stack.callback(lambda: self._server.close())
-            self._server.start()
-            for relay in (self._front, *self._relays):
-                stack.callback(relay.close)
-                relay.start()
+            stack.callback(self._servers.close)
+            self._servers.start(self.folder, self._log)
             stack.callback(self._kill_all)
             for index in range(len(self._gateways)):
                 self._start_gateway(index)
@@ -171,14 +162,16 @@ class World:
                 self._start_view(index)
             urls = [f"http://127.0.0.1:{port}" for port in self._gateway_ports]
             for kind in ("sync", "asyncio", "http"):
-                settings = self._settings(f"writer-{kind}", kind, urls if kind == "http" else [self._front.url])
-                self._writers.append(Child("writer", settings, self.folder))
+                name = f"writer-{kind}"
+                access = Access(urls) if kind == "http" else self._servers.access(name)
+                self._writers.append(Child("writer", self._settings(name, kind, access), self.folder))
             for child in (*self._writers, *self._living_views()):
                 child.await_start()
             for index in range(len(self._gateways)):
                 self._await_gateway(index)
             stack.callback(self._ended.set)
-            threading.Thread(target=self._watch_redis, name="redis-watch", daemon=True).start()
+            for port in self._servers.ports():
+                threading.Thread(target=self._watch_redis, args=(port,), name="redis-watch", daemon=True).start()
             self._stack = stack.pop_all()
         return self
 
@@ -218,6 +211,7 @@ class World:
             thread.join()
         if failures:
             raise failures[0]
+        self._servers.await_healthy()
 
     def await_recovery(self, round_number: int) -> float:
         """Pause everything, wait until every view is fresh at Redis's revision, and record all sessions.
@@ -230,7 +224,7 @@ class World:
         in_touch_s = 0.0
         while not in_touch_s:
             held = [child.order("dump") for child in self._living_views()]
-            if all(one[name]["fresh"] for one in held for name in (MAIN, BRIEF)) or time.monotonic() > healed + _HEAL_S:
+            if all(view["fresh"] for one in held for view in one.values()) or time.monotonic() > healed + _HEAL_S:
                 in_touch_s = time.monotonic() - healed
             else:
                 time.sleep(0.02)
@@ -257,32 +251,23 @@ class World:
     def _redis_contents(self, round_number: int) -> dict[str, Contents]:
         contents = {}
         now_ms = time.time() * 1000
-        with self._client() as client:
-            for name in (MAIN, BRIEF):
-                base = f"ss:{{{PROJECT}}}:{name}"
-                sessions = {}
-                for key in KEYS[name]:
-                    fields = client.hgetall(f"{base}:s:{key}")
-                    if fields and int(fields["expiresAt"]) > now_ms:
-                        sessions[f"{name}/{key}"] = Stored(
-                            int(fields["rev"]),
-                            digest_of(
-                                fields.get("label"),
-                                fields.get("scenario"),
-                                json.loads(fields.get("overrides", "[]")),
-                                int(fields.get("globalDelayMs", 0)),
-                                int(fields.get("globalDelayMaxMs", 0)),
-                            ),
-                            int(fields["expiresAt"]),
-                        )
-                contents[name] = Contents(
-                    round=round_number,
-                    holder="redis",
-                    environment=name,
-                    revision=int(client.hget(f"{base}:head", "rev") or 0),
-                    read_at_ms=now_ms,
-                    sessions=sessions,
-                )
+        for project in self._servers.projects:
+            with self._servers.client(project) as client:
+                for name in (MAIN, BRIEF):
+                    place = f"{project}/{name}"
+                    base = f"ss:{{{project}}}:{name}"
+                    contents[place] = Contents(
+                        round=round_number,
+                        holder="redis",
+                        environment=place,
+                        revision=int(client.hget(f"{base}:head", "rev") or 0),
+                        read_at_ms=now_ms,
+                        sessions={
+                            f"{place}/{key}": _stored(fields)
+                            for key in KEYS[name]
+                            if (fields := client.hgetall(f"{base}:s:{key}")) and int(fields["expiresAt"]) > now_ms
+                        },
+                    )
         return contents
 
     def _view_contents(self, round_number: int) -> list[Contents]:
@@ -308,10 +293,10 @@ class World:
         directions = _DIRECTIONS[planned.variant % len(_DIRECTIONS)]
         match planned.kind.name:
             case "view-stopped":
-                with self._view_locks[view], self._fault(planned, f"view-{view}"):
-                    _stop_for(self._view(view).pid, hold_s)
+                with self._view_locks[view], self._log.during(planned, f"view-{view}"):
+                    stop_for(self._view(view).pid, hold_s)
             case "view-killed":
-                with self._view_locks[view], self._fault(planned, f"view-{view}"):
+                with self._view_locks[view], self._log.during(planned, f"view-{view}"):
                     self._view(view).kill()
                     time.sleep(hold_s)
                     self._start_view(view)
@@ -319,7 +304,7 @@ class World:
                     self._view(view).order("resume")
             case "loop-stalled":
                 view = self._nth_asyncio_view(planned.index)
-                with self._view_locks[view], self._fault(planned, f"view-{view}"):
+                with self._view_locks[view], self._log.during(planned, f"view-{view}"):
                     self._view(view).order("stall", seconds=hold_s)
             case "view-link-hole":
                 self._dig(planned, view, "link", directions, hold_s)
@@ -328,22 +313,22 @@ class World:
             case "view-network-hole":
                 self._dig_twice(planned, view, hold_s)
             case "view-slow":
-                with self._hole_locks[view, "link"], self._fault(planned, f"view-{view}"):
-                    self._relays[view].delay_messages(_DELAYS_S[planned.variant % len(_DELAYS_S)])
+                with self._hole_locks[view, "link"], self._log.during(planned, f"view-{view}"):
+                    self._relay(view).delay_messages(_DELAYS_S[planned.variant % len(_DELAYS_S)])
                     # The view syncs and takes a lease while messages are late.
-                    self._relays[view].cut()
+                    self._relay(view).cut()
                     time.sleep(hold_s)
-                    self._relays[view].delay_messages(0.0)
+                    self._relay(view).delay_messages(0.0)
             case "view-cut":
-                with self._fault(planned, f"view-{view}"):
-                    self._relays[view].cut()
+                with self._log.during(planned, f"view-{view}"):
+                    self._relay(view).cut()
             case "gateway-stopped":
-                with self._gateway_locks[gateway], self._fault(planned, f"gateway-{gateway}"):
+                with self._gateway_locks[gateway], self._log.during(planned, f"gateway-{gateway}"):
                     process = self._gateways[gateway]
                     assert process is not None
-                    _stop_for(process.pid, hold_s)
+                    stop_for(process.pid, hold_s)
             case "gateway-killed":
-                with self._gateway_locks[gateway], self._fault(planned, f"gateway-{gateway}"):
+                with self._gateway_locks[gateway], self._log.during(planned, f"gateway-{gateway}"):
                     process = self._gateways[gateway]
                     assert process is not None
                     process.kill()
@@ -351,56 +336,30 @@ class World:
                     time.sleep(hold_s)
                     self._start_gateway(gateway)
                     self._await_gateway(gateway)
-            case name:
-                self._do_to_server(planned, name, hold_s)
-
-    def _do_to_server(self, planned: Planned, name: str, hold_s: float) -> None:
-        with self._server_lock:
-            match name:
-                case "redis-stopped":
-                    with self._fault(planned, outage=True):
-                        _stop_for(self._server.pid, hold_s)
-                case "redis-restarted":
-                    with self._fault(planned, outage=True):
-                        self._server.kill()
-                        time.sleep(hold_s)
-                        self._server.start()
-                case "redis-emptied":
-                    with self._fault(planned, outage=True, loses="all"):
-                        self._server.kill()
-                        shutil.rmtree(self._server.folder / "appendonlydir")
-                        time.sleep(hold_s)
-                        self._server.start()
-                case "flushall":
-                    with self._client() as client, self._fault(planned, loses="all", outage=True):
-                        client.flushall()
-                case "script-flush":
-                    with self._client() as client, self._fault(planned):
-                        client.script_flush()
-                case "replica-promoted":
-                    self._promote(planned, hold_s)
-                case "failover":
-                    self._fail_over(planned)
-                case _:
-                    raise AssertionError(f"no such fault: {name}")
+            case _:
+                with self._server_lock:
+                    self._servers.do(planned, hold_s)
 
     def _dig(
         self, planned: Planned, view: int, traffic: Traffic, directions: tuple[Direction, ...], hold_s: float
     ) -> None:
         """Hold one kind of a view's traffic; deliver it later."""
-        relay = self._relays[view]
-        with self._hole_locks[view, traffic], self._fault(planned, f"view-{view}", detail=" and ".join(directions)):
+        relay = self._relay(view)
+        with (
+            self._hole_locks[view, traffic],
+            self._log.during(planned, f"view-{view}", detail=" and ".join(directions)),
+        ):
             relay.hold(traffic, directions=directions)
             time.sleep(hold_s)
             relay.release(traffic, directions=directions)
 
     def _dig_twice(self, planned: Planned, view: int, hold_s: float) -> None:
         """Hold everything that a view receives; deliver answers first, and messages later."""
-        relay = self._relays[view]
+        relay = self._relay(view)
         with (
             self._hole_locks[view, "link"],
             self._hole_locks[view, "calls"],
-            self._fault(planned, f"view-{view}"),
+            self._log.during(planned, f"view-{view}"),
         ):
             relay.hold(directions=("down",))
             time.sleep(hold_s)
@@ -408,91 +367,15 @@ class World:
             time.sleep(self.lease_s)
             relay.release("link", directions=("down",))
 
-    def _promote(self, planned: Planned, lag_s: float) -> None:
-        """Promote a replica that lags: the last writes are lost."""
-        with self._new_replica() as (replica, link):
-            link.hold()
-            time.sleep(lag_s)
-            with self._fault(planned, outage=True, loses="tail"):
-                self._lead_to(replica)
-                self._server.kill()
-                with replica.client(decode_responses=True) as client:
-                    client.replicaof("NO", "ONE")
-                self._take(replica)
-
-    def _fail_over(self, planned: Planned) -> None:
-        """Hand over to a replica by FAILOVER: nothing is lost."""
-        with self._new_replica() as (replica, _), self._fault(planned, outage=True), self._client() as client:
-            client.execute_command("FAILOVER", "TO", "127.0.0.1", replica.port, "TIMEOUT", 5000)
-            deadline = time.monotonic() + _START_S
-            # The primary steps back before the replica takes over.
-            with replica.client(decode_responses=True) as successor:
-                while successor.info("replication")["role"] != "master":
-                    assert time.monotonic() < deadline, "the failover did not finish"
-                    time.sleep(0.005)
-            self._lead_to(replica)
-            self._server.kill()
-            self._take(replica)
-
-    @contextlib.contextmanager
-    def _new_replica(self) -> Iterator[tuple[RedisServer, SortingRelay]]:
-        """A replica that has caught up, and the relay of its replication link."""
-        with contextlib.ExitStack() as stack:
-            link = stack.enter_context(SortingRelay(self._server.port))
-            replica = _durable_server(replicaof=f"127.0.0.1 {link.port}")
-            stack.callback(lambda: None if replica is self._server else replica.close())
-            replica.start()
-            deadline = time.monotonic() + _START_S
-            with self._client() as client:
-                while client.info("replication").get("slave0", {}).get("state") != "online":
-                    assert time.monotonic() < deadline, "the replica did not catch up"
-                    time.sleep(0.01)
-            yield replica, link
-
-    def _lead_to(self, server: RedisServer) -> None:
-        """Switch all clients to another server, and break their connections."""
-        for relay in (self._front, *self._relays):
-            relay.retarget(server.port)
-            relay.cut()
-
-    def _take(self, replica: RedisServer) -> None:
-        """Continue with the replica as the primary."""
-        old, self._server = self._server, replica
-        del replica.options["replicaof"]
-        old.close()
-
-    @contextlib.contextmanager
-    def _fault(
-        self,
-        planned: Planned,
-        target: str = "",
-        *,
-        outage: bool = False,
-        loses: Literal["nothing", "tail", "all"] = "nothing",
-        detail: str = "",
-    ) -> Iterator[None]:
-        """Record a fault with its time."""
-        started = time.monotonic()
-        yield
-        self._recorder.add(
-            Fault(
-                kind=planned.kind.name,
-                target=target,
-                started=started,
-                ended=time.monotonic(),
-                loses=loses,
-                outage=outage,
-                detail=detail,
-            )
-        )
-
     # Processes
 
-    def _settings(self, name: str, kind: str, urls: list[str]) -> ChildSettings:
+    def _settings(self, name: str, kind: str, access: Access) -> ChildSettings:
         return ChildSettings(
             name=name,
             kind=kind,
-            urls=urls,
+            urls=access.urls,
+            remap=access.remap,
+            projects=list(self._servers.projects),
             seed=self._seed,
             lease_s=self.lease_s,
             deadline_s=1.0,
@@ -505,7 +388,11 @@ class World:
         kind = ("sync", "asyncio")[index % 2]
         name = f"view-{index}.{self._births[index]}"
         self._births[index] += 1
-        self._views[index] = Child("viewer", self._settings(name, kind, [self._relays[index].url]), self.folder)
+        access = self._servers.access(f"view-{index}")
+        self._views[index] = Child("viewer", self._settings(name, kind, access), self.folder)
+
+    def _relay(self, view: int) -> SortingRelay:
+        return self._servers.relay(f"view-{view}")
 
     def _view(self, index: int) -> Child:
         child = self._views[index]
@@ -529,7 +416,7 @@ class World:
                 cwd=Path(__file__).parents[3],
                 env={
                     **{name: value for name, value in unmeasured().items() if not name.startswith("SESSIONSTORE_")},
-                    "SESSIONSTORE_REDIS_URL": self._front.url,
+                    "SESSIONSTORE_REDIS_URL": self._servers.url,
                     "SESSIONSTORE_API_KEY": self._secret,
                     "SESSIONSTORE_LEASE": str(self.lease_s),
                     "SESSIONSTORE_DEADLINE": "1",
@@ -563,37 +450,30 @@ class World:
                 process.kill()
                 process.wait(10)
 
-    def _watch_redis(self) -> None:
-        """Record when Redis did not answer a PING at once, because of a fault or a busy machine."""
+    def _watch_redis(self, port: int) -> None:
+        """Record when a server did not answer a PING at once, because of a fault or a busy machine."""
         started = time.monotonic()
         while not self._ended.wait(_WATCH_S):
             try:
-                with redis.Redis(port=self._front.port, retry=Retry(NoBackoff(), 0), socket_timeout=1.0) as client:
+                with redis.Redis(port=port, retry=Retry(NoBackoff(), 0), socket_timeout=1.0) as client:
                     while not self._ended.is_set():
                         client.ping()
                         now = time.monotonic()
-                        if now - started > _STALL_S:
-                            self._recorder.add(Stall(process="redis", started=started, ended=now))
+                        if now - started > _STALL_S and (projects := self._servers.concerned(port)):
+                            self._recorder.add(Stall(process="redis", started=started, ended=now, projects=projects))
                         self._ended.wait(_WATCH_S)
                         started = time.monotonic()
             except redis.RedisError:
                 pass  # and it has not answered since then
 
-    def _client(self) -> redis.Redis:
-        return self._server.client(decode_responses=True)
 
-
-def _durable_server(**options: str) -> RedisServer:
-    """A server whose restart loses no answered write: Redis writes it to its file first, which SIGKILL spares.
-
-    No fsync: it guards against a crash of the machine, and blocks Redis while the disk is busy.
-    """
-    return RedisServer(port=None, appendonly="yes", appendfsync="no", repl_diskless_sync_delay="0", **options)
-
-
-def _stop_for(pid: int, seconds: float) -> None:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        time.sleep(seconds)
-    finally:
-        os.kill(pid, signal.SIGCONT)
+def _stored(fields: dict[str, str]) -> Stored:
+    """A session, from its hash in Redis."""
+    digest = digest_of(
+        fields.get("label"),
+        fields.get("scenario"),
+        json.loads(fields.get("overrides", "[]")),
+        int(fields.get("globalDelayMs", 0)),
+        int(fields.get("globalDelayMaxMs", 0)),
+    )
+    return Stored(int(fields["rev"]), digest, int(fields["expiresAt"]))

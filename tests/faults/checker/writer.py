@@ -27,13 +27,12 @@ from sessionstore import (
     AsyncSessionStore,
     NotEffectiveError,
     OutcomeUnknownError,
-    SessionStore,
     SessionStoreError,
     StoreUnavailableError,
 )
 from sessionstore.session import BulkResult, Deletion, Session, SessionPatch
 
-from .child import BRIEF, KEYS, MAIN, PROJECT, ChildSettings, environment_of, obey, read_settings, watch_for_stalls
+from .child import BRIEF, KEYS, MAIN, ChildSettings, environment_of, obey, read_settings, watch_for_stalls
 from .history import Outcome, Recorder, Write, digest_of
 
 #: The shares of writes that delete, that repeat the task's last write, and that do not wait.
@@ -53,6 +52,7 @@ _EFFECTIVE = re.compile(r"effective;dur=([0-9.]+)")
 class _Plan:
     """A write to make; without a token it deletes."""
 
+    project: str
     key: str
     token: str
     wait: bool
@@ -100,25 +100,28 @@ def _digest(token: str) -> str:
 class _Author:
     """Chooses the writes of one task."""
 
-    def __init__(self, name: str, seed: int, keys: tuple[str, ...], pace_s: float) -> None:
+    def __init__(self, name: str, seed: int, projects: list[str], keys: tuple[str, ...], pace_s: float) -> None:
         self.name = name
         self._rng = random.Random(f"{seed}/{name}")
+        self._projects = projects
         self._keys = keys
         self._pace_s = pace_s
         self._count = 0
-        self._last: dict[str, str] = {}
+        self._last: dict[tuple[str, str], str] = {}
 
     def choose(self) -> _Plan:
         rng = self._rng
+        project = rng.choice(self._projects)
         key = rng.choice(self._keys)
         wait = rng.random() >= _UNWAITED
         chance = rng.random()
         if chance < _DELETES:
-            return _Plan(key, "", wait, by_prefix=environment_of(key) == MAIN and rng.random() < _BY_PREFIX)
-        if chance >= _DELETES + _REPEATS or key not in self._last:
+            by_prefix = environment_of(key) == MAIN and rng.random() < _BY_PREFIX
+            return _Plan(project, key, "", wait, by_prefix=by_prefix)
+        if chance >= _DELETES + _REPEATS or (project, key) not in self._last:
             self._count += 1
-            self._last[key] = f"{self.name}/{self._count}"
-        return _Plan(key, self._last[key], wait, replace=rng.random() < _REPLACES)
+            self._last[project, key] = f"{self.name}/{self._count}"
+        return _Plan(project, key, self._last[project, key], wait, replace=rng.random() < _REPLACES)
 
     def pause_s(self) -> float:
         return self._rng.uniform(0.0, 2 * self._pace_s)
@@ -135,7 +138,7 @@ class _Writer:
         self._under_way = 0
         keys = KEYS[MAIN] if settings.kind == "http" else KEYS[MAIN] + KEYS[BRIEF]
         self.authors = [
-            _Author(f"{settings.name}/{number}", settings.seed, keys, settings.pace_s)
+            _Author(f"{settings.name}/{number}", settings.seed, settings.projects, keys, settings.pace_s)
             for number in range(settings.tasks)
         ]
 
@@ -154,7 +157,7 @@ class _Writer:
         self._recorder.add(
             Write(
                 writer=who,
-                key=f"{environment_of(plan.key)}/{plan.key}",
+                key=f"{plan.project}/{environment_of(plan.key)}/{plan.key}",
                 token=plan.token,
                 digest=_digest(plan.token),
                 started=started,
@@ -223,13 +226,11 @@ def _write_in_threads(writer: _Writer, attempt: Callable[[_Plan, int], tuple[str
 
 def _use_sync_store(writer: _Writer) -> None:
     settings = writer.settings
-    environments = {
-        name: SessionStore.from_url(settings.urls[0], **settings.options(name)).environment(PROJECT, name)
-        for name in (MAIN, BRIEF)
-    }
+    stores = {name: settings.store(name) for name in (MAIN, BRIEF)}
 
     def attempt(plan: _Plan, _number: int) -> tuple[str, _Answer]:
-        environment = environments[environment_of(plan.key)]
+        name = environment_of(plan.key)
+        environment = stores[name].environment(plan.project, name)
         try:
             if plan.token:
                 return "", _answer_of(environment.put(plan.key, replace=plan.replace, wait=plan.wait, **plan.patch()))
@@ -251,7 +252,7 @@ def _use_async_store(writer: _Writer) -> None:
             while (started := writer.begin()) is None:
                 await asyncio.to_thread(writer.gate.wait)
             name = environment_of(plan.key)
-            environment = stores[name].environment(PROJECT, name)
+            environment = stores[name].environment(plan.project, name)
             try:
                 if plan.token:
                     answer = _answer_of(
@@ -267,9 +268,7 @@ def _use_async_store(writer: _Writer) -> None:
             await asyncio.sleep(author.pause_s())
 
     async def work_all() -> None:
-        stores = {
-            name: AsyncSessionStore.from_url(settings.urls[0], **settings.options(name)) for name in (MAIN, BRIEF)
-        }
+        stores = {name: settings.async_store(name) for name in (MAIN, BRIEF)}
         await asyncio.gather(*(work(author, stores) for author in writer.authors))
 
     threading.Thread(target=_or_die(lambda: asyncio.run(work_all())), daemon=True).start()
@@ -302,7 +301,7 @@ def _use_gateways(writer: _Writer) -> None:
 
 
 def _request(connection: http.client.HTTPConnection, api_key: str, plan: _Plan) -> _Answer:
-    place = f"project={PROJECT}&environment={MAIN}"
+    place = f"project={plan.project}&environment={MAIN}"
     path = f"/api/v1/sessions/{plan.key}?{place}"
     headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
     if not plan.wait:
