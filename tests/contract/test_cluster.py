@@ -159,8 +159,9 @@ async def test_connections_of_a_project_that_is_not_used_any_more_are_closed(
         # A view keeps them
         started = time.monotonic()
         while time.monotonic() < started + 2 * 0.5 + 1:
-            assert await use_another() >= 2
-        assert view.fresh
+            await use_another()
+        driver_of_view: Any = view._driver
+        assert driver_of_view in [route.driver for route in store._runner._routes or ()]
         await view.aclose()
         while await use_another():
             assert time.monotonic() < started + 20
