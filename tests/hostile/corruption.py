@@ -204,8 +204,11 @@ class _Case:
     def _break(self) -> None:
         raw, key, state = self.world.raw, self._key, self.state
         if not state.field:
-            raw.delete(key)
-            _FILL[state.value](raw, key)
+            # At once: a view that renews its lease would make the key anew.
+            with raw.pipeline() as transaction:
+                transaction.delete(key)
+                _FILL[state.value](transaction, key)
+                transaction.execute()
         elif state.field == "member":
             scores = {"not UTF-8": 9e14, "inf": "inf", "negative": -5, "fraction": 1.5}
             raw.zadd(key, {b"\xff" if state.value == "not UTF-8" else b"odd": scores[state.value]})
