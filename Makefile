@@ -28,7 +28,7 @@ TOX := PATH="$$PATH$(subst $() ,,$(patsubst %,:%,$(wildcard $(HOME)/.pyenv/versi
 QUICK := quick-py311,quick-py312,quick-py313
 SMOKE := smoke-py311,smoke-py312,smoke-py313
 
-.PHONY: run test test-quick test-all check format hooks build bench soak hostile servers clean
+.PHONY: run test test-quick test-all check format hooks build bench soak hostile failovers servers clean
 
 run: $(RUN_STAMP)  ## a demo: a gateway with an embedded store, a catalog, a proxy, and the calls of a CI run
 	$(BIN)/python examples/demo.py
@@ -75,11 +75,14 @@ hooks: $(STAMP)  ## run the quick checks before each commit
 bench: $(STAMP)  ## all benchmarks, or BENCH="lookup sync"; BENCH_OPTIONS="--rounds 3", --quick or --check
 	$(BIN)/python -m benchmarks $(BENCH) $(BENCH_OPTIONS)
 
-soak: hostile  ## hostile input; then the guarantee under faults, for an hour; SOAK="--minutes 10 --seed 7", or --help
+soak: hostile failovers  ## hostile input and failovers; then the guarantee under faults, for an hour; SOAK="--minutes 10 --seed 7", or --help
 	$(BIN)/python -m tests.faults.checker $(SOAK)
 
 hostile: $(STAMP)  ## hostile input to a gateway on both stores, for some minutes; HOSTILE="--seed 7", or --help
 	$(BIN)/python -m tests.hostile $(HOSTILE)
+
+failovers: $(STAMP)  ## durable writes: the primary is killed after each of 200, for each driver with one and two replicas
+	FAILOVERS=200 $(BIN)/python -m pytest -q tests/faults/test_durable.py -k no_acknowledged --timeout=1200
 
 servers:  ## build Redis 8 and Valkey 8 into build/servers; then make test REDIS_SERVER=build/servers/valkey-server
 	.ci/servers

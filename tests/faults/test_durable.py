@@ -377,7 +377,7 @@ class TestWhileItWaits:
 
     async def test_a_cancelled_write_closes_its_connection(self, replication: Replication) -> None:
         hold(replication, *replication.replicas)
-        async with open_at("asyncio", replication.url) as store:
+        async with open_at("asyncio", replication.url, deadline_s=60.0) as store:
             staging = store.environment("checkout", "staging")
             write = asyncio.ensure_future(staging.put("ci-1", label="a", replicas=1))
             await eventually(lambda: blocked(replication.primary) == 1, "it waits")
