@@ -37,7 +37,9 @@ class WaitingConnections:
 
     @contextlib.asynccontextmanager
     async def lend(self, within_s: float) -> AsyncIterator[Any]:
-        """Lend a connection for `within_s` seconds, half of them to get one. After an exception it is closed.
+        """Lend a connection for `within_s` seconds, half of them to get one.
+
+        After an exception it is closed, and all idle ones: their server may be no primary any more.
 
         Raises
         ------
@@ -66,6 +68,7 @@ class WaitingConnections:
             except BaseException:
                 await _disconnect(connection)
                 connection = None
+                await self._disconnect_idle()
                 raise
             finally:
                 self._limits.discard(limit)
@@ -80,6 +83,9 @@ class WaitingConnections:
         self._is_closed = True
         for limit in self._limits:
             limit.reschedule(asyncio.get_running_loop().time())
+        await self._disconnect_idle()
+
+    async def _disconnect_idle(self) -> None:
         while self._idle:
             await _disconnect(self._idle.pop())
 

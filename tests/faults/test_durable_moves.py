@@ -1,0 +1,147 @@
+"""Writes with `replicas=N` in a cluster and under Sentinel, whose primary is killed right after each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+
+from sessionstore import AsyncEnvironment, NotDurableError, StoreUnavailableError
+
+from ..conftest import require_redis_server
+from ..support.adapter import Backend, Driver
+from ..support.redis_cluster import RedisCluster
+from ..support.redis_sentinel import RedisSentinels
+from ..support.redis_server import RedisServer
+from ..support.replication import short_waits
+
+#: Writes after each of which the primary is killed. A failover takes some seconds, since the servers agree on it.
+MOVES = max(1, int(os.environ.get("FAILOVERS", "0")) // 10)
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return cast(Driver, request.param)
+
+
+@pytest.fixture(scope="module")
+def lasting_cluster() -> Iterator[RedisCluster]:
+    require_redis_server()
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def lasting_sentinels() -> Iterator[RedisSentinels]:
+    require_redis_server()
+    with RedisSentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def cluster(lasting_cluster: RedisCluster) -> RedisCluster:
+    lasting_cluster.await_healthy()
+    return lasting_cluster
+
+
+@pytest.fixture
+def sentinels(lasting_sentinels: RedisSentinels) -> RedisSentinels:
+    lasting_sentinels.await_healthy()
+    return lasting_sentinels
+
+
+def slot_of_checkout(cluster: RedisCluster) -> int:
+    return cluster.slot_of("{checkout}")
+
+
+async def put_until_served(staging: AsyncEnvironment, key: str, **terms: Any) -> Any:
+    """Put a session again until it succeeds, as a client does while a replica is promoted."""
+    async with asyncio.timeout(50):
+        while True:
+            try:
+                return await staging.put(key, label=key, **terms)
+            except (StoreUnavailableError, NotDurableError):
+                await asyncio.sleep(0)
+
+
+async def lose_primaries(
+    staging: AsyncEnvironment,
+    primary: Callable[[], RedisServer],
+    await_healthy: Callable[[], None],
+    replicas: int,
+) -> None:
+    """Kill the primary right after each write, and look for the write on the next one."""
+    keys = [f"ci-{number}" for number in range(MOVES)]
+    for key in keys:
+        session = await put_until_served(staging, key, wait=False, replicas=replicas)
+        dead = await asyncio.to_thread(primary)
+        dead.kill()
+
+        assert session.effect.replicas == replicas
+        await put_until_served(staging, "other", wait=False, replicas=0)
+        await asyncio.to_thread(dead.start)
+        await asyncio.to_thread(await_healthy)
+        for written in keys[: keys.index(key) + 1]:
+            found = await staging.get(written)
+            assert found is not None, f"{written} is lost"
+            assert found.label == written
+
+
+@pytest.mark.timeout(60 + 20 * MOVES)
+async def test_no_acknowledged_write_of_a_cluster_is_lost(driver: Driver, cluster: RedisCluster, prefix: str) -> None:
+    """Given a shard with one replica, when its primary is killed after each write, then no write is lost."""
+    slot = slot_of_checkout(cluster)
+    async with Backend(driver, cluster, prefix).store(lease_s=0.1, deadline_s=10.0) as store:
+        staging = store.environment("checkout", "staging")
+        await lose_primaries(staging, lambda: cluster.primary_of(slot), cluster.await_healthy, 1)
+
+
+@pytest.mark.timeout(60 + 20 * MOVES)
+async def test_no_acknowledged_write_under_sentinel_is_lost(
+    driver: Driver, sentinels: RedisSentinels, prefix: str
+) -> None:
+    """Given two replicas that both have each write, when the primary is killed after each, then no write is lost."""
+    async with Backend(driver, sentinels, prefix).store(lease_s=0.1, deadline_s=10.0) as store:
+        staging = store.environment("checkout", "staging")
+        await lose_primaries(staging, lambda: sentinels.primary, sentinels.await_healthy, 2)
+
+
+async def test_a_slot_that_moves_takes_its_durable_writes_along(
+    driver: Driver, cluster: RedisCluster, prefix: str
+) -> None:
+    """Given a store that has written durably, when the slot moves, then the next write is on the new replica."""
+    slot = slot_of_checkout(cluster)
+    before = cluster.primary_of(slot)
+    target = next(cluster.primary_of(other) for other in (0, 8000, 16383) if cluster.primary_of(other) is not before)
+    async with Backend(driver, cluster, prefix).store(lease_s=0.1, deadline_s=10.0, replicas=1) as store:
+        staging = store.environment("checkout", "staging")
+        await staging.put("ci-1", label="before")
+        await asyncio.to_thread(cluster.migrate, slot, target)
+
+        session = await put_until_served(staging, "ci-1")
+        assert session.effect.replicas == 1
+        [replica] = cluster.replicas_of(target)
+        replica.pause()
+        try:
+            with short_waits(), pytest.raises(NotDurableError, match="and 0 did"):
+                await staging.put("ci-1", label="after")
+        finally:
+            replica.resume()
+    await asyncio.to_thread(cluster.migrate, slot, before)
+
+
+async def test_an_orderly_failover_leaves_no_old_connection(driver: Driver, cluster: RedisCluster, prefix: str) -> None:
+    """Given many idle connections to the old primary, when another is promoted, then one durable write reaches it."""
+    async with Backend(driver, cluster, prefix).store(lease_s=0.1, deadline_s=10.0, replicas=1) as store:
+        staging = store.environment("checkout", "staging")
+        await asyncio.gather(*(staging.put(f"ci-{number}", label="x", wait=False) for number in range(8)))
+        [replica] = cluster.replicas_of(cluster.primary_of(slot_of_checkout(cluster)))
+
+        await asyncio.to_thread(cluster.fail_over, replica)
+
+        session = await staging.put("ci-1", wait=False)
+        assert session.effect is not None
+        assert session.effect.replicas == 1
