@@ -23,6 +23,7 @@ STATUS: dict[str, int] = {
     "scope_mismatch": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "quota_exceeded": 409,
     "precondition_failed": 412,
     "body_too_large": 413,
     "unsupported_media_type": 415,

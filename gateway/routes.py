@@ -173,6 +173,7 @@ class API:
             "scenario": "scn_paymentDeclined",
             "overrides": ["ovr_extraMock"],
         },
+        errors=("quota_exceeded",),
     )
     async def put_session(self, request: Request) -> Response:
         """Set a session's state; create it if it is missing.
@@ -221,7 +222,12 @@ class API:
         removed = await _write(request, mode, environment, normalize_session_key(key), write)
         return _answer(DeletionDocument(True, mode), _effect_headers(request, removed.effect))
 
-    @Operation(answer=OverrideDocument, query=(*_PLACE, "views", "replicas"), headers=("Prefer",))
+    @Operation(
+        answer=OverrideDocument,
+        query=(*_PLACE, "views", "replicas"),
+        headers=("Prefer",),
+        errors=("quota_exceeded",),
+    )
     async def activate_override(self, request: Request) -> Response:
         """Switch an override on; create the session if it is missing.
 

@@ -71,6 +71,9 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
         "deadline_s": settings.deadline_s,
         "prefix": settings.prefix,
         "observe": metrics.called_redis,
+        "max_sessions": settings.max_sessions,
+        "max_project_bytes": settings.max_project_bytes,
+        "max_environments": settings.max_environments,
     }
     if settings.replicas is not None:
         options["replicas"] = settings.replicas

@@ -62,7 +62,7 @@ class UsageError(Exception):
 
 def _whole_number(low: int, high: int, rule: str) -> Callable[[str], int]:
     def convert(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) <= 9 and low <= int(text) <= high):
+        if not (text.isascii() and text.isdigit() and len(text) <= 16 and low <= int(text) <= high):
             raise ValueError(f"must be {rule}")
         return int(text)
 
@@ -91,6 +91,13 @@ def _choice(choices: Mapping[str, Any], rule: str) -> Callable[[str], Any]:
         return choices[text.lower()]
 
     return convert
+
+
+_whole_quota = _whole_number(1, options.MAX_QUOTA, "a whole number from 1, or off")
+
+
+def _quota(text: str) -> int | None:
+    return None if text.lower() == "off" else _whole_quota(text)
 
 
 _on_or_off = _choice({"on": True, "off": False, "1": True, "0": False, "true": True, "false": False}, "on or off")
@@ -185,6 +192,18 @@ class Settings:
             str(DEFAULT_MAX_CONNECTIONS),
             _whole_number(1, 1_000_000, "a whole number from 1 to 1000000"),
             "client connections at the same time; a client over the limit gets a 503",
+        ),
+    ]
+    max_sessions: Annotated[
+        int | None, _Option("off", _quota, "quota: sessions of one environment; a write over a quota gets a 409")
+    ]
+    max_project_bytes: Annotated[
+        int | None, _Option("off", _quota, "quota: bytes of one project's sessions; each takes 500 and its texts")
+    ]
+    max_environments: Annotated[
+        int | None,
+        _Option(
+            str(options.DEFAULT_MAX_ENVIRONMENTS), _quota, "quota: environments of one project that have no catalog"
         ),
     ]
     metrics: Annotated[

@@ -18,6 +18,7 @@
     │   ├── EnvironmentNotFoundError
     │   └── ApiKeyNotFoundError
     ├── PreconditionFailedError                 if_match or if_none_match did not hold; nothing was changed
+    ├── QuotaExceededError                      the write would exceed a quota; nothing was changed
     ├── AccessDeniedError                       over HTTP: the API key is invalid, or for another project
     ├── RateLimitedError                        over HTTP: the API key is over its rate limit
     ├── StoreUnavailableError                   Redis can't be reached, or refuses
@@ -119,6 +120,12 @@ class PreconditionFailedError(SessionStoreError):
     """``if_match`` or ``if_none_match`` did not hold; nothing was changed."""
 
     code = "precondition_failed"
+
+
+class QuotaExceededError(SessionStoreError):
+    """A write would exceed a quota of an environment or project; nothing was changed. Deleting sessions makes room."""
+
+    code = "quota_exceeded"
 
 
 class AccessDeniedError(SessionStoreError):

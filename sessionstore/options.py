@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from .errors import InvalidInputError, SessionStoreError
-from .protocol.calls import REPLICAS_RULE, WriteContext, is_number_of_replicas
+from .protocol.calls import REPLICAS_RULE, Quotas, WriteContext, is_number_of_replicas
 from .protocol.keyspace import DEFAULT_PREFIX, EnvironmentKeyspace, StoreKeyspace
 from .protocol.server_identity import ServerIdentity
 from .session import validate_actor
@@ -33,6 +33,11 @@ MAX_CONNECTIONS = 64
 #: Called after each round trip with the script, the seconds it took, and its error or None.
 Observer = Callable[[str, float, SessionStoreError | None], None]
 
+#: Environments of one project that no catalog registers.
+DEFAULT_MAX_ENVIRONMENTS = 1000
+#: The most that a quota may be.
+MAX_QUOTA = 2**53 - 1
+
 #: The message of a closed store.
 CLOSED = "This store is closed; open another."
 
@@ -50,6 +55,9 @@ class StoreOptions(TypedDict, total=False):
     observe: Observer | None
     actor: str
     replicas: int
+    max_sessions: int | None
+    max_project_bytes: int | None
+    max_environments: int | None
 
 
 @dataclass(slots=True)
@@ -73,6 +81,12 @@ class StoreConfig:
         Who writes, for people: at most 256 printable characters. Sessions show their last writer.
     replicas : int
         Replicas of Redis that must have each write before it returns, 0 to 10; a write's own `replicas` wins.
+    max_sessions : int or None
+        Quota of this store's writes: sessions of one environment, at least 1; None for any number.
+    max_project_bytes : int or None
+        Quota: bytes of one project's sessions, at least 1. A session takes 500, and its key, label and ids.
+    max_environments : int or None
+        Quota: environments of one project that no catalog registers, at least 1.
     """
 
     ttl_s: float = DEFAULT_TTL_S
@@ -82,6 +96,9 @@ class StoreConfig:
     observe: Observer | None = None
     actor: str = ""
     replicas: int = 0
+    max_sessions: int | None = None
+    max_project_bytes: int | None = None
+    max_environments: int | None = DEFAULT_MAX_ENVIRONMENTS
     #: number of the Redis database, which is part of a channel's name
     database: int = field(default=0, init=False)
     #: seconds, monotonic; the driver sets it before the first `context`
@@ -90,6 +107,7 @@ class StoreConfig:
     server: ServerIdentity = field(init=False, repr=False)
     #: the identity of the server of a hash tag; the driver replaces it if each may have a server of its own
     server_of: Callable[[str], ServerIdentity] = field(init=False, repr=False)
+    _quotas: Quotas = field(init=False, repr=False)
     _contexts: dict[tuple[str, str], WriteContext] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +121,11 @@ class StoreConfig:
         check_seconds("lease_s", self.lease_s, *LEASE_RANGE_S)
         self.server = ServerIdentity(self.lease_s)
         self.server_of = lambda _: self.server
+        for name in ("max_sessions", "max_project_bytes", "max_environments"):
+            quota = getattr(self, name)
+            if quota is not None and not (type(quota) is int and 1 <= quota <= MAX_QUOTA):
+                raise InvalidInputError(f"{name} must be None or a whole number of at least 1.")
+        self._quotas = Quotas(self.max_sessions, self.max_project_bytes, self.max_environments)
         check_seconds("deadline_s", self.deadline_s, *DEADLINE_RANGE_S)
 
     def context(self, project: str, environment: str) -> WriteContext:
@@ -115,7 +138,7 @@ class StoreConfig:
         if len(self._contexts) >= _MAX_CONTEXTS:
             self._contexts.clear()
         ttl_ms, lease_ms = round(self.ttl_s * 1000), round(self.lease_s * 1000)
-        context = WriteContext(keyspace, ttl_ms, lease_ms, self.clock, server=self.server_of(project))
+        context = WriteContext(keyspace, ttl_ms, lease_ms, self.clock, self._quotas, server=self.server_of(project))
         return self._contexts.setdefault((project, environment), context)
 
 

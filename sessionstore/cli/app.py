@@ -19,6 +19,7 @@ from ..errors import (
     NotFoundError,
     OutcomeUnknownError,
     PreconditionFailedError,
+    QuotaExceededError,
     SessionStoreError,
     StoreUnavailableError,
     TooFewViewsError,
@@ -37,6 +38,7 @@ _EXIT_CODES: tuple[tuple[type[SessionStoreError], int], ...] = (
     (TooFewViewsError, 8),
     (NotDurableError, 9),
     (PreconditionFailedError, 4),
+    (QuotaExceededError, 4),
     (SessionStoreError, 6),
 )
 
@@ -45,7 +47,7 @@ _NOT_WRITTEN = 7
 
 _EPILOG = (
     "Exit codes: 0 done; 1 not found, or catalogs differ; 2 usage or invalid input; 3 Redis unavailable, nothing "
-    "changed; 4 precondition failed; 5 sent, but perhaps not in effect; 6 Redis holds foreign data; "
+    "changed; 4 precondition failed, or over a quota; 5 sent, but perhaps not in effect; 6 Redis holds foreign data; "
     "7 done, but the output could not be written; 8 done, but fewer views than --views reported it; "
     "9 done, but fewer replicas than --replicas have it."
 )

@@ -83,6 +83,25 @@ class Replicated(Generic[T]):
     refusal: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """What a write may make exist, at most; None for any number."""
+
+    #: sessions of one environment
+    max_sessions: int | None = None
+    #: bytes of one project's sessions, as scripts/lib/usage.lua counts them
+    max_project_bytes: int | None = None
+    #: environments of one project that no catalog registers
+    max_environments: int | None = None
+
+    @property
+    def arguments(self) -> tuple[str | int, ...]:
+        """The quotas for scripts/lib/write.lua."""
+        counted = (self.max_sessions, self.max_project_bytes)
+        text = ",".join("" if quota is None else str(quota) for quota in counted)
+        return "" if text == "," else text, self.max_environments or ""
+
+
 @dataclass(slots=True)
 class WriteContext:
     """The common arguments of all writes to one environment."""
@@ -94,6 +113,7 @@ class WriteContext:
     lease_ms: int
     #: seconds, monotonic
     clock: Callable[[], float]
+    quotas: Quotas = field(default_factory=Quotas)
     #: the highest revision seen of this environment: a lower one proves that Redis lost data
     known_rev: int = 0
     #: what the store knows of the server
@@ -206,6 +226,7 @@ def put(
         keys=keyspace.catalog_keys,
         args=(_if_match_argument(if_match), if_none_match or "", *_patch_arguments(patch, replace)),
         declarative=True,
+        creates=True,
     )
 
 
@@ -273,12 +294,13 @@ def touch(context: WriteContext, op_id: str, seen: Mapping[str, int]) -> Call[re
     keyspace = context.keyspace
     return Call(
         load_script("touch"),
-        (keyspace.index, keyspace.head, keyspace.changes, *map(keyspace.session, times)),
+        (keyspace.index, keyspace.head, keyspace.changes, *keyspace.quota_keys[:2], *map(keyspace.session, times)),
         (
             op_id,
             context.ttl_ms,
             context.lease_ms,
             context.known_rev,
+            keyspace.environment,
             *(part for pair in times.items() for part in pair),
         ),
         partial(_checked, decoder(replies.TouchReply), keyspace, "", False),
@@ -374,7 +396,7 @@ def apply_catalog(
     names = (keyspace.environments, *keyspace.catalog_keys, keyspace.index, *keyspace.lease_keys, keyspace.changes)
     return Call(
         load_script("catalog_apply"),
-        (*names, *map(keyspace.session, session_keys)),
+        (*names, *keyspace.quota_keys[:2], *map(keyspace.session, session_keys)),
         (
             op_id,
             context.lease_ms,
@@ -399,6 +421,30 @@ def durable(keyspace: EnvironmentKeyspace, call: Call[T], replicas: int) -> Dura
     """Have a call wait until `replicas` replicas have every write to the primary up to it."""
     fence = Call(load_script("fence"), (keyspace.head,), (), decoder(Reply), writes=True)
     return DurableCall(call, fence, replicas)
+
+
+def usage_begin(keyspace: EnvironmentKeyspace, count_id: str) -> Call[replies.UsageReply]:
+    """Begin to count what the sessions of a project take; the reply names the count that goes on."""
+    keys = (*keyspace.quota_keys[:2], keyspace.head)
+    return Call(load_script("usage_begin"), keys, (count_id, keyspace.environment), decoder(replies.UsageReply))
+
+
+def usage_find(keyspace: EnvironmentKeyspace, cursor: str) -> Call[replies.FoundReply]:
+    """Find environments of a project that have sessions; the cursor is ``"0"`` at first and at the end."""
+    project = keyspace.of_project
+    arguments = (cursor, LOOK_BATCH, project.base)
+    return Call(load_script("usage_find"), (project.usage,), arguments, decoder(replies.FoundReply))
+
+
+def usage_add(keyspace: EnvironmentKeyspace, session_keys: Sequence[str]) -> Call[replies.Reply]:
+    """Enter sessions into the count, at most `READ_BATCH` normalised keys; without any, an environment."""
+    keys = (*keyspace.quota_keys[:2], keyspace.head, *map(keyspace.session, session_keys))
+    return Call(load_script("usage_add"), keys, (keyspace.environment, *session_keys), decoder(replies.Reply))
+
+
+def usage_end(keyspace: EnvironmentKeyspace, count_id: str) -> Call[replies.Reply]:
+    """End a count: all sessions are in it."""
+    return Call(load_script("usage_end"), keyspace.quota_keys[:2], (count_id,), decoder(replies.Reply))
 
 
 def environments(keyspace: ProjectKeyspace) -> Call[replies.EnvironmentsReply]:
@@ -475,7 +521,8 @@ def _toggle(
     bounds: tuple[int, ...],
 ) -> Call[replies.WriteReply]:
     keys = context.keyspace.catalog_keys[:3]
-    return _write(script, context, op_id, session_key, terms, keys=keys, args=(validate_override(override), *bounds))
+    args: tuple[str | int, ...] = (validate_override(override), *bounds)
+    return _write(script, context, op_id, session_key, terms, keys=keys, args=args, creates=script == "activate")
 
 
 def _write(
@@ -488,6 +535,7 @@ def _write(
     keys: tuple[str, ...] = (),
     args: tuple[str | int, ...] = (),
     declarative: bool = False,
+    creates: bool = False,
 ) -> Call[replies.WriteReply]:
     """Prepend the keys and arguments that all writes share (scripts/lib/write.lua)."""
     session_key = validate_session_key(session_key)
@@ -500,6 +548,7 @@ def _write(
             *names.lease_keys,
             names.environments,
             names.changes,
+            *names.quota_keys,
             *keys,
         ),
         (
@@ -511,6 +560,7 @@ def _write(
             names.environment,
             session_key,
             terms.actor,
+            *(context.quotas.arguments if creates else ("", "")),
             *args,
         ),
         partial(_checked, decoder(replies.WriteReply), names, session_key, declarative),

@@ -40,7 +40,16 @@ class ProjectKeyspace:
 
     def __init__(self, prefix: str, project: str) -> None:
         #: set: the slugs of the project's registered environments
-        self.environments = f"{prefix}:{{{validate_slug(project, 'project')}}}:environments"
+        base = f"{prefix}:{{{validate_slug(project, 'project')}}}:"
+        self.environments = f"{base}environments"
+        #: sorted set: other environments that were written, by the time until which they are kept, ms
+        self.unregistered = f"{base}unregistered"
+        #: hash: what the sessions take, for quotas; scripts/lib/usage.lua
+        self.usage = f"{base}usage"
+        #: sorted set: the sessions that `usage` counts, by expiry, ms
+        self.ledger = f"{base}ledger"
+        #: how the names of environments' keys begin
+        self.base = base
 
 
 class EnvironmentKeyspace:
@@ -49,7 +58,10 @@ class EnvironmentKeyspace:
     def __init__(self, prefix: str, project: str, environment: str, database: int = 0) -> None:
         self.project = validate_slug(project, "project")
         self.environment = validate_slug(environment, "environment")
-        base = f"{prefix}:{{{project}}}:{environment}"
+        self.of_project = ProjectKeyspace(prefix, project)
+        base = self.of_project.base + environment
+        self._prefix = prefix
+        self._database = database
         # Channels, unlike keys, are the same in each database of a server.
         suffix = f":{database}" if database else ""
         self._session_prefix = f"{base}:s:"
@@ -78,11 +90,16 @@ class EnvironmentKeyspace:
         #: the keys that the scripts take in this order
         self.lease_keys = (self.head, self.leases, self.acks, self.views)
         self.catalog_keys = (self.catalog, self.catalog_mocks, self.catalog_local, self.catalog_scenarios)
-        self.environments = ProjectKeyspace(prefix, project).environments
+        self.environments = self.of_project.environments
+        self.quota_keys = (self.of_project.usage, self.of_project.ledger, self.of_project.unregistered)
 
     def __str__(self) -> str:
         """The environment's name in messages for people: ``checkout/staging``."""
         return f"{self.project}/{self.environment}"
+
+    def sibling(self, environment: str) -> EnvironmentKeyspace:
+        """Another environment of the project."""
+        return EnvironmentKeyspace(self._prefix, self.project, environment, self._database)
 
     def session(self, session_key: str) -> str:
         """hash, with a TTL: one session. The key must be normalised."""

@@ -18,8 +18,10 @@ from ..errors import (
     InvalidScenarioError,
     OverrideNotFoundError,
     PreconditionFailedError,
+    QuotaExceededError,
     SessionNotFoundError,
     SessionStoreError,
+    StoreUnavailableError,
 )
 from ..session import MAX_OVERRIDES, Session, SessionDetails
 from .keyspace import EnvironmentKeyspace
@@ -85,6 +87,21 @@ class CatalogApplied(WriteReply, frozen=True, kw_only=True):
     #: with the status need_sessions: session keys of the index that the call did not name, and whether more exist
     missing: tuple[str, ...] = ()
     more: bool = False
+
+
+class UsageReply(Reply, frozen=True, gc=False, kw_only=True):
+    """Answer of usage_begin."""
+
+    id: str
+    #: whether all sessions of the project are counted
+    complete: bool
+
+
+class FoundReply(Struct, frozen=True):
+    """Answer of usage_find."""
+
+    cursor: str
+    environments: tuple[str, ...]
 
 
 class TouchReply(Reply, frozen=True, gc=False, kw_only=True):
@@ -252,6 +269,23 @@ def _decoder(reply: type[Any]) -> Callable[[Payload], Any]:
     return decode_reply
 
 
+class Uncounted(StoreUnavailableError):  # noqa: N818  a state of the project rather than a fault
+    """A write with a quota needs a count of the project's sessions; nothing was changed."""
+
+
+def quota_exceeded(keyspace: EnvironmentKeyspace, detail: str) -> QuotaExceededError:
+    """The error for a write over a quota; `detail` is the quota's name and its value."""
+    quota, _, limit = detail.partition(" ")
+    project = f"Project {keyspace.project!r}"
+    reached = {
+        "sessions": f"Environment {keyspace} has reached its quota of {limit} sessions. Delete some sessions",
+        "bytes": f"{project} would exceed its quota of {limit} bytes of sessions. Delete some sessions",
+        "environments": f"{project} has reached its quota of {limit} environments without a catalog. Use one of them, "
+        "or register the environment with a catalog",
+    }
+    return QuotaExceededError(f"{reached[quota]}, or ask the operator for more. Nothing was changed.")
+
+
 def unknown_environment(keyspace: EnvironmentKeyspace, registered: Iterable[str] = ()) -> EnvironmentNotFoundError:
     """The error for an unregistered environment of a project that has registered others."""
     project, environment = keyspace.project, keyspace.environment
@@ -282,6 +316,10 @@ def failure(reply: Reply, keyspace: EnvironmentKeyspace, session_key: str, *, de
     """
     detail = reply.detail
     match reply.status:
+        case "quota_exceeded":
+            return quota_exceeded(keyspace, detail)
+        case "uncounted":
+            return Uncounted(f"The sessions of project {keyspace.project!r} are not counted; try again later.")
         case "not_found":
             return SessionNotFoundError(f"There is no session {session_key!r} on {keyspace}; PUT creates it.")
         case "unknown_environment":

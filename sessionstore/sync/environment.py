@@ -8,7 +8,7 @@ from typing import Literal, Unpack
 
 from ..catalog.model import Catalog, ScenarioPage
 from ..errors import InvalidFieldError, InvalidScenarioError
-from ..protocol import bulk_operations, calls, catalog_operations, operations
+from ..protocol import bulk_operations, calls, catalog_operations, operations, quota_operations
 from ..protocol.calls import IfMatch, Terms, WriteContext
 from ..protocol.operations import new_id
 from ..replica.follower import DEFAULT_TOUCH_INTERVAL_S
@@ -93,6 +93,8 @@ class Environment:
         InvalidFieldError, InvalidOverrideError, InvalidScenarioError
             A property is out of its bounds, or an id is malformed or not in the environment's catalog.
         PreconditionFailedError
+        QuotaExceededError
+            The store has a quota, and the write would exceed it.
         NotEffectiveError
             The write was committed, but perhaps not every view serves it.
         """
@@ -114,7 +116,7 @@ class Environment:
             )
         except InvalidScenarioError as exc:
             raise self._runner.run(operations.suggest(self._context.keyspace, exc)) from None
-        return self._runner.run(operations.write(self._context, call, terms))
+        return self._runner.run(quota_operations.write(self._context, call, terms))
 
     def activate(
         self, session_key: str, override: str, *, wait: bool = True, views: int = 0, replicas: int | None = None
@@ -127,10 +129,11 @@ class Environment:
             The catalog has no such mock.
         InvalidOverrideError
             The id is malformed, the mock is scenario-local, or the session has the most overrides allowed.
+        QuotaExceededError
         """
         terms = self._terms(wait, views, replicas)
         call = calls.activate(self._context, new_id(), session_key, override, terms=terms)
-        return self._runner.run(operations.write(self._context, call, terms))
+        return self._runner.run(quota_operations.write(self._context, call, terms))
 
     def deactivate(
         self, session_key: str, override: str, *, wait: bool = True, views: int = 0, replicas: int | None = None

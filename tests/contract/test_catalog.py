@@ -407,7 +407,8 @@ async def test_an_apply_that_fails_midway_names_the_environments_that_it_changed
     raw.execute_command(
         "ACL", "SETUSER", backend.prefix, "reset", "on", ">secret", "+@all", f"~{base}:one*", f"&{base}:*"
     )
-    raw.execute_command("ACL", "SETUSER", backend.prefix, f"~{base}:environments")
+    shared = (f"~{base}:{name}" for name in ("environments", "usage", "ledger"))
+    raw.execute_command("ACL", "SETUSER", backend.prefix, *shared)
     async with backend.on_client(backend.client(username=backend.prefix, password="secret"), lease_s=0.1) as limited:
         with pytest.raises(StoreUnavailableError, match=r"environment 'two'; applied before it: one") as caught:
             await limited.project("checkout").apply_catalog(document(one=STAGING, two=STAGING, three=STAGING))

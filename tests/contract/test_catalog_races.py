@@ -63,7 +63,7 @@ def without_the_check(name: str) -> Script:
     script = load_script(name)
     if name != "put":
         return script
-    checked = "environment_and_catalog(KEYS[7], ARGV[6], KEYS[9])"
+    checked = "environment_and_catalog(KEYS[7], ARGV[6], KEYS[12])"
     assert checked in script.text
     return compose(name, script.text.replace(checked, "true, false"))
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from sessionstore import AsyncSessionStore, InvalidInputError, LiveCounts, NewApiKey
+from sessionstore import AsyncSessionStore, InvalidInputError, LiveCounts, NewApiKey, QuotaExceededError
 from sessionstore.transport import driver as routes
 
 from ..support.adapter import Backend, Driver
@@ -87,6 +87,20 @@ async def test_catalogs(store: AsyncSessionStore) -> None:
         assert session.scenario is None
         assert await project.environments() == ("production", "staging")
         assert await project.live_counts() == {"staging": LiveCounts(1, 1), "production": LiveCounts(0, 0)}
+
+
+async def test_quotas(backend: Backend) -> None:
+    # Given sessions from before, in projects of different shards
+    projects = [f"p{n}" for n in range(6)]
+    async with backend.store(lease_s=0.1) as free:
+        for project in projects:
+            await free.environment(project, "staging").put("a")
+
+    async with backend.store(lease_s=0.1, max_sessions=2) as bound:
+        for project in projects:
+            await bound.environment(project, "staging").put("b")
+            with pytest.raises(QuotaExceededError):
+                await bound.environment(project, "staging").put("c")
 
 
 async def test_api_keys(store: AsyncSessionStore) -> None:

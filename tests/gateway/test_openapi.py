@@ -319,7 +319,7 @@ SPOILERS: dict[str, Callable[[Call, World], Call]] = {
 #: Codes that need more than a request: a failure, a limit, or bytes that never reach the app (test_server).
 BY_CIRCUMSTANCES = {
     *("rate_limited", "internal_error", "bad_request", "too_many_connections"),
-    *("store_unavailable", "outcome_unknown", "not_effective"),
+    *("store_unavailable", "outcome_unknown", "not_effective", "quota_exceeded"),
 }
 
 
@@ -372,6 +372,22 @@ class TestErrors:
         for code in SPOILERS.keys() - codes.keys():
             response = await world.send(SPOILERS[code](fine_call(path, method), world))
             assert response.status_code == 200 or response.json()["code"] in codes, (code, response.text)
+
+    @pytest.mark.parametrize(("path", "method"), SECURED)
+    async def test_a_quota_is_as_shown(
+        self, document: dict[str, Any], path: str, method: str, embedded_server: EmbeddedServer, prefix: str
+    ) -> None:
+        options: Any = {"prefix": prefix, "max_sessions": 1}
+        async with AsyncSessionStore.embedded(embedded_server, lease_s=LEASE_S, **options) as store:
+            await store.environment("checkout", "staging").put("another")
+            transport = httpx.ASGITransport(app=create_app(store, Authenticator(KEY)))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+                response = await World(client, store, "").send(fine_call(path, method))
+
+        documented = codes_of(document["paths"][path][method])
+        assert ("quota_exceeded" in documented) is (response.status_code == 409)
+        if response.status_code == 409:
+            assert_error(response, documented["quota_exceeded"], "quota_exceeded")
 
     @pytest.mark.parametrize(("path", "method"), [*SECURED, ("/readyz", "get")])
     async def test_internal_error_is_as_shown(

@@ -29,7 +29,15 @@ def apply(
 ) -> dict[str, Any]:
     catalog_keys = [scripts.catalog + part for part in ("", ":mocks", ":local", ":scenarios")]
     keys = [scripts.environments, *catalog_keys, scripts.index, scripts.head]
-    keys += [scripts.leases, scripts.acks, scripts.views, scripts.changes, *map(scripts.session, sessions)]
+    keys += [
+        scripts.leases,
+        scripts.acks,
+        scripts.views,
+        scripts.changes,
+        scripts.usage,
+        scripts.ledger,
+        *map(scripts.session, sessions),
+    ]
     text = "" if catalog is None else document(catalog)
     mocks = {} if catalog is None else catalog["mocks"]
     scenarios = {} if catalog is None else catalog["scenarios"]
@@ -79,6 +87,7 @@ def test_registers_the_environment_and_writes_the_catalog(scripts: Scripts) -> N
         "layout": "2",
         "id": "a1.1",
         "catalogRev": "1",
+        "keptUntil": str(2**53),
         # The head was missing while this test listened, as after a loss.
         "countableAt": str(now + LEASE_MS),
     }

@@ -7,7 +7,7 @@ import pytest
 from ..support.leases import OTHER_EPOCH, Leases
 from ..support.polling import await_true
 from ..support.redis_server import RedisServer
-from ..support.scripts import LEASE_MS, Scripts
+from ..support.scripts import DAY_MS, LEASE_MS, Scripts
 
 
 def given(scripts: Scripts) -> None:
@@ -81,6 +81,7 @@ def test_makes_the_head_of_a_new_environment(scripts: Scripts, leases: Leases) -
         "layout": "2",
         "countableAt": "0",
         "epoch": leases.epoch(),
+        "keptUntil": str(reply["now"] + 2 * DAY_MS),
     }
     # Then the first write follows on what the view has
     assert scripts.put(op="a1")["countableInMs"] == 0

@@ -27,6 +27,7 @@ def test_creates_a_session_with_nothing_set(scripts: Scripts) -> None:
         "layout": "2",
         "id": "a1",
         "maxTtl": str(DAY_MS),
+        "keptUntil": str(now + 31 * DAY_MS),
         # The head was missing while this test listened, as after a loss.
         "countableAt": str(now + LEASE_MS),
     }

@@ -84,7 +84,7 @@ class Server(Redis):
         self.leases.pop(lease_id, None)
         return self._answer("ok")
 
-    def _touch(self, op_id: str, ttl: int, lease: int, known: int, *pairs: Any) -> object:
+    def _touch(self, op_id: str, ttl: int, lease: int, known: int, environment: str, *pairs: Any) -> object:
         seen = dict(zip(pairs[::2], pairs[1::2], strict=True))
         self.touches.append(seen)
         self.known.append(known)

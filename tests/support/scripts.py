@@ -45,6 +45,10 @@ class Scripts:
         self.changes = f"{base}:changes"
         self.catalog = f"{base}:catalog"
         self.environments = f"{prefix}:{{checkout}}:environments"
+        project = f"{prefix}:{{checkout}}"
+        self.usage, self.ledger, self.unregistered = (
+            f"{project}:{kind}" for kind in ("usage", "ledger", "unregistered")
+        )
         self._marker = f"{prefix}:marker"
         self._pubsub: Any = self.redis.pubsub(ignore_subscribe_messages=True)
         self._pubsub.ssubscribe(self._marker)
@@ -115,6 +119,7 @@ class Scripts:
         wait: str = "1",
         environment: str = "staging",
         actor: str = "",
+        quotas: tuple[str, int | str] = ("", ""),
     ) -> dict[str, Any]:
         """Run one of the scripts that write a session."""
         catalog = {
@@ -131,9 +136,10 @@ class Scripts:
             self.views,
             self.environments,
             self.changes,
+            *(self.usage, self.ledger, self.unregistered),
             *(self.catalog + part for part in catalog),
         ]
-        return self.run(name, keys, [op, ttl, lease, known, wait, environment, key, actor, *args])
+        return self.run(name, keys, [op, ttl, lease, known, wait, environment, key, actor, *quotas, *args])
 
     def put(
         self, key: str = "ci-42", *patch: str | int, if_match: str = "", if_none_match: str = "", **common: Any
@@ -158,8 +164,10 @@ class Scripts:
     def touch(
         self, seen: dict[str, int], *, op: str = "op", ttl: int = DAY_MS, lease: int = LEASE_MS, known: int = 0
     ) -> dict[str, Any]:
-        keys = [self.index, self.head, self.changes, *map(self.session, seen)]
-        return self.run("touch", keys, [op, ttl, lease, known, *(part for pair in seen.items() for part in pair)])
+        keys = [self.index, self.head, self.changes, self.usage, self.ledger, *map(self.session, seen)]
+        return self.run(
+            "touch", keys, [op, ttl, lease, known, "staging", *(part for pair in seen.items() for part in pair)]
+        )
 
     def now(self) -> int:
         now: int = self.run("ping", [], [])["now"]

@@ -120,6 +120,7 @@ PROMISED = {
     "OutcomeUnknownError",
     "OverrideNotFoundError",
     "PreconditionFailedError",
+    "QuotaExceededError",
     "RateLimitedError",
     "Project",
     "Refusal",

@@ -1,11 +1,11 @@
 -- Switch one override of a session on; create the session if it is missing.
 --
--- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
--- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
--- ARGV[9] override id  [10] how many overrides a session may have
+-- KEYS[1..11], ARGV[1..10]  as in lib/write.lua
+-- KEYS[12] catalog  [13] catalog:mocks  [14] catalog:local
+-- ARGV[11] override id  [12] how many overrides a session may have
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
---           local_override, too_many_overrides, corrupt_session
+--           local_override, too_many_overrides, corrupt_session, quota_exceeded, uncounted
 -- Publishes 'set' if the override was off, or 'expiry' if only the expiry moved
 
 --@include lib/clock
@@ -19,14 +19,15 @@
 --@include lib/failure
 --@include lib/reply
 --@include lib/catalog
+--@include lib/usage
 --@include lib/write
 
-local known, has_catalog = environment_and_catalog(KEYS[7], ARGV[6], KEYS[9])
+local known, has_catalog = environment_and_catalog(KEYS[7], ARGV[6], KEYS[12])
 if not known then
   return failure('unknown_environment', ARGV[6])
 end
-local id = ARGV[9]
-local fault = has_catalog and override_fault(KEYS[10], KEYS[11], id)
+local id = ARGV[11]
+local fault = has_catalog and override_fault(KEYS[13], KEYS[14], id)
 if fault then
   return failure(fault, id)
 end
@@ -42,7 +43,7 @@ if changed then
   if session.overrides == '[]' then
     session.overrides = '[' .. quoted .. ']'
   else
-    if #cjson.decode(session.overrides) >= tonumber(ARGV[10]) then
+    if #cjson.decode(session.overrides) >= tonumber(ARGV[12]) then
       return failure('too_many_overrides', id)
     end
     session.overrides = string.sub(session.overrides, 1, -2) .. ',' .. quoted .. ']'

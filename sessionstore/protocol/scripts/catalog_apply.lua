@@ -6,14 +6,14 @@
 -- script needs them, its answer lists the missing members of the index.
 --
 -- KEYS[1] environments  [2] catalog  [3] catalog:mocks  [4] catalog:local  [5] catalog:scenarios
---     [6] index  [7] head  [8] leases  [9] acks  [10] views  [11] changes (channel)  [12..] sessions
+--     [6] index  [7] head  [8] leases  [9] acks  [10] views  [11] changes (channel)  [12] usage  [13] ledger  [14..] sessions
 -- ARGV[1] id of this write; its n-th revision has the id and '.' and n  [2] lease, ms  [3] highest revision the writer
 --         knows
 --     [4] '1' if it waits  [5] environment  [6] who writes, for people; '' if unknown  [7] SHA-256 of the catalog's JSON
 --     [8] the JSON, or '' to remove the catalog
 --     [9] how many published mocks, [10] scenario-local mocks, [11] scenarios there are
 --     [12..] pairs: published mock, name; then local mock, scenario; then scenario, its JSON; then the session keys of
---     KEYS[12..]
+--     KEYS[14..]
 --
 -- Returns   lib/reply.lua, written, with no session, and "previous": the catalog before, or null if nothing changed
 --           or there was none, "sessions": how many were changed; `existed`: whether there was a catalog. Or
@@ -27,6 +27,7 @@
 --@include lib/primary
 --@include lib/revision
 --@include lib/lease
+--@include lib/usage
 --@include lib/reply
 
 -- Session keys of one answer, at most.
@@ -37,6 +38,7 @@ local lease = tonumber(ARGV[2])
 local removes = ARGV[8] == ''
 local head = open_head(KEYS[7], KEYS[11], now, lease, tonumber(ARGV[3]))
 local stored = redis.call('HMGET', KEYS[2], 'digest', 'json')
+local usage = open_usage(head, KEYS[12], KEYS[13], ARGV[5])
 local registered = redis.call('SISMEMBER', KEYS[1], ARGV[5]) == 1
 
 -- The pairs of one kind, from ARGV[first] on, by id.
@@ -70,8 +72,8 @@ if changed then
   redis.call('HLEN', KEYS[4])
   -- Before its first catalog an environment accepts any id, so every session must be checked.
   if removes or not stored[1] or lost_mocks or lost_scenarios then
-    for i = 12, #KEYS do
-      named[ARGV[next_argument + i - 12]] = true
+    for i = 14, #KEYS do
+      named[ARGV[next_argument + i - 14]] = true
     end
     local missing = {}
     local more = false
@@ -120,8 +122,8 @@ end
 
 -- Everything is read before the first write: a script that fails midway is not undone.
 local affected = {}
-for i = 12, #KEYS do
-  local session_key, key = ARGV[next_argument + i - 12], KEYS[i]
+for i = 14, #KEYS do
+  local session_key, key = ARGV[next_argument + i - 14], KEYS[i]
   local session = named[session_key] and trimmed(key)
   if session then
     if session.rev > head.rev then
@@ -144,7 +146,7 @@ end
 if changed then
   local first_rev = head.rev
   local function next_revision()
-    return advance_head(KEYS[7], head, ARGV[1] .. '.' .. int(head.rev - first_rev + 1), 0)
+    return advance_head(KEYS[7], KEYS[6], head, ARGV[1] .. '.' .. int(head.rev - first_rev + 1), now, 0, KEEP_STEP_MS)
   end
 
   for _, entry in ipairs(affected) do
@@ -152,6 +154,9 @@ if changed then
     local prev = next_revision()
     session.rev = head.rev
     save_session(key, session, now, ARGV[6])
+    if usage then
+      usage.enter(session_key, session, true)
+    end
     publish_change(KEYS[11], 'set', head, prev, now, '0', '"session":' .. session_json(session_key, session))
   end
 
@@ -168,10 +173,12 @@ if changed then
     redis.call('HSET', KEYS[2], 'digest', ARGV[7], 'json', ARGV[8], 'appliedAt', int(now))
   end
   local prev = next_revision()
-  redis.call('HSET', KEYS[7], 'catalogRev', int(head.rev))
+  redis.call('HSET', KEYS[7], 'catalogRev', int(head.rev), 'keptUntil', int(FOREVER))
+  redis.call('PERSIST', KEYS[7])
+  redis.call('PERSIST', KEYS[6])
   publish_change(KEYS[11], 'catalog', head, prev, now, ARGV[4], '"catalog":' .. (removes and 'null' or ARGV[8]))
 elseif head.forgotten then
-  keep_head_state(KEYS[7], head)
+  keep_head_state(KEYS[7], head, now)
 end
 
 local reply = written(now, head, target_rev, live, pending, changed, stored[1] ~= false)

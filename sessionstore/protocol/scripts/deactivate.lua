@@ -1,8 +1,8 @@
 -- Switch one override of a session off.
 --
--- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
--- KEYS[9] catalog  [10] catalog:mocks  [11] catalog:local
--- ARGV[9] override id
+-- KEYS[1..11], ARGV[1..10]  as in lib/write.lua
+-- KEYS[12] catalog  [13] catalog:mocks  [14] catalog:local
+-- ARGV[11] override id
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, unknown_override,
 --           local_override, not_found, corrupt_session
@@ -19,13 +19,14 @@
 --@include lib/failure
 --@include lib/reply
 --@include lib/catalog
+--@include lib/usage
 --@include lib/write
 
 if not environment_is_known(KEYS[7], ARGV[6]) then
   return failure('unknown_environment', ARGV[6])
 end
-local id = ARGV[9]
-local fault = redis.call('EXISTS', KEYS[9]) == 1 and override_fault(KEYS[10], KEYS[11], id)
+local id = ARGV[11]
+local fault = redis.call('EXISTS', KEYS[12]) == 1 and override_fault(KEYS[13], KEYS[14], id)
 if fault then
   return failure(fault, id)
 end

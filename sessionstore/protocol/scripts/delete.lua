@@ -1,8 +1,8 @@
 -- Remove a session, also one whose record is corrupt. If it does not exist, nothing changes, and the caller waits for the head: it may repeat a deletion
 -- whose revision is no longer stored.
 --
--- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
--- ARGV[9] If-Match: '', '*' or ',7,9,'
+-- KEYS[1..11], ARGV[1..10]  as in lib/write.lua
+-- ARGV[11] If-Match: '', '*' or ',7,9,'
 --
 -- Returns   lib/reply.lua, written, with no session; or lib/failure.lua with the status unknown_environment,
 --           precondition_failed, corrupt_session (only with If-Match)
@@ -19,6 +19,7 @@
 --@include lib/failure
 --@include lib/reply
 --@include lib/precondition
+--@include lib/usage
 --@include lib/write
 
 if not environment_is_known(KEYS[7], ARGV[6]) then
@@ -27,10 +28,10 @@ end
 local session, corrupt = load_session(KEYS[1], now)
 local existed = session ~= nil or corrupt
 if corrupt then
-  if ARGV[9] ~= '' then
+  if ARGV[11] ~= '' then
     return failure('corrupt_session', session_key)
   end
-elseif not precondition_holds(session, ARGV[9], '') then
+elseif not precondition_holds(session, ARGV[11], '') then
   return failure('precondition_failed', session and int(session.rev) or '')
 end
 
@@ -45,8 +46,15 @@ local live, pending = count_pending(target_rev)
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], session_key)
 if existed then
-  local prev = advance_head(KEYS[3], head, ARGV[1], ttl)
+  local prev = advance_head(KEYS[3], KEYS[2], head, ARGV[1], now, ttl, KEEP_STEP_MS)
   drop_members(KEYS[2], gone)
+  if usage and session then
+    usage.enter(session_key, session, false)
+  end
+  if head.keptUntil < FOREVER and redis.call('ZCARD', KEYS[2]) == 0 then
+    -- The next index has no time to live: let the next revision set it.
+    redis.call('HSET', KEYS[3], 'keptUntil', 0)
+  end
   publish_change(KEYS[8], 'delete', head, prev, now, ARGV[5], '"sessionKey":' .. cjson.encode(session_key))
 else
   keep_loss()

@@ -26,7 +26,7 @@ head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], n
 if head.epoch == '' then
   head.epoch = reign() .. ':' .. lease_id
 end
-keep_head_state(KEYS[1], head)
+keep_head_state(KEYS[1], head, now)
 
 local status = is_forked(head, rev, ARGV[5]) and 'forked' or 'ok'
 if status == 'ok' then

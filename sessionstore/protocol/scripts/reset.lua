@@ -1,7 +1,7 @@
 -- Clear everything that a PUT can set, and keep the session.
 --
--- KEYS[1..8], ARGV[1..8]  as in lib/write.lua
--- ARGV[9] If-Match: '', '*' or ',7,9,'
+-- KEYS[1..11], ARGV[1..10]  as in lib/write.lua
+-- ARGV[11] If-Match: '', '*' or ',7,9,'
 --
 -- Returns   lib/reply.lua, written; or lib/failure.lua with the status unknown_environment, precondition_failed,
 --           not_found, corrupt_session
@@ -18,6 +18,7 @@
 --@include lib/failure
 --@include lib/reply
 --@include lib/precondition
+--@include lib/usage
 --@include lib/write
 
 if not environment_is_known(KEYS[7], ARGV[6]) then
@@ -27,7 +28,7 @@ local session, corrupt = load_session(KEYS[1], now)
 if corrupt then
   return failure('corrupt_session', session_key)
 end
-if not precondition_holds(session, ARGV[9], '') then
+if not precondition_holds(session, ARGV[11], '') then
   return failure('precondition_failed', session and int(session.rev) or '')
 end
 if not session then

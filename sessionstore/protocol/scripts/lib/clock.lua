@@ -9,7 +9,7 @@ end
 -- The whole number in a field, or nil if the field holds something else: 'inf' and 'nan' are numbers to Lua.
 local function whole(text)
   local n = tonumber(text or nil)
-  return n and n >= 0 and n <= 9007199254740992 and n == math.floor(n) and n or nil
+  return n and n >= 0 and n <= 9007199254740992 and n % 1 == 0 and n or nil
 end
 
 -- Milliseconds since 1970 by this server's clock; the same for the whole run of one script.

@@ -10,6 +10,18 @@
 --   lostRev        highest revision a caller has seen that this head no longer contains
 --   epoch          id of the primary's reign, then the id of the first lease taken. Leases and changes of another
 --                  epoch may belong to another chain than the head's.
+--   keptUntil      Redis time in ms at which Redis removes the head and the index, unless a revision or a lease comes first.
+--                  Revisions then begin again at 1. An environment that ever had a catalog is kept forever.
+--   counted        '1' if the project has had a count of its sessions, see lib/usage.lua
+
+-- How long an environment is kept after its last session can have expired: longer than anybody holds an ETag.
+local KEEP_MS = 30 * 86400000
+-- A later time is written only if it gains this much. A touch leaves more to the writes, which also count environments.
+local KEEP_STEP_MS = 86400000
+local TOUCH_KEEP_STEP_MS = 10 * KEEP_STEP_MS
+-- How long a live lease keeps the head at least, and how long it is kept then.
+local LEASED_KEEP_MS = 86400000
+local FOREVER = 9007199254740992
 
 -- Make writers wait for one lease: some leases may be lost.
 local function forget_leases(head, now, lease)
@@ -33,7 +45,7 @@ local function open_head(head_key, changes, now, lease, known, own)
     error(redis.error_reply('NOPERM this user may not publish on the channels of the prefix'))
   end
   local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expiredLeases', 'countableAt', 'epoch', 'lostRev',
-    'layout')
+    'layout', 'keptUntil', 'counted')
   check_layout(value[1], value[8])
   local head = {
     rev = whole(value[1] or '0'),
@@ -44,8 +56,10 @@ local function open_head(head_key, changes, now, lease, known, own)
     epoch = value[6] or '',
     lostRev = whole(value[7] or '0'),
     missing = not value[1],
+    keptUntil = whole(value[9] or '0'),
+    counted = value[10],
   }
-  if not (head.rev and head.maxTtl and head.expired and head.countableAt and head.lostRev) then
+  if not (head.rev and head.maxTtl and head.expired and head.countableAt and head.lostRev and head.keptUntil) then
     error('SSCORRUPT ' .. head_key)
   end
   if head.countableAt > now + lease then
@@ -68,8 +82,24 @@ local function open_head(head_key, changes, now, lease, known, own)
   return head
 end
 
+-- Keep the head until then, and the index, if given. No session outlives the longest TTL after the last revision, so both
+-- outlive all sessions. A lease keeps only the head: an index that lives had a revision later.
+local function keep_head(head_key, head, time, index)
+  head.keptUntil = time
+  if redis.call('HGET', head_key, 'catalogRev') then
+    -- Only a release that let no head expire leaves such a head without this time.
+    head.keptUntil = FOREVER
+  else
+    redis.call('PEXPIREAT', head_key, int(time))
+    if index then
+      redis.call('PEXPIREAT', index, int(time))
+    end
+  end
+  redis.call('HSET', head_key, 'keptUntil', int(head.keptUntil))
+end
+
 -- Persist what open_head detected, so that the same loss counts once.
-local function keep_head_state(head_key, head)
+local function keep_head_state(head_key, head, now)
   redis.call('HSET', head_key, 'rev', int(head.rev), 'countableAt', int(head.countableAt), 'layout', LAYOUT)
   if head.lostRev > 0 then
     redis.call('HSET', head_key, 'lostRev', int(head.lostRev))
@@ -77,10 +107,13 @@ local function keep_head_state(head_key, head)
   if head.epoch ~= '' then
     redis.call('HSET', head_key, 'epoch', head.epoch)
   end
+  if head.keptUntil < now + LEASED_KEEP_MS then
+    keep_head(head_key, head, now + 2 * LEASED_KEEP_MS)
+  end
 end
 
 -- Take the next revision for the write `id`. Returns the id that was at the head before.
-local function advance_head(head_key, head, id, ttl)
+local function advance_head(head_key, index, head, id, now, ttl, keep_step)
   local prev = head.id
   head.rev = head.rev + 1
   head.id = id
@@ -88,12 +121,19 @@ local function advance_head(head_key, head, id, ttl)
   if head.missing then
     redis.call('HSET', head_key, 'layout', LAYOUT)
   end
+  if head.is_counted and not head.counted then
+    redis.call('HSET', head_key, 'counted', '1')
+  end
   if ttl > head.maxTtl then
     head.maxTtl = ttl
     redis.call('HSET', head_key, 'maxTtl', int(ttl))
   end
+  local kept_until = now + head.maxTtl + KEEP_MS
+  if head.keptUntil < kept_until - keep_step then
+    keep_head(head_key, head, kept_until, index)
+  end
   if head.forgotten then
-    keep_head_state(head_key, head)
+    keep_head_state(head_key, head, now)
   end
   return prev
 end
