@@ -19,6 +19,7 @@ from gateway.auth import Authenticator
 from gateway.limits import Limit, RateLimiter, limit_storage, parse_limit_setting
 from gateway.metrics import Metrics
 from sessionstore import AsyncSessionStore
+from sessionstore.options import DEFAULT_DEADLINE_S, StoreOptions
 
 from ..support.gateway import AUTHORIZATION, KEY, LEASE_S, PLACE, assert_error
 from ..support.redis_server import RedisServer
@@ -62,7 +63,13 @@ class Limited:
 
 @contextlib.asynccontextmanager
 async def open_gateway(
-    server: RedisServer, prefix: str, limit: Limit, *, key: str = KEY, counted_by: RedisServer | None = None
+    server: RedisServer,
+    prefix: str,
+    limit: Limit,
+    *,
+    key: str = KEY,
+    counted_by: RedisServer | None = None,
+    deadline_s: float = DEFAULT_DEADLINE_S,
 ) -> AsyncIterator[Limited]:
     """A gateway. It counts requests on its own Redis, or on another one if named."""
     calls: list[str] = []
@@ -73,9 +80,10 @@ async def open_gateway(
         calls.append(script)
 
     url = (counted_by or server).url
+    options: StoreOptions = {"prefix": prefix, "lease_s": LEASE_S, "deadline_s": deadline_s, "observe": observe}
     async with (
-        AsyncSessionStore.from_url(server.url, prefix=prefix, lease_s=LEASE_S, observe=observe) as store,
-        AsyncSessionStore.from_url(url, prefix=prefix, lease_s=LEASE_S, observe=observe) as counters,
+        AsyncSessionStore.from_url(server.url, **options) as store,
+        AsyncSessionStore.from_url(url, **options) as counters,
     ):
         limiter = RateLimiter(
             limit_storage(counters, embedded=False), limit, lambda: uncounted.append(None), clock=clock
@@ -87,9 +95,12 @@ async def open_gateway(
 
 @pytest.fixture
 async def pair(shared_redis: RedisServer, prefix: str) -> AsyncIterator[tuple[Limited, Limited]]:
-    """Two gateways on one Redis, with three requests a minute."""
+    """Two gateways on one Redis, with three requests a minute. A slow machine counts each request too."""
     limit = Limit(3, 60)
-    async with open_gateway(shared_redis, prefix, limit) as one, open_gateway(shared_redis, prefix, limit) as other:
+    async with (
+        open_gateway(shared_redis, prefix, limit, deadline_s=20.0) as one,
+        open_gateway(shared_redis, prefix, limit, deadline_s=20.0) as other,
+    ):
         yield one, other
 
 
