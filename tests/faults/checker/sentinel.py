@@ -17,7 +17,7 @@ from typing import Any
 import redis
 
 from ...support.polling import await_true
-from ...support.redis_sentinel import RedisSentinels
+from ...support.redis_sentinel import SERVICE, RedisSentinels
 from ...support.redis_server import RedisServer
 from .child import PROJECTS
 from .plan import SENTINEL_KINDS, Planned
@@ -25,6 +25,9 @@ from .relay import SortingRelay
 from .servers import DURABLE, PATIENCE_S, Access, FaultLog
 
 __all__ = ["SentinelServers"]
+
+#: As guarantees.md demands: two seconds more than the lag of a replica. A busy machine must not fail over, either.
+DOWN_AFTER_MS = 3000
 
 #: All writers: a fault that concerns them all.
 _WRITERS = ("writer-",)
@@ -50,6 +53,9 @@ class SentinelServers:
     def start(self, folder: Path, log: FaultLog) -> None:
         self._log = log
         self._stack.enter_context(self._sentinels)
+        for sentinel in self._sentinels.sentinels:
+            with sentinel.client() as client:
+                client.sentinel_set(SERVICE, "down-after-milliseconds", DOWN_AFTER_MS)
         self._await_order()
         self._home = self._sentinels.primary
 
