@@ -170,7 +170,8 @@ def summarise(outcomes: Outcomes) -> Report:
             [name, f"{figures.rps:,.0f}", f"{figures.p50_ms:.2f}", f"{figures.p99_ms:.2f}", f"{figures.ratio:.2f}"]
         )
     columns = ["connections: request", "per second", "p50 ms", "p99 ms", "of the bare route's rate"]
-    return Report("The gateway against a bare Starlette route", columns, rows, bars, results)
+    off_page = [row[0] for row in rows if row[0].endswith((KEYS, LIMITED))]
+    return Report("The gateway against a bare Starlette route", columns, rows, bars, results, off_page=off_page)
 
 
 def serve_bare(port: int, redis_url: str) -> None:

@@ -228,10 +228,7 @@ def summarise(found: list[Figures]) -> Report:
         "bytes per session",
         "peak",
     ]
-    notes = [
-        f"The longest command is the median of the rounds, from Redis's slow log (from {SLOW_US / 1000} ms on). The "
-        "bytes are those of the threaded view."
-    ]
+    notes = ["The longest command is from Redis's slow log. The bytes are those of the threaded view."]
     off_page = [row[0] for row in rows if row[0].endswith(NOTHING) or row[0].startswith("10,000:")]
     return Report("Opening a view", columns, rows, bars, found, notes, off_page)
 
