@@ -140,7 +140,7 @@ def _draw_sync(figures: list[dict[str, Any]]) -> Figure:
         sizes,
         {kind: (colours[kind], [min(row["ping_ms"][kind]) for row in figures]) for kind in colours},
     )
-    ping.set_ylabel("longest PING meanwhile, quietest round, ms")
+    ping.set_ylabel("longest PING, ms")
     ping.set_xlabel("sessions")
     ping.legend()
     return figure
