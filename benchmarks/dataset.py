@@ -37,7 +37,7 @@ for i = 4, #KEYS do
   session.overrides = '["ovr_mock' .. int(number % 97) .. '","ovr_other' .. int(number % 89) .. '"]'
   session.globalDelayMs = number % 3 * 100
   session.expiresAt = now + ttl
-  advance_head(KEYS[2], KEYS[1], head, 'load' .. int(number), now, ttl)
+  advance_head(KEYS[2], KEYS[1], head, 'load' .. int(number), now, ttl, KEEP_STEP_MS)
   session.rev = head.rev
   save_session(KEYS[i], session, now, '')
   redis.call('ZADD', KEYS[1], int(now), ARGV[i - 1])
