@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,16 +28,24 @@ def find_redis_server() -> str | None:
     return os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
 
 
+#: Ports that were given away lately.
+_given: deque[int] = deque(maxlen=500)
+
+
 def free_port() -> int:
     """A free TCP port of the loopback interface.
 
     It is below the range for outgoing connections. Otherwise such a connection could take it while its server is down,
     or a client could connect to itself.
     """
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+    # Servers that are about to start have not taken theirs yet, here or in another worker.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+    for port in random.SystemRandom().sample(range(20_000 + worker, 32_000, 4), 100):
         with socket.socket() as sock, suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                sock.bind(("127.0.0.1", port))
+                _given.append(port)
+                return port
     raise RuntimeError("there is no free port")
 
 
