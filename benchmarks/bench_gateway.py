@@ -32,9 +32,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.server import listening_socket, server_config
-from sessionstore import SessionStore
+from sessionstore import SessionPatch, SessionStore
 from sessionstore.api_keys.model import generate_secret
-from sessionstore.protocol.scripts import load_script
+from sessionstore.protocol import calls
+from sessionstore.protocol.calls import Terms, WriteContext
+from sessionstore.protocol.keyspace import EnvironmentKeyspace
 from tests.support.redis_server import RedisServer, free_port
 
 from .load import Outcome, request, run_load
@@ -175,20 +177,24 @@ def summarise(outcomes: Outcomes) -> Report:
 
 
 def serve_bare(port: int, redis_url: str) -> None:
-    script = load_script("put")
     client = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
     counter = itertools.count()
-    base = "ss:{checkout}:bare"
-    shared = [f"{base}:{name}" for name in ("index", "head", "leases", "acks", "views", "environments", "changes")]
-    catalog = [f"{base}:catalog{name}" for name in ("", ":mocks", ":local", ":scenarios")]
-    settings: list[str | int] = [86_400_000, 2000, 0, "1", "bare"]
+    # The gateway's own call, as a template: only these four places differ from request to request.
+    context = WriteContext(EnvironmentKeyspace("ss", "checkout", "bare"), 86_400_000, 2000, time.monotonic)
+    patch = SessionPatch(label="LABEL", overrides=("ovr_extraMock",), global_delay_ms=0)
+    call = calls.put(context, "OP", "KEY", patch, terms=Terms(wait=False))
+    (session, *keys), args = call.keys, list(call.args)
+    places = [args.index(name) for name in ("OP", "KEY", "LABEL")]
 
     async def put(request: Request) -> Response:
         key = request.path_params["key"]
-        label = (await request.body()).decode()
-        keys = [f"{base}:s:{key}", *shared, *catalog]
-        patch = ("+label", label, "+overrides", '["ovr_extraMock"]', "+globalDelayMs", 0)
-        reply = await client.evalsha(script.sha, len(keys), *keys, f"w{next(counter)}", *settings, key, "", "", *patch)
+        own = args.copy()
+        for place, value in zip(places, (f"w{next(counter)}", key, (await request.body()).decode()), strict=True):
+            own[place] = value
+        names = [session[: -len("KEY")] + key, *keys]
+        reply = await client.evalsha(call.script.sha, len(names), *names, *own)
+        if not reply.startswith('{"status":"ok"'):
+            raise RuntimeError(f"The bare route's write failed: {reply}")
         return Response(reply, headers=_REQUEST_ID, media_type="application/json")
 
     async def get(request: Request) -> Response:
