@@ -16,10 +16,10 @@ UV := $(BIN)/uv pip install --quiet
 export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
 
-# Each worker has servers of its own; a file's tests stay together, since they share them. Three workers keep two cores busy,
+# Each worker has servers of its own; a file's tests stay together, since they share them. Four workers keep two cores busy,
 # since many tests wait. The files go in their order: by number of tests, the longest would come last. A crashed worker ends
 # the run: xdist would wait for its tests without end.
-ALL_TESTS := --numprocesses=3 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
+ALL_TESTS := --numprocesses=4 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
 # The tests start hundreds of Python processes, which load faster what is compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
