@@ -190,7 +190,7 @@ class Authenticator:
             try:
                 await self.load()
             except Exception:
-                # The next load may succeed. Without one the ring admits no key, which is safe.
+                # The next load may succeed. Without one the ring admits no key after the grace, which is safe.
                 log.exception("Loading the API keys failed")
 
     def _refusal(self, key: Refusal, authorization: str | None) -> Exception:
