@@ -23,9 +23,9 @@ PREFIX = "ss"
 
 @pytest.fixture
 def cluster() -> Iterator[RedisCluster]:
-    """Three primaries without replicas: a shard that is down stays down."""
+    """Three primaries without replicas: a shard that is down stays down, and comes back with the API keys."""
     require_redis_server()
-    with RedisCluster(replicas=0) as cluster:
+    with RedisCluster(replicas=0, appendonly="yes") as cluster:
         yield cluster
 
 
