@@ -1,4 +1,4 @@
-"""The gateway as an ASGI app: Starlette, with one middleware around its routes."""
+"""The gateway as an ASGI app: Starlette's router, within a boundary that answers every request."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sessionstore import AsyncSessionStore
@@ -33,7 +30,7 @@ from .errors import NOT_HTTP, RETRY_AFTER_S, STATUS, RequestError, error_body, n
 from .limits import RateLimiter
 from .logs import with_cause
 from .metrics import Metrics
-from .record import Record, Write, record_of
+from .record import Record, Write
 from .routes import API, BASE_PATH, etag, open_endpoint, replicas_header, views_header
 
 log = logging.getLogger("gateway")
@@ -62,7 +59,7 @@ def create_app(
     metrics: Metrics | None = None,
     serve_metrics: bool = True,
     access_log: bool = True,
-) -> Starlette:
+) -> Boundary:
     """Build the app. It opens and closes nothing: the store is the caller's.
 
     Parameters
@@ -82,13 +79,13 @@ def create_app(
     """
     metrics = metrics or Metrics()
     routes = API(store, authenticator, limiter, metrics).routes(with_metrics=serve_metrics)
-    return _assemble(routes, metrics, access_log=access_log)
+    return Boundary(routes, metrics, access_log=access_log)
 
 
-def create_metrics_app(metrics: Metrics) -> Starlette:
+def create_metrics_app(metrics: Metrics) -> Boundary:
     """Build an app that serves ``/metrics`` only, for a port of its own."""
     # Scrapes are neither counted nor logged there.
-    return _assemble([open_endpoint("/metrics", GET=metrics.read_metrics).route()], Metrics(), access_log=False)
+    return Boundary([open_endpoint("/metrics", GET=metrics.read_metrics).route()], Metrics(), access_log=False)
 
 
 def serve_by_port(app: ASGIApp, others: Mapping[int, ASGIApp]) -> ASGIApp:
@@ -100,21 +97,12 @@ def serve_by_port(app: ASGIApp, others: Mapping[int, ASGIApp]) -> ASGIApp:
     return serve
 
 
-def _assemble(routes: list[Route], metrics: Metrics, *, access_log: bool) -> Starlette:
-    app = Starlette(
-        routes=routes,
-        middleware=[Middleware(Boundary, metrics=metrics, access_log=access_log)],
-        exception_handlers={SessionStoreError: _answer_error, RequestError: _answer_error, 404: _answer_no_route},
-    )
-    app.router.redirect_slashes = False
-    return app
-
-
 class Boundary:
-    """Gives every request an id, a log line, metrics, and an answer if the routes have none."""
+    """Serves routes. It gives every request an id, a log line, metrics, and an answer if it fails."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool) -> None:
-        self._app = app
+    def __init__(self, routes: list[Route], metrics: Metrics, *, access_log: bool) -> None:
+        self.routes = routes
+        self._router = Router(routes, redirect_slashes=False, default=_refuse_path)
         self._metrics = metrics
         self._access_log = access_log
         #: corrupt sessions that the log has named
@@ -123,51 +111,51 @@ class Boundary:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._router(scope, receive, send)
             return
-        request_headers = Headers(scope=scope)
-        request_id = request_headers.get("x-request-id", "")
+        received = _join_lines(scope["headers"])
+        request_id = received.get("x-request-id", "")
         if not _REQUEST_ID.match(request_id):
             request_id = new_request_id()
-        record = scope["gateway.record"] = Record(request_id, scope["method"])
+        record = scope["gateway.record"] = Record(request_id, scope["method"], received)
+        record.added["x-request-id"] = request_id
         # Routes match the path as it was sent: once decoded, a slash in a session key looks like any other.
         scope["path"] = _AUTHORITY.sub("", scope["raw_path"].decode("latin-1"), count=1)
 
-        # A proxy may have gone by the length, and taken the rest of the body for another request (RFC 9112, 6.1).
-        doubtful = "transfer-encoding" in request_headers and "content-length" in request_headers
+        if "transfer-encoding" in received and "content-length" in received:
+            # A proxy may have gone by the length, and taken the rest of the body for another request (RFC 9112, 6.1).
+            record.added["connection"] = "close"
 
         async def send_with_id(message: Message) -> None:
             begins = message["type"] == "http.response.start"
             if begins:
-                headers = MutableHeaders(scope=message)
-                headers.update({"x-request-id": record.request_id, **record.limit_headers})
-                if doubtful:
-                    headers["connection"] = "close"
+                message["headers"] += [(name.encode(), value.encode()) for name, value in record.added.items()]
             await send(message)
             if begins:
                 # Not before: a client that reads nothing delays it, and a request that ends meanwhile has no response.
                 record.status = message["status"]
 
         try:
-            if not _HOST.match(request_headers.get("host", "")):
-                raise RequestError("bad_request", NOT_HTTP, {"connection": "close"})
-            await self._app(scope, receive, send_with_id)
+            if not _HOST.match(received.get("host", "")):
+                record.added["connection"] = "close"
+                raise RequestError("bad_request", NOT_HTTP)
+            await self._router(scope, receive, send_with_id)
         except ClientDisconnect:
             record.status = 499
         except asyncio.CancelledError:
             # The server stops, and the grace period is over. Answer the client, and end the task.
             reads = scope["method"] in ("GET", "HEAD")
             stopping = StoreUnavailableError(_STOPPING) if reads else OutcomeUnknownError(_STOPPING_WRITE)
-            await _answer_late(stopping, scope, receive, send_with_id)
+            await _answer_error(stopping, scope, receive, send_with_id)
         except Exception as exc:
-            await _answer_late(exc, scope, receive, send_with_id)
+            await _answer_error(exc, scope, receive, send_with_id)
         finally:
             self._metrics.answered(record)
             self._tell_corrupt(record)
             if self._access_log:
                 _log_access(record)
             # A write with a lost answer may have been applied. A refused one was not.
-            if record.write is not None and not 300 <= record.status < 500:
+            if record.write is not None and not 300 <= record.status < 500 and audit.isEnabledFor(logging.INFO):
                 _log_write(record, record.write, scope.get("client"))
 
     def _tell_corrupt(self, record: Record) -> None:
@@ -184,24 +172,28 @@ class Boundary:
                 )
 
 
-async def _answer_late(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer an error that no handler caught. If the response has begun, the server cuts it off."""
-    request = Request(scope, receive)
-    response = await _answer_error(request, error)
-    if not record_of(request).status:
-        await response(scope, receive, send)
+def _join_lines(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Read a request's headers; the values of several lines are joined."""
+    received: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        received[name] = f"{received[name]},{value}" if name in received else value
+    return received
 
 
-async def _answer_no_route(request: Request, error: Exception) -> Response:
+async def _refuse_path(scope: Scope, receive: Receive, send: Send) -> None:
     sentence = f"No route has this path. Those of the API begin with {BASE_PATH}/sessions; send a '/' in a key as %2F."
-    if request.scope["path"].startswith(f"{BASE_PATH}/sessions/"):
+    if scope["path"].startswith(f"{BASE_PATH}/sessions/"):
         sentence += " If you did, a proxy in front of the gateway decodes it; let it pass the path on unchanged."
-    return await _answer_error(request, RequestError("not_found", sentence))
+    raise RequestError("not_found", sentence)
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
-    """Turn an error into the API's envelope. Its details go to the log only."""
-    record = record_of(request)
+async def _answer_error(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the API's envelope. An error's details go to the log only.
+
+    If the response has begun, the server cuts it off.
+    """
+    record: Record = scope["gateway.record"]
     sentence = str(error)
     headers: Mapping[str, str] = {}
     code = "internal_error"
@@ -227,8 +219,9 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         headers = {**headers, **views_header(error)}
     if isinstance(error, NotDurableError):
         headers = {**headers, **replicas_header(error)}
-    body = error_body(code, sentence)
-    return Response(body, STATUS[code], headers, media_type="application/json")
+    if not record.status:
+        body = error_body(code, sentence)
+        await Response(body, STATUS[code], headers, media_type="application/json")(scope, receive, send)
 
 
 def _log_access(record: Record) -> None:

@@ -9,9 +9,8 @@ import asyncio
 import difflib
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Iterable
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -23,6 +22,8 @@ from sessionstore.catalog.document import DuplicateNameError, unique_object
 from sessionstore.errors import InvalidQueryError, InvalidSessionKeyError, SessionStoreError
 
 from .errors import RequestError
+
+T = TypeVar("T")
 
 #: Seconds of a wait before the gateway checks whether the client is still there.
 _WATCH_AFTER_S = 0.5
@@ -63,6 +64,7 @@ _RULES = {
     "ttlSeconds": f"a whole number of seconds from {session.MIN_TTL_S} to the server's TTL, or null",
 }
 _PLACE = re.compile(r"`\$\.(\w+)")
+_find_doubles = json.JSONDecoder(object_pairs_hook=unique_object, parse_int=str, parse_float=str).decode
 # Possessive quantifiers: an almost valid text must not take quadratic time.
 _JSON_TYPE = re.compile(r'application/json\s*+(?:;\s*+charset\s*+=\s*+"?utf-8"?\s*+)?;?\s*+\Z', re.IGNORECASE)
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -157,8 +159,8 @@ def check_media_type(content_type: str | None, content_encoding: str | None) -> 
         )
 
 
-async def read_body(request: Request) -> bytes:
-    """Read the whole body. Stop as soon as it exceeds the bound, even if it declares a smaller length.
+async def read_body(request: Request, declared: str) -> bytes:
+    """Read the whole body, whose Content-Length is `declared`, if any. Stop as soon as it exceeds the bound.
 
     Raises
     ------
@@ -166,16 +168,17 @@ async def read_body(request: Request) -> bytes:
         body_too_large
     starlette.requests.ClientDisconnect
     """
-    declared = request.headers.get("content-length", "")
     body = bytearray()
-    if len(declared) <= 18 and not (declared.isdigit() and int(declared) > MAX_BODY_BYTES):
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    break
-            else:
-                return bytes(body)
+    more = len(declared) <= 18 and not (declared.isdigit() and int(declared) > MAX_BODY_BYTES)
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            break
+        if not message.get("more_body", False):
+            return bytes(body)
     raise RequestError("body_too_large", f"The body is larger than the limit of {MAX_BODY_BYTES} bytes; send less.")
 
 
@@ -190,9 +193,8 @@ async def skip_body(request: Request) -> None:
         pass
 
 
-@asynccontextmanager
-async def while_connected(request: Request) -> AsyncIterator[None]:
-    """Break a long wait off when the client has disconnected. The whole body must have been read.
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Break long work off when the client has disconnected. The whole body must have been read.
 
     Raises
     ------
@@ -211,7 +213,7 @@ async def while_connected(request: Request) -> AsyncIterator[None]:
     waiting = asyncio.timeout(None)
     try:
         async with waiting:
-            yield
+            return await work
     except TimeoutError as exc:
         if waiting.expired():
             raise ClientDisconnect from exc
@@ -235,7 +237,7 @@ def decode_body(body: bytes) -> SessionBody:
     try:
         document = msgspec.json.decode(body)
         # msgspec silently keeps the last of two fields with one name. Numbers stay text, for the check below.
-        json.loads(body, object_pairs_hook=unique_object, parse_int=str, parse_float=str)
+        _find_doubles(body.decode())
     except DuplicateNameError as exc:
         raise RequestError("invalid_json", f"The body names {exc.name!r} twice; name each field once.") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:

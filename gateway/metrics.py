@@ -11,7 +11,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
+from functools import cache, partial
 
 import prometheus_client as prometheus
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -57,13 +57,16 @@ class Metrics:
         prometheus.ProcessCollector(registry=registry)
         build = prometheus.Info("sessionstore_build", "Versions.", registry=registry)
         build.info({"version": __version__, "python": platform.python_version()})
-        self._requests = counter("sessionstore_http_requests", "Requests answered.", ("route", "method", "status"))
-        self._request_seconds = histogram(
+        # The series of some labels are found once.
+        requests = counter("sessionstore_http_requests", "Requests answered.", ("route", "method", "status"))
+        self._requests = cache(requests.labels)
+        request_seconds = histogram(
             "sessionstore_http_request_seconds",
             "Seconds from a request's head to the end of its response.",
             ("route", "method"),
             buckets=_REQUEST_BUCKETS,
         )
+        self._request_seconds = cache(request_seconds.labels)
         self._errors = counter("sessionstore_http_errors", "Requests answered with an error.", ("code",))
         self._refusals = counter("sessionstore_unauthenticated", "Requests refused for their key.", ("reason",))
         # From 0 on, so that a rate sees the first one.
@@ -86,12 +89,13 @@ class Metrics:
         )
         self._rate_limited = counter("sessionstore_rate_limited", "Requests refused over the rate limit.")
         self._uncounted = counter("sessionstore_limiter_failures", "Requests that passed uncounted by the rate limit.")
-        self._redis_seconds = histogram(
+        redis_seconds = histogram(
             "sessionstore_redis_call_seconds",
             "Seconds of each round trip to Redis.",
             ("script",),
             buckets=_REQUEST_BUCKETS,
         )
+        self._redis_seconds = cache(redis_seconds.labels)
         self._redis_errors = counter(
             "sessionstore_redis_errors", "Round trips to Redis that failed.", ("script", "error")
         )
@@ -139,8 +143,8 @@ class Metrics:
     def answered(self, record: Record) -> None:
         """Count a finished request."""
         method = record.method if record.method in _METHODS else "other"
-        self._requests.labels(record.route, method, str(record.status)).inc()
-        self._request_seconds.labels(record.route, method).observe(time.perf_counter() - record.started_s)
+        self._requests(record.route, method, record.status).inc()
+        self._request_seconds(record.route, method).observe(time.perf_counter() - record.started_s)
         if record.effect is not None and record.effect.waited:
             self._took_effect(record.effect)
         if record.effect is not None and record.effect.replicas:
@@ -177,7 +181,7 @@ class Metrics:
 
     def called_redis(self, script: str, seconds: float, error: SessionStoreError | None) -> None:
         """Count a round trip to Redis: a store's `observe`."""
-        self._redis_seconds.labels(script).observe(seconds)
+        self._redis_seconds(script).observe(seconds)
         if error is not None:
             self._redis_errors.labels(script, type(error).__name__.removesuffix("Error")).inc()
 

@@ -31,6 +31,8 @@ class Record(Struct):
         The client's ``X-Request-Id`` if it is well-formed, else a new one.
     method : str
         As the client sent it.
+    received : dict
+        The request's headers, by name in lower case; the values of several lines are joined by commas.
     started_s : float
         By `time.perf_counter`.
     route : str
@@ -43,8 +45,8 @@ class Record(Struct):
         The owner of the key, once known.
     code : str or None
         The error code of the answer.
-    limit_headers : dict
-        The rate limit's headers for the response.
+    added : dict
+        Headers for the response, whoever makes it.
     effect : Effect or None
         How the write took effect.
     write : Write or None
@@ -55,19 +57,20 @@ class Record(Struct):
 
     request_id: str
     method: str
+    received: dict[str, str]
     started_s: float = field(default_factory=time.perf_counter)
     route: str = "unknown"
     status: int = 0
     query: dict[str, str] = {}
     principal: Principal | None = None
     code: str | None = None
-    limit_headers: dict[str, str] = {}
+    added: dict[str, str] = {}
     effect: Effect | None = None
     write: Write | None = None
     corrupt: tuple[str, ...] = ()
 
 
 def record_of(request: Request) -> Record:
-    """Find the record that the middleware has made."""
+    """Find the record that the app has made."""
     record: Record = request.scope["gateway.record"]
     return record

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Annotated, Literal, TypedDict, TypeVar
 from urllib.parse import quote, unquote
 
@@ -29,7 +29,15 @@ from sessionstore.errors import (
     TooFewViewsError,
 )
 from sessionstore.protocol.bulk_operations import MAX_CHANGED
-from sessionstore.session import SessionDocument, SessionEntry, ViewDocument, ViewListDocument, normalize_session_key
+from sessionstore.session import (
+    SessionDetails,
+    SessionDocument,
+    SessionEntry,
+    ViewDocument,
+    ViewListDocument,
+    format_time,
+    normalize_session_key,
+)
 from sessionstore.transport.topology import Cluster
 
 from . import inputs
@@ -191,7 +199,7 @@ class API:
                 "On PUT the header If-None-Match takes only *: create the session, never change one."
             )
         inputs.check_media_type(_header(request, "content-type"), _header(request, "content-encoding"))
-        body = inputs.decode_body(await inputs.read_body(request))
+        body = inputs.decode_body(await inputs.read_body(request, _header(request, "content-length") or ""))
         environment = await self._resolve(
             request,
             inputs.agree("project", query.get("project"), body.project),
@@ -423,7 +431,7 @@ async def _count(limiter: RateLimiter, record: Record) -> None:
     status = await limiter.hit(record.principal.key_id)
     if status is None:
         return
-    record.limit_headers = status.headers()
+    record.added |= status.headers()
     if status.exceeded:
         raise RequestError(
             "rate_limited",
@@ -437,9 +445,8 @@ def _answer(document: Struct | msgspec.Raw, headers: dict[str, str] | None = Non
 
 
 def _header(request: Request, name: str) -> str | None:
-    """Read a header: the values of all its lines, joined; None if there is none."""
-    values = request.headers.getlist(name)
-    return ",".join(values) if values else None
+    """Read a header, whose name is in lower case; None if there is none."""
+    return record_of(request).received.get(name)
 
 
 def etag(revision: int) -> dict[str, str]:
@@ -449,14 +456,14 @@ def etag(revision: int) -> dict[str, str]:
 
 def _session_headers(session: Session) -> dict[str, str]:
     """Say what the body, whose fields are fixed, does not."""
-    entry = session.entry()
-    headers = {**etag(session.revision), "session-expires": entry.expires_at}
-    if entry.modified_at is not None:
-        headers["session-modified"] = entry.modified_at
-    if entry.modified_by is not None:
-        headers["session-modified-by"] = quote(entry.modified_by, safe="")
-    if entry.looked_up_at is not None:
-        headers["session-looked-up"] = entry.looked_up_at
+    details = session.details or SessionDetails()
+    headers = {**etag(session.revision), "session-expires": format_time(session.expires_at)}
+    if details.modified_at is not None:
+        headers["session-modified"] = format_time(details.modified_at)
+    if details.modified_by is not None:
+        headers["session-modified-by"] = _quoted(details.modified_by)
+    if details.looked_up_at is not None:
+        headers["session-looked-up"] = format_time(details.looked_up_at)
     return headers
 
 
@@ -493,8 +500,7 @@ async def _write(
 ) -> T:
     """Record a write for the audit log, and send it; a client that disconnects ends the wait."""
     record_of(request).write = Write(operation, environment.project, environment.name, key)
-    async with inputs.while_connected(request):
-        return await write(**_terms(request))
+    return await inputs.while_connected(request, write(**_terms(request)))
 
 
 class _Terms(TypedDict):
@@ -527,14 +533,17 @@ def _session_key(request: Request) -> str:
 
 def _entity_tags(request: Request, name: str, *, weak: bool) -> tuple[int, ...] | Literal["*"] | None:
     """Read the revisions that a precondition names; None if the call has none."""
-    value = _header(request, name)
+    value = _header(request, name.lower())
     return None if value is None else inputs.parse_entity_tags(value, name, weak=weak)
 
 
 def _refuse(request: Request, name: str) -> None:
     """Refuse a precondition that the call can't check, because the client relies on it."""
-    if name in request.headers:
+    if _header(request, name.lower()) is not None:
         raise InvalidQueryError(f"The header {name} can't be used here; leave it out.")
 
 
 _encode = msgspec.json.Encoder().encode
+
+#: A key's name is the same in many answers.
+_quoted = lru_cache(maxsize=1000)(partial(quote, safe=""))

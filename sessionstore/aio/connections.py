@@ -44,10 +44,17 @@ class Connections(BaseConnections):
 
     async def execute(self, call: Call[T]) -> T:
         """Run one script and decode its answer; every error is one of ours."""
-        if self._observe is None:
-            return call.decode(await self._run(call))
-        with self.observing(call):
-            return call.decode(await self._run(call))
+        started = time.monotonic()
+        try:
+            payload = await self._pipeline.submit(call)
+            if isinstance(payload, SessionStoreError):
+                raise payload
+            result = call.decode(payload)
+        except SessionStoreError as exc:
+            self._report((call,), (exc,), started)
+            raise
+        self._report((call,), (None,), started)
+        return result
 
     async def execute_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Run scripts in one round trip. Returns the answers in order, with errors in place of missing answers."""
@@ -98,12 +105,6 @@ class Connections(BaseConnections):
         """Close for good; calls that are under way fail."""
         await self._waiting.aclose()
         await self._pipeline.aclose()
-
-    async def _run(self, call: Call[Any]) -> Any:
-        payload = await self._pipeline.submit(call)
-        if isinstance(payload, SessionStoreError):
-            raise payload
-        return payload
 
 
 async def _evaluate(connection: Any, call: Call[Any]) -> Any:

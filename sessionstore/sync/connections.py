@@ -44,10 +44,14 @@ class Connections(BaseConnections):
 
     def execute(self, call: Call[T]) -> T:
         """Run one script and decode its answer; every error is one of ours."""
-        if self._observe is None:
-            return call.decode(self._run(call))
-        with self.observing(call):
-            return call.decode(self._run(call))
+        started = time.monotonic()
+        try:
+            result = call.decode(self._run(call))
+        except SessionStoreError as exc:
+            self._report((call,), (exc,), started)
+            raise
+        self._report((call,), (None,), started)
+        return result
 
     def execute_durable(self, write: DurableCall[T]) -> Replicated[T]:
         """Run a script, and wait on its connection until replicas have what it wrote."""

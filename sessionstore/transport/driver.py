@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from math import inf
 from typing import Any, Generic, Self, TypeVar
 from weakref import WeakSet, WeakValueDictionary
@@ -161,17 +160,6 @@ class BaseConnections:
 
     def _translate(self, error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreError:
         return translate(without_address(error) if self.link.moves else error, call, sent=sent)
-
-    @contextmanager
-    def observing(self, call: Call[Any]) -> Iterator[None]:
-        """Report the outcome of one call to the observer."""
-        started = time.monotonic()
-        try:
-            yield
-        except SessionStoreError as exc:
-            self._report((call,), (exc,), started)
-            raise
-        self._report((call,), (None,), started)
 
     def results(self, calls: Sequence[Call[Any]], payloads: Sequence[Any], started: float) -> list[Any]:
         """Decode the answers of calls that ran together, and report them to the observer."""

@@ -142,6 +142,11 @@ class TestRequestId:
         assert all(re.fullmatch("[0-9a-f]{16}", one) for one in made)
         assert made[0] != made[1]
 
+    async def test_an_id_that_is_given_twice_is_replaced(self, api: API) -> None:
+        response = await api.get("nobody", headers=[("X-Request-Id", "a"), ("X-Request-Id", "b")])
+
+        assert re.fullmatch("[0-9a-f]{16}", response.headers["x-request-id"])
+
 
 class TestInternalError:
     @pytest.mark.parametrize(

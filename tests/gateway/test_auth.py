@@ -11,11 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
 from starlette.routing import Route
 
 import gateway.auth
-from gateway.app import create_app
+from gateway.app import Boundary, create_app
 from gateway.auth import Authenticator
 from gateway.limits import Limit, RateLimiter, limit_storage
 from gateway.logs import JSONFormatter
@@ -41,7 +40,7 @@ class Gateway:
 
     store: AsyncSessionStore
     authenticator: Authenticator
-    app: Starlette
+    app: Boundary
     client: httpx.AsyncClient
     #: scripts that were run
     calls: list[str]
@@ -165,7 +164,7 @@ def contents(server: RedisServer, prefix: str, project: str) -> dict[bytes, Any]
         return found
 
 
-def calls_of(app: Starlette) -> list[tuple[str, str, bool]]:
+def calls_of(app: Boundary) -> list[tuple[str, str, bool]]:
     """List each method of each route, from the app's own table: method, path, whether it asks for a key."""
     found = []
     for route in app.routes:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from starlette.applications import Starlette
 
+from gateway.app import Boundary
 from sessionstore import AsyncSessionStore
 
 KEY = "fmk_" + "k" * 43
@@ -21,7 +21,7 @@ LEASE_S = 0.1
 class API:
     """The app, a client that sends the key, and the app's store."""
 
-    app: Starlette
+    app: Boundary
     client: httpx.AsyncClient
     store: AsyncSessionStore
 
