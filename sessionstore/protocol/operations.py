@@ -286,7 +286,8 @@ def take_effect(context: WriteContext, done: Commit[W], session: Session | None,
     # Until then leases may be missing from the count.
     settled = max(committed + _countable_in_s(context, reply), context.server.countable_at)
     longest = committed + context.lease_ms / 1000 * _LONGEST_WAIT_LEASES
-    until = longest + _PATIENCE_S
+    # Replicas may have taken longer than any lease.
+    until = max(longest, clock()) + _PATIENCE_S
     look_s = next_look_s = _FIRST_LOOK_S
     since_s = clock() - done.sent_at
     unreachable: StoreUnavailableError | None = None

@@ -37,7 +37,7 @@ STATE = StoredSession("ci-42", 7, "x", None, (), 0, 0, 1, 1, 10**13)
 class Write:
     """One put, whose steps are answered by the test."""
 
-    def __init__(self, views: int = 0, replicas: int = 0, found: int = 0, **reply: Any) -> None:
+    def __init__(self, views: int = 0, replicas: int = 0, found: int = 0, durable_s: float = 1.0, **reply: Any) -> None:
         self.now = 100.0
         context = WriteContext(EnvironmentKeyspace("ss", "checkout", "staging"), 1000, 2000, lambda: self.now)
         call = calls.put(context, "w7", "ci-42", SessionPatch(label="x"))
@@ -59,8 +59,8 @@ class Write:
         }
         answer = WriteReply(**{**fields, **reply})
         if replicas:
-            # Redis waited for a second after its answer.
-            self.answer(Replicated(answer, self.now + 0.001, found), after=1.001)
+            # Redis waited after its answer.
+            self.answer(Replicated(answer, self.now + 0.001, found), after=0.001 + durable_s)
         else:
             self.answer(answer, after=0.001)
 
@@ -241,6 +241,16 @@ class TestReplicas:
         write = Write(replicas=1, found=1, countable_in_ms=2000)
         assert isinstance(write.step, Pause)
         assert write.step.seconds == pytest.approx(1.0)
+
+    def test_views_are_asked_even_if_the_replicas_took_longer_than_any_lease(self) -> None:
+        # Given a deadline of many leases, and a message that was lost or came too early to be remembered
+        write = Write(replicas=1, found=0, durable_s=10, live=1, pending=1)
+        assert isinstance(write.step, AwaitApplied)
+        write.answer(None, after=write.step.timeout_s)
+
+        # Then the views decide whether the write is effective, and it is not durable
+        with pytest.raises(NotDurableError):
+            write.answer(lease_status(live=1, pending=0))
 
     def test_a_write_that_may_not_be_in_effect_says_so_first(self) -> None:
         write = Write(replicas=2, found=1, live=1, pending=1)
