@@ -6,6 +6,8 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -29,9 +31,22 @@ def pytest_configure() -> None:
 def require_redis_server() -> None:
     """Skip where there is no redis-server; under CI=true that is a failure."""
     if find_redis_server() is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(MISSING, pytrace=False)
-        pytest.skip(MISSING)
+        _give_up(MISSING)
+
+
+def require_tls() -> None:
+    """Skip where the redis-server was built without TLS; under CI=true that is a failure."""
+    require_redis_server()
+    program = find_redis_server()
+    assert program is not None
+    if b"tls-replication" not in Path(program).read_bytes():
+        _give_up(f"{program} was built without TLS")
+
+
+def _give_up(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

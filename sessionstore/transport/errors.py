@@ -27,6 +27,8 @@ FOREIGN_ERRORS = (redis_errors.RedisError, OSError, TimeoutError, ValueError)
 _NO_DATABASE = "DB index is out of range"
 _NO_CLUSTER = "cluster support disabled"
 _NO_SENTINEL = "unknown command 'SENTINEL'"
+#: In the text of each error that a server's certificate causes, whatever its class.
+_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
 class _Refusal(NamedTuple):
@@ -37,9 +39,13 @@ class _Refusal(NamedTuple):
     lasting: bool = False
 
 
-#: Refusals of a Redis that can be reached, by the first word of the error.
+#: Refusals of a Redis that can be reached, by the first word of the error or by what it contains.
 _REFUSALS = {
     "BUSY": _Refusal("is busy with a long script"),
+    _CERTIFICATE: _Refusal(
+        "has a certificate that is not trusted or not for its address; see rediss:// in docs/operations.md",
+        lasting=True,
+    ),
     _NO_CLUSTER: _Refusal("is not a cluster; give its URL as redis://", lasting=True),
     _NO_DATABASE: _Refusal("has no database of the number in the URL", lasting=True),
     _NO_SENTINEL: _Refusal("is not a sentinel; see the forms of a URL in docs/library.md", lasting=True),
@@ -69,10 +75,10 @@ _LAYOUT = re.compile(r"SSLAYOUT (\w+)")
 
 def describe_loss(error: Exception) -> str:
     """Why a connection ended, in a few words, without host or data."""
-    if isinstance(error, redis_errors.RedisError):
-        refusal = _refusal(error)
-        return f"Redis {refusal.text}" if refusal else "the connection to Redis broke"
-    return "the connection to Redis broke" if isinstance(error, OSError) else str(error)
+    refusal = _refusal(error)
+    if refusal is not None:
+        return f"Redis {refusal.text}"
+    return "the connection to Redis broke" if isinstance(error, redis_errors.RedisError | OSError) else str(error)
 
 
 def translate(error: Exception, call: Call[Any], *, sent: bool) -> SessionStoreError:
@@ -135,7 +141,7 @@ def _refusal(error: Exception) -> _Refusal | None:
         text = str(error)
         known = next((part for part in (_NO_CLUSTER, _NO_DATABASE, _NO_SENTINEL) if part in text), None)
         return _REFUSALS.get(known or text.split(" ", 1)[0])
-    return None
+    return _REFUSALS[_CERTIFICATE] if _CERTIFICATE in str(error) else None
 
 
 def _unexpected(message: str, call: Call[Any]) -> str:

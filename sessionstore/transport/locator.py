@@ -208,7 +208,15 @@ class SentinelDirectory:
         # It retries nothing: the caller does, with a pause.
         options = {**self._options, "retry": Retry(NoBackoff(), 0)}
         with Sentinel(self._nodes, sentinel_kwargs=options, **self._site.manager) as sentinel:  # type: ignore[no-untyped-call]
-            self._primary = sentinel.discover_master(self._site.service)
+            failure: Exception | None = None
+            try:
+                self._primary = sentinel.discover_master(self._site.service)
+            except redis_errors.ConnectionError as exc:
+                failure = exc
+            if failure is not None:
+                # It does not say why no sentinel was reached; this does.
+                sentinel.sentinels[0].ping()
+                raise failure
             # redis-py puts the sentinel that answered first.
             first = sentinel.sentinels[0].connection_pool.connection_kwargs
         self._nodes.sort(key=lambda node: node != (first["host"], first["port"]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway import limits
 from gateway.limits import Limit, RateLimiter, limit_storage
 from sessionstore import AsyncSessionStore
 
@@ -19,8 +20,9 @@ def servers(request: pytest.FixtureRequest) -> Any:
 
 
 async def test_requests_of_each_key_are_counted_over_all_gateways(
-    servers: RedisCluster | RedisSentinels, prefix: str
+    servers: RedisCluster | RedisSentinels, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "_DEADLINE_S", 20.0)
     stores = [AsyncSessionStore.from_url(servers.url, prefix=prefix) for _ in range(2)]
     limiters = [RateLimiter(limit_storage(store, embedded=False), Limit(4, 60)) for store in stores]
 

@@ -141,7 +141,8 @@ class Backend:
             return library.RedisCluster(host="127.0.0.1", port=self.server.nodes[0].port, **options)
         if isinstance(self.server, RedisSentinels):
             nodes = [("127.0.0.1", sentinel.port) for sentinel in self.server.sentinels]
-            return library.sentinel.Sentinel(nodes).master_for(SERVICE, **options)
+            encryption = {name: value for name, value in options.items() if name.startswith("ssl")}
+            return library.sentinel.Sentinel(nodes, sentinel_kwargs=encryption).master_for(SERVICE, **options)
         options = {"host": "127.0.0.1", "port": self.server.port, **options}
         return library.Redis(**options)
 

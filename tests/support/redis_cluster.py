@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import redis
 
+from .certificate import client_options, secure
 from .polling import await_true
 from .redis_server import RedisServer, free_port
 
@@ -28,11 +29,15 @@ class RedisCluster:
     ----------
     primaries, replicas : int
         How many primaries it has, and how many replicas each of them.
+    certificate : str, optional
+        The file of one: clients and nodes talk TLS only.
     options : str
         Command-line options of each server, without dashes.
     """
 
-    def __init__(self, primaries: int = 3, replicas: int = 1, **options: str) -> None:
+    def __init__(
+        self, primaries: int = 3, replicas: int = 1, *, certificate: str | None = None, **options: str
+    ) -> None:
         self._options = {
             "cluster_enabled": "yes",
             "cluster_node_timeout": str(NODE_TIMEOUT_MS),
@@ -41,6 +46,7 @@ class RedisCluster:
             "repl_diskless_sync_delay": "0",
             **options,
         }
+        self._certificate = certificate
         self._primaries = primaries
         self._replicas = replicas
         #: Primaries first, then the replicas of each round. The roles change when a replica is promoted.
@@ -49,10 +55,13 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        return secure(f"redis+cluster://{hosts}", self._certificate)
 
     def client(self, **kwargs: Any) -> redis.RedisCluster:
         """A plain client of the cluster, to read and change data without the library."""
+        if self._certificate is not None:
+            kwargs |= {"ssl": True, **client_options(self._certificate)}
         return redis.RedisCluster(host="127.0.0.1", port=self._living()[0].port, **kwargs)
 
     def start(self) -> Self:
@@ -201,7 +210,8 @@ class RedisCluster:
         self.close()
 
     def _make_node(self) -> RedisServer:
-        return RedisServer(port=None, sentinel=None, cluster_port=str(free_port()), **self._options)
+        options = {"cluster_port": str(free_port()), **self._options}
+        return RedisServer(port=None, sentinel=None, certificate=self._certificate, **options)
 
     def _meet(self, node: RedisServer, other: RedisServer) -> None:
         _ask(node, "CLUSTER", "MEET", "127.0.0.1", other.port, other.options["cluster_port"])

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import redis
 
+from .certificate import secure
 from .polling import await_true
 from .redis_server import RedisServer
 
@@ -27,24 +28,28 @@ sentinel parallel-syncs {SERVICE} 2
 
 
 class RedisSentinels:
-    """Start it as a context manager. `options` are command-line options of each server, without dashes."""
+    """Start it as a context manager. `options` are command-line options of each server, without dashes.
 
-    def __init__(self, replicas: int = 2, sentinels: int = 3, **options: str) -> None:
-        options = {"repl_diskless_sync_delay": "0", **options}
-        first = RedisServer(port=None, sentinel=None, **options)
-        self.nodes = [
-            first,
-            *(
-                RedisServer(port=None, sentinel=None, replicaof=f"127.0.0.1 {first.port}", **options)
-                for _ in range(replicas)
-            ),
-        ]
-        self.sentinels = [RedisServer(sentinel=_CONFIGURATION % first.port) for _ in range(sentinels)]
+    With the file of a `certificate`, clients, servers and sentinels talk TLS only.
+    """
+
+    def __init__(
+        self, replicas: int = 2, sentinels: int = 3, *, certificate: str | None = None, **options: str
+    ) -> None:
+        def make(**more: str) -> RedisServer:
+            every = {"repl_diskless_sync_delay": "0", **options, **more}
+            return RedisServer(port=None, sentinel=None, certificate=certificate, **every)
+
+        first = make()
+        self.nodes = [first, *(make(replicaof=f"127.0.0.1 {first.port}") for _ in range(replicas))]
+        configuration = _CONFIGURATION % first.port
+        self.sentinels = [RedisServer(sentinel=configuration, certificate=certificate) for _ in range(sentinels)]
+        self._certificate = certificate
 
     @property
     def url(self) -> str:
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{hosts}/{SERVICE}"
+        return secure(f"redis+sentinel://{hosts}/{SERVICE}", self._certificate)
 
     def client(self, **kwargs: Any) -> redis.Redis:
         """A plain client of the primary, to read and change data without the library."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -17,6 +18,8 @@ from types import TracebackType
 from typing import Self
 
 import redis
+
+from .certificate import secure, server_options
 
 __all__ = ["MISSING", "RedisServer", "find_redis_server", "free_port"]
 
@@ -58,17 +61,27 @@ class RedisServer:
         A free one by default.
     sentinel : str, optional
         The configuration of a sentinel, which the server is then.
+    certificate : str, optional
+        The file of one: the server talks TLS only, to other servers too.
     options : str
         Command-line options, without dashes.
     """
 
-    def __init__(self, *, port: int | None = None, sentinel: str | None = None, **options: str) -> None:
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        sentinel: str | None = None,
+        certificate: str | None = None,
+        **options: str,
+    ) -> None:
         program = find_redis_server()
         if program is None:
             raise RuntimeError(MISSING)
         self._program = program
         self.port = port or free_port()
         self.options = options if sentinel else {"save": "", "appendonly": "no", **options}
+        self._certificate = certificate
         self._folder = tempfile.TemporaryDirectory(prefix="sessionstore-redis-", ignore_cleanup_errors=True)
         self._arguments: list[str] = []
         if sentinel is not None:
@@ -81,7 +94,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return secure(f"redis://127.0.0.1:{self.port}/0", self._certificate)
 
     @property
     def folder(self) -> Path:
@@ -116,10 +129,12 @@ class RedisServer:
                 behind.client_kill_filter(_id=client_id)
 
     def start(self, *, await_ready: bool = True) -> Self:
-        options = [part for name, value in self.options.items() for part in (f"--{name.replace('_', '-')}", value)]
-        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
+        place = {"port": str(self.port), "bind": "127.0.0.1", "dir": self._folder.name}
+        if self._certificate is not None:
+            place |= server_options(self._certificate, self.port)
+        options = [(f"--{name.replace('_', '-')}", value) for name, value in (place | self.options).items()]
         self._process = subprocess.Popen(
-            [self._program, *self._arguments, *place, *options],
+            [self._program, *self._arguments, *itertools.chain(*options)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 import redis.exceptions as redis_errors
 
-from sessionstore.errors import IncompatibleLayoutError, OutcomeUnknownError, SessionStoreError, StoreUnavailableError
+from sessionstore.errors import (
+    CorruptDataError,
+    IncompatibleLayoutError,
+    OutcomeUnknownError,
+    SessionStoreError,
+    StoreUnavailableError,
+)
 from sessionstore.protocol.calls import Call
 from sessionstore.protocol.scripts import load_script
-from sessionstore.transport.errors import translate
+from sessionstore.transport.errors import describe_loss, is_lasting, translate
 
 CALL = Call(load_script("ping"), (), (), lambda payload: payload)
 SECRETS = "redis://user:hunter2@db.internal:6379"
@@ -62,3 +70,19 @@ def test_a_sent_write_that_redis_or_the_pool_refuses_changed_nothing(kind: type[
     write = Call(load_script("put"), (), (), lambda payload: payload, writes=True)
 
     assert type(translate(kind("no"), write, sent=True)) is StoreUnavailableError
+
+
+@pytest.mark.parametrize("kind", [redis_errors.ConnectionError, ssl.SSLCertVerificationError])
+def test_a_certificate_is_named_as_the_cause(kind: type[Exception]) -> None:
+    # An SSLCertVerificationError is a ValueError, too
+    refused = kind(f"[SSL: CERTIFICATE_VERIFY_FAILED] not valid for {SECRETS}")
+
+    assert str(translate(refused, CALL, sent=False)).startswith("Redis has a certificate that")
+    assert describe_loss(refused).startswith("Redis has a certificate that")
+    assert is_lasting(refused)
+
+
+def test_the_text_of_a_reply_names_no_certificate() -> None:
+    reply = redis_errors.ResponseError("WRONGTYPE of the key CERTIFICATE_VERIFY_FAILED")
+
+    assert isinstance(translate(reply, CALL, sent=True), CorruptDataError)

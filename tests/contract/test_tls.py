@@ -1,0 +1,116 @@
+"""A store on a cluster and under Sentinel that talk TLS only, with certificates by options of the URL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from gateway import limits
+from gateway.limits import Limit, RateLimiter, limit_storage
+from sessionstore import StoreUnavailableError
+
+from ..conftest import require_tls
+from ..support.adapter import Backend, Driver
+from ..support.certificate import OTHER_HOST, client_options, make_certificate
+from ..support.redis_cluster import RedisCluster
+from ..support.redis_sentinel import RedisSentinels
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
+    require_tls()
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module")
+def tls_cluster(certificate: str) -> Iterator[RedisCluster]:
+    with RedisCluster(2, 0, certificate=certificate) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def tls_sentinels(certificate: str) -> Iterator[RedisSentinels]:
+    with RedisSentinels(1, 2, certificate=certificate) as sentinels:
+        yield sentinels
+
+
+@pytest.fixture(params=["cluster", "sentinels"])
+def servers(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(f"tls_{request.param}")
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def backend(request: pytest.FixtureRequest, servers: Any, prefix: str) -> Iterator[Backend]:
+    backend = Backend(cast(Driver, request.param), servers, prefix)
+    yield backend
+    backend.close()
+
+
+async def test_views_follow_a_primary_that_moves(servers: Any, prefix: str) -> None:
+    # Given a store and a view of each driver
+    drivers: list[Driver] = ["sync", "asyncio"]
+    backends = [Backend(driver, servers, f"{prefix}-{driver}") for driver in drivers]
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(backend.store(lease_s=0.3)) for backend in backends]
+        environments = [store.environment("checkout", "staging") for store in stores]
+        views = [await stack.enter_async_context(environment.view()) for environment in environments]
+
+        async def check(label: str) -> None:
+            for staging, view in zip(environments, views, strict=True):
+                session = await staging.put("ci-42", label=label)
+                assert view.get("ci-42") == session
+
+        await check("before")
+
+        # When another server becomes the primary of their project
+        if isinstance(servers, RedisSentinels):
+            await asyncio.to_thread(servers.fail_over)
+        else:
+            slot = servers.slot_of("{checkout}")
+            here = servers.primary_of(slot)
+            await asyncio.to_thread(servers.migrate, slot, next(node for node in servers.nodes if node is not here))
+
+        # Then each view serves what is written there
+        await check("after")
+    for backend in backends:
+        backend.close()
+
+
+async def test_a_client_of_the_callers(backend: Backend, certificate: str) -> None:
+    client = backend.client(ssl=True, **client_options(certificate))
+    async with backend.on_client(client, lease_s=0.1) as store:
+        staging = store.environment("checkout", "staging")
+        async with staging.view() as view:
+            session = await staging.put("ci-42")
+            assert view.get("ci-42") == session
+    await (client.aclose() if backend.driver == "asyncio" else asyncio.to_thread(client.close))
+
+
+async def test_certificates_are_checked(backend: Backend, tmp_path: Path) -> None:
+    url = backend.server.url  # type: ignore[union-attr]
+    untrusted = f"{url.partition('?')[0]}?ssl_ca_certs={make_certificate(tmp_path)}"
+    elsewhere = url.replace("127.0.0.1", OTHER_HOST)
+
+    for wrong in (untrusted, elsewhere):
+        async with backend.store_at(wrong) as store:
+            with pytest.raises(StoreUnavailableError, match="not trusted or not for its address") as caught:
+                await store.environment("checkout", "staging").put("ci-42")
+            assert "127.0.0" not in str(caught.value)
+    async with backend.store_at(f"{elsewhere}&ssl_check_hostname=false") as store:
+        await store.environment("checkout", "staging").put("ci-42")
+
+
+async def test_requests_are_counted(servers: Any, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_DEADLINE_S", 20.0)
+    backend = Backend("asyncio", servers, prefix)
+    async with backend.store() as store:
+        limiter = RateLimiter(limit_storage(store, embedded=False), Limit(2, 60))
+        statuses = [await limiter.hit("key") for _ in range(3)]
+        assert [status and status.exceeded for status in statuses] == [False, False, True]
+        await limiter.aclose()
+    backend.close()
