@@ -116,21 +116,25 @@ def await_port(process: subprocess.Popen[bytes], output: Any) -> int:
         time.sleep(0.02)
 
 
-def test_a_request_gets_the_state_of_the_last_put(mitmdump: str, shared_redis: RedisServer, tmp_path: Path) -> None:
-    # Given a gateway and a mitmproxy on one Redis
+@pytest.mark.parametrize("servers", ["shared_redis", "shared_cluster"])
+def test_a_request_gets_the_state_of_the_last_put(
+    mitmdump: str, request: pytest.FixtureRequest, servers: str, tmp_path: Path
+) -> None:
+    # Given a gateway and a mitmproxy on one Redis or a cluster
+    url = request.getfixturevalue(servers).url
     project = f"p{os.getpid()}"
     place = {**PLACE, "project": project}
     with (
-        GatewayProcess(shared_redis.url) as gateway,
+        GatewayProcess(url) as gateway,
         run_proxy(
             mitmdump,
             tmp_path,
-            sessionstore_url=shared_redis.url,
+            sessionstore_url=url,
             sessionstore_project=project,
             sessionstore_environment=place["environment"],
             sessionstore_delay="true",
         ) as proxy,
-        SessionStore.from_url(shared_redis.url) as store,
+        SessionStore.from_url(url) as store,
         httpx.Client(
             base_url=f"http://127.0.0.1:{gateway.port}/api/v1/sessions",
             headers=AUTHORIZATION,
@@ -167,7 +171,7 @@ def test_a_request_gets_the_state_of_the_last_put(mitmdump: str, shared_redis: R
         api.delete("/ci-42", params={**place, "mode": "delete"})
         assert proxy.session("ci-42") is None
     # The proxy has closed its view, so no writer waits for it.
-    with SessionStore.from_url(shared_redis.url) as store:
+    with SessionStore.from_url(url) as store:
         assert store.environment(project, place["environment"]).views() == ()
 
 
