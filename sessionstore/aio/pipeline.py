@@ -150,10 +150,8 @@ class PipelineDriver:
     def _write(self) -> None:
         """Send what waits."""
         self._writing = None
-        # If Redis has ended an idle connection, the reader is about to see that.
-        if self._conversation is not None and (
-            self._pipeline.has_sent or not redis_internals.has_ended(self._connection)
-        ):
+        # If the connection has ended, the reader is about to see that.
+        if self._conversation is not None and not redis_internals.has_ended(self._connection):
             commands = self._pipeline.take(time.monotonic())
             if commands:
                 redis_internals.write(self._connection, commands)

@@ -47,8 +47,8 @@ def write(connection: Any, commands: list[bytes]) -> None:
 
 
 def has_ended(connection: Any) -> bool:
-    """Whether the server has ended an asyncio connection. Its own method is a coroutine, and needs a task."""
-    ended: bool = connection._reader.at_eof()
+    """Whether an asyncio connection has ended. Its own method is a coroutine, and needs a task."""
+    ended: bool = connection._reader.at_eof() or connection._writer.transport.is_closing()
     return ended
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis.asyncio
+import uvloop
 
 from sessionstore import AsyncEnvironment, AsyncSessionStore, StoreClosedError, StoreUnavailableError
 from sessionstore.aio.pipeline import BATCH
@@ -152,6 +154,36 @@ async def test_the_end_of_an_idle_connection_that_nobody_has_read_yet(shared_red
 
         # Then none of them notices
         await asyncio.gather(*calls)
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.filterwarnings("error")
+def test_the_end_of_a_connection_in_use_that_nobody_has_read_yet(
+    own_redis: RedisServer, prefix: str, loop_factory: Callable[[], asyncio.AbstractEventLoop], caplog: Any
+) -> None:
+    """Then uvloop's transport raises when it is written to."""
+
+    async def run() -> None:
+        async with open_store(own_redis, prefix) as store:
+            await store.ping()
+            pipeline = store._runner.connections._pipeline
+            own_redis.pause()
+            ping = calls.ping()
+            sent = pipeline.submit(ping)
+            await asyncio.sleep(0)
+            # When the connection ends between a call and its write
+            late: list[asyncio.Future[Any]] = []
+            asyncio.get_running_loop().call_soon(lambda: late.append(pipeline.submit(ping)))
+            pipeline._connection._writer.transport.abort()
+            own_redis.resume()
+
+            # Then the call that was sent fails, and the other one is served
+            assert isinstance(await sent, StoreUnavailableError)
+            assert b"now" in await late[0]
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run())
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("idle", [False, True])
