@@ -1,9 +1,8 @@
-"""Limits the requests of each key, counted over all gateways of one Redis.
+"""Limits the requests of each key, counted over all gateways of one Redis, in fixed windows.
 
-The package `limits` counts, in fixed windows: one round trip for each request. The end of a window is read once and
-remembered. If a count does not come in time, the request passes: a limit protects the service, and must not take it
-down. From then on the key's requests pass at once. One of them is counted every few seconds, and none waits for it.
-When that works, all are counted again. Each key is paused by itself: on a cluster, counters are on several servers.
+If a count does not come in time, the request passes: a limit protects the service, and must not take it down. From then
+on requests pass at once. One of them is counted every few seconds, and none waits for it. When that works, all are
+counted again.
 """
 
 from __future__ import annotations
@@ -14,26 +13,17 @@ import math
 import re
 import time
 from collections.abc import Callable
-from typing import Any
 
-from limits import RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage, RedisClusterStorage, RedisSentinelStorage, RedisStorage, Storage
 from msgspec import Struct
 
-from sessionstore import AsyncSessionStore
-from sessionstore.transport.topology import Cluster
+from sessionstore import AsyncSessionStore, SessionStoreError
 
 log = logging.getLogger("gateway")
 
 #: Seconds that a request waits for its count.
 _DEADLINE_S = 0.25
-#: Seconds after a failure, or after the next try, until a request of the key is counted.
+#: Seconds after a failure, or after the next try, until a request is counted.
 PAUSE_S = 5.0
-#: Seconds by which a window may end later than `limits` says, because Redis rounds a TTL to whole seconds. A client
-#: that retries after Retry-After must not be refused for that.
-_EXPIRY_ERROR_S = 0.5
-#: Keys whose window is remembered.
-_MAX_REMEMBERED = 1000
 
 _SETTING = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,5})\Z")
 
@@ -85,39 +75,13 @@ class LimitStatus(Struct, frozen=True):
         return {**headers, "retry-after": str(self.retry_after_s)} if self.exceeded else headers
 
 
-def limit_storage(store: AsyncSessionStore, *, embedded: bool) -> Storage:
-    """Choose where to count: on the store's Redis, or in memory for an embedded store.
-
-    One Redis is counted on over the store's connections. On a cluster, the keys' counters are on all shards.
-    """
-    if embedded:
-        return MemoryStorage()
-    options: dict[str, Any] = {"implementation": "redispy", "key_prefix": f"{store.config.prefix}:limits"}
-    site = store.site
-    if site is None:
-        options["connection_pool"] = store.connection_pool
-        return RedisStorage("async+redis://", **options)
-    options |= {"socket_timeout": _DEADLINE_S, "socket_connect_timeout": _DEADLINE_S, **site.credentials}
-    hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in site.nodes)
-    if isinstance(site, Cluster):
-        options["address_remap"] = site.remap
-        return RedisClusterStorage(f"async+redis+cluster://{hosts}", **options)
-    return RedisSentinelStorage(
-        f"async+redis+sentinel://{hosts}",
-        service_name=site.service,
-        use_replicas=False,
-        sentinel_kwargs={**site.options, "socket_timeout": _DEADLINE_S},
-        **options,
-    )
-
-
 class RateLimiter:
     """Counts the requests of each key.
 
     Parameters
     ----------
-    storage : limits.aio.storage.Storage
-        See `limit_storage`.
+    store : AsyncSessionStore
+        Whose Redis counts.
     limit : Limit
         The limit of each key.
     on_uncounted : callable, optional
@@ -128,75 +92,47 @@ class RateLimiter:
 
     def __init__(
         self,
-        storage: Storage,
+        store: AsyncSessionStore,
         limit: Limit,
         on_uncounted: Callable[[], None] = lambda: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._storage = storage
+        self._keys = store.api_keys
         self._limit = limit
-        self._item = RateLimitItemPerSecond(limit.requests, limit.window_s, namespace="key")
         self._on_uncounted = on_uncounted
         self._clock = clock
-        #: end of each key's window, in seconds since 1970, and the key's last known count
-        self._windows: dict[str, tuple[float, int]] = {}
-        #: keys whose requests pass, and when the next one is counted, by the clock
-        self._paused: dict[str, float] = {}
-        self._tries: set[asyncio.Task[LimitStatus | None]] = set()
-        self._works = True
-
-    async def aclose(self) -> None:
-        """Close the connections of its own."""
-        bridge = getattr(self._storage, "bridge", None)
-        for name in ("storage", "storage_replica", "sentinel"):
-            client = getattr(bridge, name, None)
-            if client is not None:
-                await client.aclose()
+        #: when the next request is counted, by the clock; None: all are
+        self._try_at: float | None = None
+        self._trying: asyncio.Task[LimitStatus | None] | None = None
 
     async def hit(self, key_id: str) -> LimitStatus | None:
-        """Count one request; None if that fails, takes too long, or the key is paused."""
-        name = self._item.key_for(key_id)
-        try_at = self._paused.get(name)
+        """Count one request; None if that fails, takes too long, or is paused."""
         status = None
-        if try_at is None:
-            status = await self._count(name)
-        elif self._clock() >= try_at:
-            self._paused[name] = self._clock() + PAUSE_S
-            task = asyncio.create_task(self._count(name), name="limit")
-            self._tries.add(task)
-            task.add_done_callback(self._tries.discard)
+        if self._try_at is None:
+            status = await self._count(key_id)
+        elif self._clock() >= self._try_at:
+            self._try_at = self._clock() + PAUSE_S
+            self._trying = asyncio.create_task(self._count(key_id), name="limit")
         if status is None:
             self._on_uncounted()
         return status
 
-    async def _count(self, name: str) -> LimitStatus | None:
+    async def _count(self, key_id: str) -> LimitStatus | None:
         try:
             async with asyncio.timeout(_DEADLINE_S):
-                count = await self._storage.incr(name, self._limit.window_s)
-                now = time.time()
-                end, last = self._windows.get(name, (0.0, 0))
-                if count == 1:
-                    end = now + self._limit.window_s
-                elif count <= last or end - now <= _EXPIRY_ERROR_S:
-                    # This window is unknown: another gateway may have begun it.
-                    end = await self._storage.get_expiry(name) + _EXPIRY_ERROR_S
-        except Exception as exc:
-            # Not only redis-py's own: a call that is cancelled while it connects makes others raise an AttributeError.
-            if self._works:
+                count = await self._keys.count_request(key_id, self._limit.window_s)
+        except (SessionStoreError, TimeoutError) as exc:
+            if self._try_at is None:
                 log.warning("Requests can't be counted, so they pass: %s", str(exc) or type(exc).__name__)
-            self._works = False
-            self._paused[name] = self._clock() + PAUSE_S
+            self._try_at = self._clock() + PAUSE_S
             return None
-        if self._paused.pop(name, None) is not None and not self._works:
-            self._works = True
+        if self._try_at is not None:
+            self._try_at = None
             log.warning("Requests are counted again.")
-        if len(self._windows) >= _MAX_REMEMBERED:
-            self._windows.clear()
-        self._windows[name] = (end, count)
         return LimitStatus(
             limit=self._limit,
-            exceeded=count > self._limit.requests,
-            remaining=max(0, self._limit.requests - count),
-            reset_s=max(0, min(self._limit.window_s, math.ceil(end - now))),
+            exceeded=count.requests > self._limit.requests,
+            remaining=max(0, self._limit.requests - count.requests),
+            reset_s=math.ceil(count.left / 1000),
         )

@@ -28,7 +28,7 @@ from sessionstore.variables import unknown_variables
 from .app import audit, create_app, create_metrics_app, serve_by_port
 from .auth import Authenticator
 from .guard import Neighbours
-from .limits import RateLimiter, limit_storage
+from .limits import RateLimiter
 from .logs import configure_logging
 from .metrics import Metrics
 from .routes import BASE_PATH
@@ -92,8 +92,7 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
     metrics.show_key_age(authenticator.age_s)
     limiter = None
     if settings.rate_limit is not None:
-        storage = limit_storage(store, embedded=settings.redis_url is None)
-        limiter = RateLimiter(storage, settings.rate_limit, metrics.let_through)
+        limiter = RateLimiter(store, settings.rate_limit, metrics.let_through)
     app: ASGIApp = create_app(
         store,
         authenticator,
@@ -111,7 +110,7 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
     # A signal cancels a start that waits for Redis.
     stopped = contextlib.suppress(asyncio.CancelledError)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner, stopped:
-        runner.run(_serve(config, neighbours, store, authenticator, limiter, listeners, needs_key=secret is None))
+        runner.run(_serve(config, neighbours, store, authenticator, listeners, needs_key=secret is None))
 
 
 async def _serve(
@@ -119,7 +118,6 @@ async def _serve(
     neighbours: Neighbours,
     store: AsyncSessionStore,
     authenticator: Authenticator,
-    limiter: RateLimiter | None,
     listeners: list[socket.socket],
     *,
     needs_key: bool,
@@ -127,8 +125,7 @@ async def _serve(
     task = asyncio.current_task()
     assert task is not None, "asyncio.Runner makes one"
     _on_signal(task.cancel)
-    limiting = contextlib.nullcontext() if limiter is None else contextlib.aclosing(limiter)
-    async with store, limiting, authenticator.keeping() as loaded:
+    async with store, authenticator.keeping() as loaded:
         if needs_key and loaded and not authenticator.ring.admits_anybody(lease_clock()):
             raise StartError(
                 "No API key opens this gateway: make one with sessionstore keys create, or set "

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from .aio.project import AsyncProject as AsyncProject
     from .aio.store import AsyncSessionStore as AsyncSessionStore
     from .aio.view import AsyncView as AsyncView
-    from .api_keys.model import ApiKey as ApiKey, KeySnapshot as KeySnapshot, NewApiKey as NewApiKey
+    from .api_keys.model import (
+        ApiKey as ApiKey,
+        KeySnapshot as KeySnapshot,
+        NewApiKey as NewApiKey,
+        RequestCount as RequestCount,
+    )
     from .api_keys.ring import KeyRing as KeyRing, Refusal as Refusal
     from .catalog.document import CatalogDocument as CatalogDocument, parse_catalog_document as parse_catalog_document
     from .catalog.model import (
@@ -101,7 +106,7 @@ _NAMES = {
     ".aio.project": ("AsyncProject",),
     ".aio.store": ("AsyncSessionStore",),
     ".aio.view": ("AsyncView",),
-    ".api_keys.model": ("ApiKey", "KeySnapshot", "NewApiKey"),
+    ".api_keys.model": ("ApiKey", "KeySnapshot", "NewApiKey", "RequestCount"),
     ".api_keys.ring": ("KeyRing", "Refusal"),
     ".catalog.document": ("CatalogDocument", "parse_catalog_document"),
     ".catalog.model": ("Catalog", "CatalogDiff", "Mock", "Scenario", "ScenarioPage", "diff_catalogs"),

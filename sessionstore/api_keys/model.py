@@ -26,6 +26,8 @@ MAX_ACTIVE_KEYS = 1000
 MAX_ENDED_KEYS = 100
 #: Code points of a key's name.
 MAX_NAME_LENGTH = 200
+#: Seconds of the longest window in which a key's requests are counted.
+MAX_WINDOW_S = 999_999
 #: Ms between two writes of one key's lastUsedAt.
 USED_INTERVAL_MS = 60_000
 
@@ -88,6 +90,13 @@ class KeySnapshot(Struct, frozen=True):
     now: int
     keys: dict[str, ApiKey]
     corrupt: tuple[str, ...] = ()
+
+
+class RequestCount(Struct, frozen=True):
+    """The requests of a key in its window so far, and ms until the window ends."""
+
+    requests: int
+    left: int
 
 
 def generate_secret() -> str:

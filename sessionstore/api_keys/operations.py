@@ -18,10 +18,12 @@ from .model import (
     MAX_ACTIVE_KEYS,
     MAX_ENDED_KEYS,
     MAX_NAME_LENGTH,
+    MAX_WINDOW_S,
     USED_INTERVAL_MS,
     ApiKey,
     KeySnapshot,
     NewApiKey,
+    RequestCount,
     generate_secret,
     hash_secret,
     id_of,
@@ -123,6 +125,17 @@ def mark_used(keyspace: StoreKeyspace, used: Mapping[str, int]) -> KeyOperation[
         )
         written += reply.written
     return written
+
+
+def count_request(keyspace: StoreKeyspace, key_id: str, window_s: int) -> KeyOperation[RequestCount]:
+    """Count a request of one key."""
+    if type(window_s) is not int or not 1 <= window_s <= MAX_WINDOW_S:
+        raise InvalidFieldError(f"window_s must be a whole number from 1 to {MAX_WINDOW_S:,}.")
+    counter = keyspace.requests(_validate_id(key_id))
+    count: RequestCount = yield Call(
+        load_script("key_count"), (counter,), (window_s * 1000,), decoder(RequestCount), writes=True
+    )
+    return count
 
 
 def _validate_name(name: str) -> str:

@@ -34,6 +34,10 @@ class StoreKeyspace:
         #: hash: SHA-256 of an API key → its record
         self.api_keys = f"{prefix}:keys"
 
+    def requests(self, key_id: str) -> str:
+        """string, with a TTL: the requests of an API key in its window. It is in the slot of `api_keys`."""
+        return f"{self.prefix}:limits:{{{self.api_keys}}}:{key_id}"
+
 
 class ProjectKeyspace:
     """Keys of one project."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..api_keys import operations
-from ..api_keys.model import DEFAULT_ACTIVE_KEYS, ApiKey, KeySnapshot, NewApiKey
+from ..api_keys.model import DEFAULT_ACTIVE_KEYS, ApiKey, KeySnapshot, NewApiKey, RequestCount
 from ..protocol.keyspace import StoreKeyspace
 from .runner import Runner
 
@@ -80,3 +80,19 @@ class ApiKeys:
             Key id → ms since 1970, in Redis time, as `KeyRing.due_uses` returns it.
         """
         return self._runner.run(operations.mark_used(self._keyspace, used))
+
+    def count_request(self, key_id: str, window_s: int) -> RequestCount:
+        """Count a request of a key, over all stores with one prefix, for a limit in fixed windows.
+
+        Parameters
+        ----------
+        key_id : str
+            Of any key, also one that is not stored.
+        window_s : int
+            Seconds of a window, 1 to 999,999. The first request begins a window.
+
+        Raises
+        ------
+        InvalidFieldError
+        """
+        return self._runner.run(operations.count_request(self._keyspace, key_id, window_s))

@@ -14,7 +14,6 @@ import redis.asyncio
 import redis.exceptions as redis_errors
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.credentials import UsernamePasswordCredentialProvider
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
@@ -82,7 +81,7 @@ def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str,
         raise InvalidInputError(_URLS) from None
     if isinstance(site, Cluster) and database_of(pool):
         raise InvalidInputError("A Redis Cluster has the database 0 only; leave the database out of the URL.")
-    return pool, _with_credentials(site, pool)
+    return pool, site
 
 
 def _locate(url: str) -> tuple[str, Site]:
@@ -146,18 +145,6 @@ def take_replicas(url: str, options: StoreOptions) -> str:
     return f"{address}?{rest}" if rest else address
 
 
-def _with_credentials(site: Site, pool: Any) -> Site:
-    """Note what other clients of the same servers need."""
-    if site is None:
-        return None
-    options = pool.connection_kwargs
-    provider = options.get("credential_provider")
-    if provider is None and options.get("password"):
-        # A provider, because limits would send a password to the sentinels too.
-        provider = UsernamePasswordCredentialProvider(options.get("username"), options["password"])
-    return replace(site, credentials={"credential_provider": provider, **_encryption(pool)})
-
-
 def check_url(url: str) -> str:
     """Check a Redis URL as a store would, without connecting; returns it.
 
@@ -193,7 +180,7 @@ def pool_like(kind: Any, client: Any, settings: dict[str, Any]) -> tuple[Any, Si
         max_connections=min(most, MAX_CONNECTIONS),
         **{**options, **settings, **_ENCODING},
     )
-    return pool, _with_credentials(site, pool)
+    return pool, site
 
 
 def _parts_of(client: Any, asynchronous: bool) -> tuple[Any, dict[str, Any], int, Site]:

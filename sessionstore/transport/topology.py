@@ -41,8 +41,6 @@ class Cluster:
 
     nodes: tuple[Address, ...]
     remap: Callable[[Address], Address] | None = None
-    #: redis-py's options for authentication and TLS
-    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,6 @@ class Sentinels:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     #: redis-py's `min_other_sentinels` and `force_master_ip`
     manager: Mapping[str, Any] = field(default_factory=dict)
-    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 #: What locates the primary; None: the address is fixed.

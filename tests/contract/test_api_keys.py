@@ -260,6 +260,39 @@ async def test_a_hash_of_a_wrong_type_is_reported(backend: Backend, store: Async
         await store.api_keys.list()
 
 
+async def test_requests_of_each_key_are_counted_over_all_stores(backend: Backend, store: AsyncSessionStore) -> None:
+    one, other = "0123456789ab", "ba9876543210"
+    async with backend.store() as neighbour:
+        counts = [
+            await keys.count_request(key, 60)
+            for key in (one, one, other)
+            for keys in (store.api_keys, neighbour.api_keys)
+        ]
+
+    assert [count.requests for count in counts] == [1, 2, 3, 4, 1, 2]
+    assert all(0 < count.left <= 60_000 for count in counts)
+
+
+@pytest.mark.parametrize("window_s", [0, -1, 1_000_000, 1.5, "60", True, None])
+async def test_a_window_out_of_bounds_counts_nothing(backend: Backend, store: AsyncSessionStore, window_s: Any) -> None:
+    with pytest.raises(InvalidFieldError, match="1 to 999,999"):
+        await store.api_keys.count_request("0123456789ab", window_s)
+    assert not backend.raw.keys(f"{backend.prefix}:limits:*")
+
+
+@pytest.mark.parametrize("key_id", ["", "x", "0123456789AB", "0123456789ab0", None])
+async def test_a_count_needs_the_id_of_a_key(backend: Backend, store: AsyncSessionStore, key_id: Any) -> None:
+    with pytest.raises(InvalidFieldError, match="twelve hexadecimal digits"):
+        await store.api_keys.count_request(key_id, 60)
+
+
+async def test_a_counter_of_a_wrong_type_is_reported(backend: Backend, store: AsyncSessionStore) -> None:
+    counter = f"{backend.prefix}:limits:{{{backend.prefix}:keys}}:0123456789ab"
+    backend.raw.hset(counter, "no", "counter")
+    with pytest.raises(CorruptDataError):
+        await store.api_keys.count_request("0123456789ab", 60)
+
+
 async def test_a_closed_store_refuses_each_operation(backend: Backend) -> None:
     async with backend.store() as store:
         keys = store.api_keys
@@ -273,5 +306,6 @@ async def test_each_operation_is_one_round_trip(backend: Backend) -> None:
         key: ApiKey = (await store.api_keys.create("ci")).key
         await store.api_keys.list()
         await store.api_keys.mark_used({key.id: 1})
+        await store.api_keys.count_request(key.id, 60)
         await store.api_keys.revoke(key.id)
-    assert scripts == ["key_create", "key_list", "key_used", "key_revoke"]
+    assert scripts == ["key_create", "key_list", "key_used", "key_count", "key_revoke"]

@@ -10,8 +10,6 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import limits
-from gateway.limits import Limit, RateLimiter, limit_storage
 from sessionstore import StoreUnavailableError
 
 from ..conftest import require_tls
@@ -103,14 +101,3 @@ async def test_certificates_are_checked(backend: Backend, tmp_path: Path) -> Non
             assert "127.0.0" not in str(caught.value)
     async with backend.store_at(f"{elsewhere}&ssl_check_hostname=false") as store:
         await store.environment("checkout", "staging").put("ci-42")
-
-
-async def test_requests_are_counted(servers: Any, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_DEADLINE_S", 20.0)
-    backend = Backend("asyncio", servers, prefix)
-    async with backend.store() as store:
-        limiter = RateLimiter(limit_storage(store, embedded=False), Limit(2, 60))
-        statuses = [await limiter.hit("key") for _ in range(3)]
-        assert [status and status.exceeded for status in statuses] == [False, False, True]
-        await limiter.aclose()
-    backend.close()

@@ -16,7 +16,7 @@ from starlette.routing import Route
 import gateway.auth
 from gateway.app import Boundary, create_app
 from gateway.auth import Authenticator
-from gateway.limits import Limit, RateLimiter, limit_storage
+from gateway.limits import Limit, RateLimiter
 from gateway.logs import JSONFormatter
 from gateway.metrics import Metrics
 from gateway.routes import Endpoint
@@ -77,7 +77,7 @@ async def open_gateway(
     store = AsyncSessionStore.from_url(server.url, **options)
     key_store = AsyncSessionStore.from_url((keys_on or server).url, **options)
     authenticator = Authenticator(bootstrap, key_store, on_refusal=refusals.append, grace_s=grace_s)
-    limiter = None if limit is None else RateLimiter(limit_storage(store, embedded=False), limit)
+    limiter = None if limit is None else RateLimiter(store, limit)
     app = create_app(store, authenticator, limiter=limiter, metrics=Metrics())
     transport = httpx.ASGITransport(app=app)
     async with store, key_store, httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
@@ -453,7 +453,7 @@ class TestRefusals:
                         ).status_code == 401
             assert gateway.calls == []
             assert (await gateway.get(keys["org"])).status_code == 404
-            assert gateway.calls == ["get"]
+            assert gateway.calls == ["key_count", "get"]
 
     @pytest.mark.usefixtures("quick_refusals")
     async def test_no_key_is_ever_logged(self, first: Gateway, keys: Keys, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ import pytest
 import gateway.limits
 from gateway.app import create_app
 from gateway.auth import Authenticator
-from gateway.limits import Limit, RateLimiter, limit_storage, parse_limit_setting
+from gateway.limits import Limit, RateLimiter, parse_limit_setting
 from gateway.metrics import Metrics
 from sessionstore import AsyncSessionStore
 from sessionstore.options import DEFAULT_DEADLINE_S, StoreOptions
@@ -55,10 +54,11 @@ class Limited:
     async def until_counted(self) -> None:
         """Let the pause pass, and make a request that is counted."""
         async with asyncio.timeout(20):
-            while self.limiter._paused:
+            while self.limiter._try_at is not None:
                 self.clock.now += gateway.limits.PAUSE_S
                 await self.get()
-                await asyncio.gather(*self.limiter._tries)
+                assert self.limiter._trying is not None
+                await self.limiter._trying
 
 
 @contextlib.asynccontextmanager
@@ -85,9 +85,7 @@ async def open_gateway(
         AsyncSessionStore.from_url(server.url, **options) as store,
         AsyncSessionStore.from_url(url, **options) as counters,
     ):
-        limiter = RateLimiter(
-            limit_storage(counters, embedded=False), limit, lambda: uncounted.append(None), clock=clock
-        )
+        limiter = RateLimiter(counters, limit, lambda: uncounted.append(None), clock=clock)
         app = create_app(store, Authenticator(key), limiter=limiter, metrics=Metrics())
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gateway") as client:
             yield Limited(client, store, limiter, calls, uncounted, clock)
@@ -158,23 +156,6 @@ class TestLimit:
 
         assert left(await one.get()) == 2
 
-    @pytest.mark.parametrize("remembered", [(0.4, 1), (30.0, 100)])
-    async def test_a_window_of_another_gateway_is_read_from_redis(
-        self, pair: tuple[Limited, Limited], remembered: tuple[float, int]
-    ) -> None:
-        one, other = pair
-        for _ in range(3):
-            await one.get()
-        # Given a gateway that remembers the window before
-        left_s, count = remembered
-        [name] = one.limiter._windows
-        other.limiter._windows[name] = (time.time() + left_s, count)
-
-        refused = await other.get()
-
-        assert_error(refused, 429, "rate_limited")
-        assert int(refused.headers["retry-after"]) > 40
-
     async def test_errors_count_and_show_the_limit(self, pair: tuple[Limited, Limited]) -> None:
         one, _ = pair
 
@@ -218,7 +199,7 @@ class TestLimit:
             open_gateway(own_redis, prefix, limit) as one,
             open_gateway(own_redis, prefix, limit) as other,
         ):
-            # Given a window whose end each gateway knows
+            # Given scripts that Redis has
             for limited in (one, other, one):
                 await limited.get()
             one.calls.clear()
@@ -227,7 +208,7 @@ class TestLimit:
                     await one.get()
 
                 assert monitor.commands() == ["EVALSHA", "EVALSHA"] * 3
-            assert one.calls == ["get"] * 3
+            assert one.calls == ["key_count", "get"] * 3
 
 
 class TestFailure:
@@ -285,14 +266,15 @@ class TestFailure:
                 async with asyncio.timeout(20):
                     assert {response.status_code for response in [await limited.get() for _ in range(3)]} == {404}
                 assert len(limited.uncounted) == 4
-                assert not limited.limiter._tries
+                assert limited.limiter._trying is None
 
                 # And after the pause, one of them is counted, and does not wait for that either
                 limited.clock.now += 0.001
                 async with asyncio.timeout(20):
                     assert {response.status_code for response in [await limited.get() for _ in range(3)]} == {404}
                 assert len(limited.uncounted) == 7
-                [trying] = limited.limiter._tries
+                trying = limited.limiter._trying
+                assert trying is not None
                 assert not trying.done()
             finally:
                 own_redis.resume()
@@ -309,46 +291,14 @@ class TestFailure:
             await limited.get()
             limited.clock.now += gateway.limits.PAUSE_S
             await limited.get()
-            await asyncio.gather(*limited.limiter._tries)
+            trying = limited.limiter._trying
+            assert trying is not None
+            await trying
             own_redis.start()
             limited.clock.now += gateway.limits.PAUSE_S - 0.001
             await limited.get()
-            assert not limited.limiter._tries
+            assert limited.limiter._trying is trying
             await limited.until_counted()
-
-    async def test_an_unexpected_error_lets_requests_through(
-        self, shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        async with open_gateway(shared_redis, prefix, Limit(9, 60)) as limited:
-            # Given what redis-py raised once while a connection was made
-            async def incr(*_: object) -> int:
-                raise AttributeError("'NoneType' object has no attribute 'writelines'")
-
-            monkeypatch.setattr(limited.limiter._storage, "incr", incr)
-
-            assert (await limited.get()).status_code == 404
-
-        [record] = [record for record in caplog.records if record.name == "gateway"]
-        assert "NoneType" in record.getMessage()
-
-    async def test_a_key_pauses_by_itself(self, shared_redis: RedisServer, prefix: str) -> None:
-        async with (
-            open_gateway(shared_redis, prefix, Limit(9, 60)) as limited,
-            open_gateway(shared_redis, prefix, Limit(9, 60), key=OTHER_KEY) as other,
-        ):
-            # Given one limiter for both keys, and a counter of one of them that fails
-            other.limiter.hit = limited.limiter.hit  # type: ignore[method-assign]
-            with shared_redis.client() as behind:
-                await limited.get()
-                [counter] = behind.scan_iter(f"{prefix}:limits:*")
-                behind.delete(counter)
-                behind.hset(counter, "no", "counter")
-
-            assert "ratelimit" not in (await limited.get()).headers
-
-            assert left(await other.get(key=OTHER_KEY)) == 8
-            assert "ratelimit" not in (await limited.get()).headers
-            assert left(await other.get(key=OTHER_KEY)) == 7
 
 
 async def test_off_counts_nothing(shared_redis: RedisServer, prefix: str) -> None:

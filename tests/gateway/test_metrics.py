@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.__main__ import main
 from gateway.app import create_app
 from gateway.auth import Authenticator
-from gateway.limits import Limit, RateLimiter, limit_storage
+from gateway.limits import Limit, RateLimiter
 from gateway.metrics import Metrics
 from sessionstore import AsyncSessionStore, NotEffectiveError
 from sessionstore.api_keys.model import KeySnapshot
@@ -66,9 +66,7 @@ async def open_gateway(server: RedisServer, prefix: str, limit: Limit | None = N
     async with AsyncSessionStore.from_url(
         server.url, prefix=prefix, lease_s=LEASE_S, deadline_s=0.5, observe=metrics.called_redis
     ) as store:
-        limiter = (
-            None if limit is None else RateLimiter(limit_storage(store, embedded=False), limit, metrics.let_through)
-        )
+        limiter = None if limit is None else RateLimiter(store, limit, metrics.let_through)
         authenticator = Authenticator(KEY, on_refusal=metrics.refused)
         app = create_app(store, authenticator, limiter=limiter, metrics=metrics)
         transport = httpx.ASGITransport(app=app)

@@ -16,7 +16,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gateway.app import create_app
 from gateway.auth import Authenticator
 from gateway.errors import STATUS
-from gateway.limits import Limit, RateLimiter, limit_storage
+from gateway.limits import Limit, RateLimiter
 from gateway.metrics import Metrics
 from gateway.openapi import ENTITY_TAGS_PATTERN, KEY_PREFIX_PATTERN, SESSION_KEY_PATTERN
 from sessionstore import (
@@ -441,9 +441,7 @@ class TestErrors:
         self, embedded_server: EmbeddedServer, document: dict[str, Any], path: str, method: str
     ) -> None:
         async with AsyncSessionStore.embedded(embedded_server, lease_s=LEASE_S) as store:
-            app = create_app(
-                store, Authenticator(KEY), limiter=RateLimiter(limit_storage(store, embedded=True), Limit(1, 60))
-            )
+            app = create_app(store, Authenticator(KEY), limiter=RateLimiter(store, Limit(1, 60)))
             transport = httpx.ASGITransport(app=app)
             async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
                 world = World(client, store, "")

@@ -491,7 +491,7 @@ def test_old_h11_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_private_name_of_the_packages_is_used() -> None:
-    """Uvicorn, limits, prometheus_client and Starlette may change what begins with an underscore."""
+    """Uvicorn, prometheus_client and Starlette may change what begins with an underscore."""
     sources = Path(server.__file__).parent.glob("*.py")
     private = re.compile(r"(uvicorn\.protocols|metrics_core|\b(stock|_stock|config|server|app|router|storage)\._[a-z])")
     assert [path.name for path in sources if private.search(path.read_text())] == []

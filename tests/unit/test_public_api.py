@@ -124,6 +124,7 @@ PROMISED = {
     "RateLimitedError",
     "Project",
     "Refusal",
+    "RequestCount",
     "Scenario",
     "ScenarioPage",
     "Session",
