@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..support.leases import OTHER_EPOCH, Leases
+from ..support.leases import OTHER_EPOCH, OTHER_PRIMARY, Leases
 from ..support.scripts import Scripts
 
 
@@ -112,7 +112,7 @@ def test_the_leases_of_another_primary_are_not_dropped_by_this_clock(scripts: Sc
         pytest.skip("fakeredis never restarts")
     # Given a slot that came from another primary, by whose clock the other lease lasts
     given(scripts, leases)
-    scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
+    scripts.redis.hset(scripts.head, mapping=OTHER_PRIMARY)
     leases.run_out("l2")
 
     leases.ack("l1", 2, "g2", OTHER_EPOCH)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from ..support.leases import OTHER_EPOCH, Leases
+from ..support.leases import OTHER_PRIMARY, Leases
 from ..support.polling import await_true
 from ..support.redis_server import RedisServer
 from ..support.scripts import DAY_MS, LEASE_MS, Scripts
@@ -76,6 +78,8 @@ def test_makes_the_head_of_a_new_environment(scripts: Scripts, leases: Leases) -
     reply = leases.join("l1")
 
     assert (reply["status"], reply["rev"], reply["id"]) == ("ok", 0, "")
+    assert leases.replid() == leases.replication_id()
+    scripts.redis.hdel(scripts.head, "replid")
     assert scripts.redis.hgetall(scripts.head) == {
         "rev": "0",
         "layout": "2",
@@ -155,12 +159,13 @@ def test_another_run_of_the_server_lets_writers_wait(scripts: Scripts, leases: L
     if leases.server_run() == "-":
         pytest.skip("fakeredis never restarts")
     given(scripts)
-    scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
+    scripts.redis.hset(scripts.head, mapping=OTHER_PRIMARY)
 
     reply = leases.join("l1", 2, "g2")
 
     assert reply["status"] == "ok"
     assert leases.epoch() == f"{leases.server_run()}:l1" == leases.view_fields("l1")["l1:epoch"]
+    assert leases.replid() == leases.replication_id()
     assert scripts.redis.hget(scripts.head, "countableAt") == str(reply["now"] + LEASE_MS)
 
 
@@ -169,17 +174,16 @@ def test_only_another_primary_begins_another_reign(own_redis: RedisServer, prefi
         scripts = Scripts(client, prefix)
         leases = Leases(scripts)
         leases.join("l1", 0, "")
-        epoch, replication_id = leases.epoch(), client.info("replication")["master_replid"]
+        epoch, replication_id = leases.epoch(), leases.replication_id()
 
         # Given a first replica, with which Redis changes the id of its replication
         with RedisServer(replicaof=f"127.0.0.1 {own_redis.port}"):
-            await_true(
-                lambda: client.info("replication")["master_replid"] != replication_id, "the replica has connected"
-            )
+            await_true(lambda: leases.replication_id() != replication_id, "the replica has connected")
 
             # When a session is written, then no lease counts as lost
             assert scripts.put()["countableInMs"] == 0
             assert leases.epoch() == epoch
+            assert leases.replid() == leases.replication_id()
 
         # But when the primary was a replica in between, then writers wait for a lease
         client.replicaof("127.0.0.1", 1)
@@ -188,3 +192,38 @@ def test_only_another_primary_begins_another_reign(own_redis: RedisServer, prefi
         assert leases.epoch() == f"{leases.server_run()}:l1" != epoch
         leases.close()
         scripts.close()
+
+
+@pytest.mark.parametrize("options", [{"appendonly": "yes", "appendfsync": "always"}, {"save": "3600 1"}])
+def test_a_restart_begins_another_reign(prefix: str, options: dict[str, Any]) -> None:
+    with RedisServer(**options) as server, server.client(decode_responses=True) as client:
+        scripts = Scripts(client, prefix)
+        leases = Leases(scripts)
+        leases.join("l1", 0, "")
+        replid = leases.replid()
+        leases.close()
+        scripts.close()
+
+        server.stop()
+        server.start()
+
+        # Then the data is there, and the leases don't count
+        assert leases.replid() == replid != leases.replication_id()
+        assert 0 < scripts.put()["countableInMs"] <= LEASE_MS
+        assert leases.replid() == leases.replication_id()
+
+
+def test_a_writable_replica_is_another_primary(own_redis: RedisServer, prefix: str) -> None:
+    replica = RedisServer(replicaof=f"127.0.0.1 {own_redis.port}", replica_read_only="no")
+    with own_redis.client(decode_responses=True) as client, replica, replica.client(decode_responses=True) as other:
+        await_true(lambda: other.info("replication")["master_link_status"] == "up", "the replica has connected")
+        scripts, there = Scripts(client, prefix), Scripts(other, prefix)
+        leases, leases_there = Leases(scripts), Leases(there)
+        leases.join("l1", 0, "")
+        await_true(lambda: there.redis.exists(there.head) == 1, "the replica has the head")
+
+        # When a session is written there, with the same id of its replication
+        assert leases_there.replid() == leases_there.replication_id()
+        assert 0 < there.put()["countableInMs"] <= LEASE_MS
+        for item in (leases, leases_there, scripts, there):
+            item.close()

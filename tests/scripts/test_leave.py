@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..support.leases import OTHER_EPOCH, Leases
+from ..support.leases import OTHER_PRIMARY, Leases
 from ..support.scripts import Scripts
 
 
@@ -78,7 +78,7 @@ def test_the_leases_of_another_primary_are_not_dropped_by_this_clock(scripts: Sc
     # Given a slot that came from another primary, by whose clock the other lease lasts
     leases.join("l1")
     leases.join("l2")
-    scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
+    scripts.redis.hset(scripts.head, mapping=OTHER_PRIMARY)
     leases.run_out("l2")
 
     leases.leave("l1")

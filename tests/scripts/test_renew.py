@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from ..support.leases import OTHER_EPOCH, Leases
+from ..support.leases import OTHER_EPOCH, OTHER_PRIMARY, Leases
 from ..support.redis_server import RedisServer
 from ..support.scripts import LEASE_MS, Scripts
 
@@ -131,7 +131,7 @@ def restart(scripts: Scripts, leases: Leases) -> None:
     """Have the head and a lease belong to another primary."""
     if leases.server_run() == "-":
         pytest.skip("fakeredis never restarts")
-    scripts.redis.hset(scripts.head, "epoch", OTHER_EPOCH)
+    scripts.redis.hset(scripts.head, mapping=OTHER_PRIMARY)
     scripts.redis.hset(scripts.views, "l1:epoch", OTHER_EPOCH)
 
 
@@ -157,6 +157,7 @@ def test_an_idle_view_too_is_not_given_time_by_another_clock(scripts: Scripts, l
     assert leases.renew("l1", 2, "g2")["status"] == "expired"
     assert leases.expiry("l1") == expiry
     assert leases.epoch() == f"{leases.server_run()}:l1"
+    assert leases.replid() == leases.replication_id()
     assert 0 < scripts.put("ci-44", op="g3")["countableInMs"] <= LEASE_MS
 
 
@@ -174,6 +175,14 @@ def test_an_idle_view_whose_lease_has_run_out_joins_again(scripts: Scripts, leas
 
     assert leases.renew("l1", 2, "g2")["status"] == "expired"
     assert leases.expiry("l1") is None
+
+
+def test_an_idle_view_names_the_replication_that_the_head_lacks(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    scripts.redis.hdel(scripts.head, "replid")
+
+    assert leases.renew("l1", 2, "g2")["status"] == "ok"
+    assert leases.replid() == leases.replication_id()
 
 
 def test_where_everything_was_flushed(scripts: Scripts, leases: Leases) -> None:

@@ -10,10 +10,12 @@ import fakeredis
 
 from .scripts import LEASE_MS, Scripts
 
-__all__ = ["OTHER_EPOCH", "Leases"]
+__all__ = ["OTHER_EPOCH", "OTHER_PRIMARY", "Leases"]
 
 #: An epoch of another run of the server.
 OTHER_EPOCH = "0" * 12 + ":l1"
+#: What its primary writes to the head.
+OTHER_PRIMARY = {"epoch": OTHER_EPOCH, "replid": "0" * 40}
 
 
 class Leases:
@@ -91,6 +93,18 @@ class Leases:
             return "-"
         info = self.scripts.redis.info()
         return f"{info['run_id'][:12]}{info['master_replid2']:0>40}"[:20]
+
+    def replication_id(self) -> str | None:
+        """The id of this primary's replication. fakeredis does not tell it."""
+        if isinstance(self.scripts.redis, fakeredis.FakeRedis):
+            return None
+        replid: str = self.scripts.redis.info("replication")["master_replid"]
+        return replid
+
+    def replid(self) -> str | None:
+        """The id of the replication that the head names."""
+        replid: str | None = self.scripts.redis.hget(self.scripts.head, "replid")
+        return replid
 
     # Changes that bypass the scripts
 

@@ -177,7 +177,7 @@ if changed then
   redis.call('PERSIST', KEYS[7])
   redis.call('PERSIST', KEYS[6])
   publish_change(KEYS[11], 'catalog', head, prev, now, ARGV[4], '"catalog":' .. (removes and 'null' or ARGV[8]))
-elseif head.forgotten then
+elseif head.is_unsaved then
   keep_head_state(KEYS[7], head, now)
 end
 

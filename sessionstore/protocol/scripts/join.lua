@@ -24,7 +24,8 @@ local floor = floor_of(head)
 begin_without_memory()
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
 if head.epoch == '' then
-  head.epoch = reign() .. ':' .. lease_id
+  local here, replid = reign()
+  head.epoch, head.replid = here .. ':' .. lease_id, replid
 end
 keep_head_state(KEYS[1], head, now)
 

@@ -16,7 +16,7 @@
 local now = now_ms()
 local rev = tonumber(ARGV[1])
 local head = open_head(KEYS[1], KEYS[5], now, tonumber(ARGV[2]), rev)
-if head.forgotten then
+if head.is_unsaved then
   keep_head_state(KEYS[1], head, now)
 end
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)

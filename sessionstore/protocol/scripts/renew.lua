@@ -14,10 +14,10 @@
 -- Nearly all renewals of an idle view end here: it has acknowledged the head already. A loss of history that is not
 -- detected yet matters to the next write only, which looks for it. Out of memory, ZADD returns an error.
 do
-  local rev, id, epoch, kept = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch', 'keptUntil'))
+  local rev, id, epoch, kept, replid = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch', 'keptUntil', 'replid'))
   local held = redis.call('HMGET', KEYS[4], ARGV[1] .. ':applied', ARGV[1] .. ':epoch')
   if rev == ARGV[3] and (id or '') == ARGV[4] and held[1] == rev and epoch and held[2] == epoch
-      and epoch_here(epoch) == epoch then
+      and is_here(epoch, replid) then
     local time = redis.call('TIME')
     local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
     local expires = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or nil)
@@ -41,7 +41,7 @@ local head = open_head(KEYS[1], KEYS[5], now, lease, rev)
 local floor = floor_of(head)
 begin_without_memory()
 head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
-if head.forgotten or not head.missing and head.keptUntil < now + LEASED_KEEP_MS then
+if head.is_unsaved or not head.missing and head.keptUntil < now + LEASED_KEEP_MS then
   keep_head_state(KEYS[1], head, now)
 end
 

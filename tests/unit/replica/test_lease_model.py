@@ -13,7 +13,7 @@ import msgspec
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ...support.lease_model import ServerModel
-from ...support.leases import OTHER_EPOCH, Leases
+from ...support.leases import OTHER_EPOCH, OTHER_PRIMARY, Leases
 from ...support.redis_server import RedisServer
 from ...support.scripts import Scripts
 
@@ -124,7 +124,7 @@ class Both:
 
     def restart(self) -> Any:
         if self.model.epoch:
-            self.scripts.redis.hset(self.scripts.head, "epoch", OTHER_EPOCH)
+            self.scripts.redis.hset(self.scripts.head, mapping=OTHER_PRIMARY)
             self.model.epoch = OTHER_EPOCH
         for lease_id, (head, applied, _) in list(self.model.notes.items()):
             self.scripts.redis.hset(self.scripts.views, f"{lease_id}:epoch", OTHER_EPOCH)

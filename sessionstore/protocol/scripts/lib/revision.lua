@@ -10,6 +10,7 @@
 --   lostRev        highest revision a caller has seen that this head no longer contains
 --   epoch          id of the primary's reign, then the id of the first lease taken. Leases and changes of another
 --                  epoch may belong to another chain than the head's.
+--   replid         id of the replication of the epoch's primary: while it stays, so does the epoch, see lib/primary.lua
 --   keptUntil      Redis time in ms at which Redis removes the head and the index, unless a revision or a lease comes first.
 --                  Revisions then begin again at 1. An environment that ever had a catalog is kept forever.
 --   counted        '1' if the project has had a count of its sessions, see lib/usage.lua
@@ -26,7 +27,7 @@ local FOREVER = 9007199254740992
 -- Make writers wait for one lease: some leases may be lost.
 local function forget_leases(head, now, lease)
   head.countableAt = now + lease
-  head.forgotten = true
+  head.is_unsaved = true
 end
 
 -- Read the head before a write. `known` is the highest revision that the caller has seen of this environment; `own`,
@@ -45,7 +46,7 @@ local function open_head(head_key, changes, now, lease, known, own)
     error(redis.error_reply('NOPERM this user may not publish on the channels of the prefix'))
   end
   local value = redis.call('HMGET', head_key, 'rev', 'id', 'maxTtl', 'expiredLeases', 'countableAt', 'epoch', 'lostRev',
-    'layout', 'keptUntil', 'counted')
+    'layout', 'keptUntil', 'counted', 'replid')
   check_layout(value[1], value[8])
   local head = {
     rev = whole(value[1] or '0'),
@@ -58,6 +59,7 @@ local function open_head(head_key, changes, now, lease, known, own)
     missing = not value[1],
     keptUntil = whole(value[9] or '0'),
     counted = value[10],
+    replid = value[11],
   }
   if not (head.rev and head.maxTtl and head.expired and head.countableAt and head.lostRev and head.keptUntil) then
     error('SSCORRUPT ' .. head_key)
@@ -73,11 +75,12 @@ local function open_head(head_key, changes, now, lease, known, own)
     forget_leases(head, now, lease)
   end
   if head.epoch ~= '' then
-    local here = epoch_here(head.epoch)
+    local here, replid = epoch_here(head.epoch, head.replid)
     if here ~= head.epoch then
-      head.epoch = here
       forget_leases(head, now, lease)
     end
+    head.is_unsaved = head.is_unsaved or replid ~= head.replid
+    head.epoch, head.replid = here, replid
   end
   return head
 end
@@ -98,7 +101,7 @@ local function keep_head(head_key, head, time, index)
   redis.call('HSET', head_key, 'keptUntil', int(head.keptUntil))
 end
 
--- Persist what open_head detected, so that the same loss counts once.
+-- Persist what open_head detected, so that the same loss counts once, and the same primary is known.
 local function keep_head_state(head_key, head, now)
   redis.call('HSET', head_key, 'rev', int(head.rev), 'countableAt', int(head.countableAt), 'layout', LAYOUT)
   if head.lostRev > 0 then
@@ -106,6 +109,9 @@ local function keep_head_state(head_key, head, now)
   end
   if head.epoch ~= '' then
     redis.call('HSET', head_key, 'epoch', head.epoch)
+  end
+  if head.replid then
+    redis.call('HSET', head_key, 'replid', head.replid)
   end
   if head.keptUntil < now + LEASED_KEEP_MS then
     keep_head(head_key, head, now + 2 * LEASED_KEEP_MS)
@@ -132,7 +138,7 @@ local function advance_head(head_key, index, head, id, now, ttl, keep_step)
   if head.keptUntil < kept_until - keep_step then
     keep_head(head_key, head, kept_until, index)
   end
-  if head.forgotten then
+  if head.is_unsaved then
     keep_head_state(head_key, head, now)
   end
   return prev

@@ -2,8 +2,14 @@
 
 -- The head, unchecked. Joining and renewing check it, with open_head.
 local function read_head(head_key)
-  local value = redis.call('HMGET', head_key, 'rev', 'id', 'expiredLeases', 'epoch')
-  return { rev = whole(value[1] or '0'), id = value[2] or '', expired = whole(value[3] or '0'), epoch = value[4] or '' }
+  local value = redis.call('HMGET', head_key, 'rev', 'id', 'expiredLeases', 'epoch', 'replid')
+  return {
+    rev = whole(value[1] or '0'),
+    id = value[2] or '',
+    expired = whole(value[3] or '0'),
+    epoch = value[4] or '',
+    replid = value[5],
+  }
 end
 
 -- Call this before all other writes. A script whose first write only removes may finish on a Redis that is out of
@@ -26,7 +32,7 @@ end
 
 -- Drop the expired leases, unless their times are another primary's.
 local function purge_own_leases(head, now)
-  if epoch_here(head.epoch) == head.epoch then
+  if redis.call('ZCOUNT', KEYS[2], '-inf', int(now)) > 0 and epoch_here(head.epoch, head.replid) == head.epoch then
     head.expired = head.expired + purge_leases(KEYS[2], KEYS[3], KEYS[4], KEYS[1], now)
   end
 end

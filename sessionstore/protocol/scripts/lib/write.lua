@@ -43,7 +43,7 @@ end
 
 -- Persist a detected history loss even if this write takes no revision.
 local function keep_loss()
-  if head.forgotten then
+  if head.is_unsaved then
     keep_head_state(KEYS[3], head, now)
   end
 end
