@@ -149,7 +149,8 @@ class Metrics:
             self._took_effect(record.effect)
         if record.effect is not None and record.effect.replicas:
             self._durable_seconds.observe(record.effect.durable_s)
-        self._corrupt_sessions.inc(len(record.corrupt))
+        if record.corrupt:
+            self._corrupt_sessions.inc(len(record.corrupt))
         if record.code is not None:
             self._errors.labels(record.code).inc()
             if record.code == "rate_limited":

@@ -89,6 +89,19 @@ class TestFirstTry:
             assert "$SESSIONSTORE_API_KEY" in gateway.output
 
 
+def test_what_is_loaded_is_not_collected_again() -> None:
+    """A full collection would look at all modules, while every request waits."""
+    program = (
+        "import gc, uvicorn; from gateway.serve import run\n"
+        "async def serve(self, sockets): print(gc.get_freeze_count() > 10_000)\n"
+        "uvicorn.Server.serve = serve; raise SystemExit(run(['--embedded', '--port', '0'], 'gateway'))"
+    )
+
+    started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+
+    assert started.stdout.endswith("True\n")
+
+
 class TestClientThatIsGone:
     @pytest.mark.parametrize("reset", [False, True])
     def test_ends_the_wait_of_its_write(self, shared_redis: RedisServer, prefix: str, reset: bool) -> None:
