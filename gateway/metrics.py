@@ -1,7 +1,7 @@
 """The gateway's metrics for Prometheus; docs/operations.md says what to alert on.
 
-Labels are bounded: route templates, known methods, scripts, codes and registered environments. No label holds a session
-key or any other text of a client.
+Labels are bounded: route templates, known methods, scripts, codes, primaries of Redis and registered environments. No
+label holds a session key or any other text of a client.
 """
 
 from __future__ import annotations
@@ -131,6 +131,15 @@ class Metrics:
             ("project", "environment"),
             registry=registry,
         )
+        self._primary_up = prometheus.Gauge(
+            "sessionstore_redis_primary_up",
+            "1 if a primary of Redis answered at the last check, else 0.",
+            ("address",),
+            registry=registry,
+        )
+        self._store: AsyncSessionStore | None = None
+        #: addresses that the gauge shows
+        self._primaries: frozenset[str] = frozenset()
         #: projects that have registered environments, and those that were named since the last count
         self._projects: dict[str, AsyncSessionStore] = {}
         self._named: dict[str, AsyncSessionStore] = {}
@@ -171,6 +180,10 @@ class Metrics:
     def show_key_age(self, age_s: Callable[[], float]) -> None:
         """Show what `age_s` returns at each scrape."""
         self._key_age.set_function(age_s)
+
+    def check_primaries_of(self, store: AsyncSessionStore) -> None:
+        """Check the primaries of a store at scrapes."""
+        self._store = store
 
     def loaded_keys(self, snapshot: KeySnapshot) -> None:
         """Show how many records of a load are corrupt."""
@@ -222,8 +235,22 @@ class Metrics:
                 log.info("The live sessions and views of %s can't be counted: %s", project, reason)
 
         # All at once, so that a project whose Redis is down is missing alone.
-        await asyncio.gather(*(count(name, self._check_named(name)) for name in self._named))
+        named = (count(name, self._check_named(name)) for name in self._named)
+        await asyncio.gather(self._check_primaries(), *named)
         await asyncio.gather(*(count(name, self._count_project(name, store)) for name, store in self._projects.items()))
+
+    async def _check_primaries(self) -> None:
+        if self._store is None:
+            return
+        try:
+            errors = await self._store.check_primaries(_COUNT_DEADLINE_S)
+        except SessionStoreError as exc:
+            # Nothing names the primaries now, so those before are down.
+            errors = dict.fromkeys(self._primaries, exc)
+        self._primary_up.clear()
+        for address, error in errors.items():
+            self._primary_up.labels(address).set(error is None)
+        self._primaries = frozenset(errors)
 
     async def _check_named(self, project: str) -> None:
         """Take a project in, in place of the oldest one, if it has environments. Else a client mistyped its name."""

@@ -87,6 +87,7 @@ def _run(settings: Settings, stack: contextlib.ExitStack) -> None:
         _print_welcome(_url(listeners[0]), socket_url, secret, generated=settings.api_key is None)
     else:
         store = AsyncSessionStore.from_url(settings.redis_url, **options)
+        metrics.check_primaries_of(store)
     authenticator = Authenticator(
         secret, store, on_refusal=metrics.refused, on_load=metrics.loaded_keys, grace_s=settings.key_grace_s
     )

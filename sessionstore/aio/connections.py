@@ -11,13 +11,15 @@ from redis.exceptions import NoScriptError
 
 from ..errors import SessionStoreError
 from ..options import StoreConfig
+from ..protocol import calls
 from ..protocol.calls import Call, DurableCall, Replicated
 from ..replica.follower import Backoff
 from ..transport import redis_internals
+from ..transport.connect import show_address
 from ..transport.driver import BaseConnections, may_repeat, most_waiting, replicated, unconfirmed, wait_commands
 from ..transport.errors import FOREIGN_ERRORS
 from ..transport.resp import evalsha, evaluate, pack
-from ..transport.topology import LONGEST_PAUSE_S
+from ..transport.topology import LONGEST_PAUSE_S, Address
 from .link import Link
 from .pipeline import PipelineDriver, read_reply
 from .waiting import WaitingConnections
@@ -100,6 +102,27 @@ class Connections(BaseConnections):
             error = unconfirmed(failure) if committed else self._translate(failure, write.call, sent=sent)
             self._report((running,), (error,), started)
             raise error from failure
+
+    async def check_primaries(self, within_s: float) -> dict[str, SessionStoreError | None]:
+        """Run a script on each primary of the store, all at once; each address with None or the error."""
+        try:
+            addresses = await self.link.primaries(within_s / 2)
+        except FOREIGN_ERRORS as exc:
+            raise self._translate(exc, calls.ping(), sent=False) from exc
+        errors = await asyncio.gather(*(self._check(address, within_s / 2) for address in addresses))
+        return {show_address(self.link.pool, address): error for address, error in zip(addresses, errors, strict=True)}
+
+    async def _check(self, address: Address | None, within_s: float) -> SessionStoreError | None:
+        try:
+            async with asyncio.timeout(within_s):
+                connection = await self.link.open(within_s, for_calls=False, address=address)
+                try:
+                    await _evaluate(connection, calls.ping())
+                finally:
+                    await connection.disconnect(nowait=True)
+        except FOREIGN_ERRORS as exc:
+            return self._translate(exc, calls.ping(), sent=True)
+        return None
 
     async def aclose(self) -> None:
         """Close for good; calls that are under way fail."""

@@ -6,13 +6,13 @@ import asyncio
 import time
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from ..protocol.server_identity import IDENTIFY, ServerIdentity
 from ..transport.connect import never_reconnect, new_connection
 from ..transport.driver import info_without_answer
 from ..transport.locator import Locator
-from ..transport.topology import Place
+from ..transport.topology import Address, Place
 
 
 class Link:
@@ -46,10 +46,11 @@ class Link:
         if self._place is not None:
             self._place.doubt(error, time.monotonic())
 
-    async def open(self, within_s: float, *, for_calls: bool = True) -> Any:
-        """Make a connection, which never reconnects by itself; `for_calls` unless it is for pub/sub."""
+    async def open(self, within_s: float, *, for_calls: bool = True, address: Address | None = None) -> Any:
+        """Make a connection, which never reconnects by itself; `for_calls` unless it is for pub/sub or a check."""
         try:
-            address = None if self._place is None else await self._locate()
+            if address is None and self._place is not None:
+                address = await self._locate()
             connection = new_connection(self.pool, within_s, address)
             try:
                 await connection.connect()
@@ -64,15 +65,34 @@ class Link:
             raise
         return connection
 
-    async def _locate(self) -> tuple[str, int]:
+    async def primaries(self, within_s: float) -> list[Address | None]:
+        """The address of each primary of the store, as it was last read; None: that of the pool.
+
+        Each call also begins to read them anew, for the next one. It waits for that if none is known.
+        """
+        if self._locator is None:
+            return [None]
+        try:
+            found = self._locator.primaries()
+            self._locator.news_since(time.monotonic())
+        except RedisError:
+            async with asyncio.timeout(within_s):
+                await self._await_news(time.monotonic())
+            found = self._locator.primaries()
+        return [*found]
+
+    async def _locate(self) -> Address:
         assert self._place is not None
-        assert self._locator is not None
         named = self._place.take_named()
         if named is not None:
             return named
-        while (answer := self._locator.news_since(self._place.doubted_at)) is not None:
-            await asyncio.wrap_future(answer)
+        await self._await_news(self._place.doubted_at)
         return self._place.find()
+
+    async def _await_news(self, since: float) -> None:
+        assert self._locator is not None
+        while (answer := self._locator.news_since(since)) is not None:
+            await asyncio.wrap_future(answer)
 
     async def _identify(self, connection: Any, *, for_calls: bool) -> None:
         """Ask the server who it is: another one may have lost the leases that a write counts."""

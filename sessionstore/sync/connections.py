@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError, ResponseError
 
 from ..errors import SessionStoreError
 from ..options import StoreConfig
-from ..protocol.calls import Call, DurableCall, Replicated
+from ..protocol.calls import Call, DurableCall, Replicated, ping
 from ..replica.follower import Backoff
+from ..transport.connect import show_address
 from ..transport.driver import BaseConnections, may_repeat, replicated, unconfirmed, wait_commands
 from ..transport.errors import FOREIGN_ERRORS
 from ..transport.resp import evalsha, evaluate, pack
-from ..transport.topology import LONGEST_PAUSE_S, is_misrouted, without_address
+from ..transport.topology import LONGEST_PAUSE_S, Address, is_misrouted, without_address
 from .link import Link
 
 T = TypeVar("T")
@@ -109,6 +112,28 @@ class Connections(BaseConnections):
             self.link.doubt(exc)
             payloads = [exc] * len(calls)
         return self.results(calls, payloads, started)
+
+    def check_primaries(self, within_s: float) -> dict[str, SessionStoreError | None]:
+        """Run a script on each primary of the store, all at once; each address with None or the error."""
+        try:
+            addresses = self.link.primaries(within_s / 2)
+        except FOREIGN_ERRORS as exc:
+            raise self._translate(exc, ping(), sent=False) from exc
+        with ThreadPoolExecutor(len(addresses)) as threads:
+            errors = threads.map(self._check, addresses, repeat(within_s / 2))
+            return {show_address(self.pool, address): error for address, error in zip(addresses, errors, strict=True)}
+
+    def _check(self, address: Address | None, within_s: float) -> SessionStoreError | None:
+        deadline = time.monotonic() + within_s
+        try:
+            connection = self.link.open(within_s, address)
+            try:
+                _evaluate(connection, ping(), deadline)
+            finally:
+                connection.disconnect()
+        except FOREIGN_ERRORS as exc:
+            return self._translate(exc, ping(), sent=True)
+        return None
 
     def begin(self, calls: Sequence[Call[Any]], *, connect: bool = False) -> Sent | None:
         """Send scripts that only read, or may run twice, without waiting for the answers.

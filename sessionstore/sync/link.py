@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
-from redis.exceptions import MaxConnectionsError, ResponseError
+from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
 
 from ..protocol.server_identity import IDENTIFY, ServerIdentity
 from ..transport.connect import never_reconnect, new_connection
 from ..transport.driver import info_without_answer
 from ..transport.errors import FOREIGN_ERRORS
 from ..transport.locator import Locator
-from ..transport.topology import Place, is_misrouted, must_move
+from ..transport.topology import Address, Place, is_misrouted, must_move
 
 
 class Link:
@@ -65,10 +64,12 @@ class Link:
             self.doubt(exc)
             raise
 
-    def open(self, within_s: float) -> Any:
-        """Make a connection for pub/sub, which never reconnects by itself."""
+    def open(self, within_s: float, address: Address | None = None) -> Any:
+        """Make a connection for pub/sub or a check, which never reconnects by itself."""
         try:
-            connection = new_connection(self.pool, within_s, None if self._place is None else self._locate(within_s))
+            if address is None and self._place is not None:
+                address = self._locate(within_s)
+            connection = new_connection(self.pool, within_s, address)
             try:
                 connection.connect()
                 never_reconnect(connection)
@@ -82,12 +83,20 @@ class Link:
             raise
         return connection
 
-    def primaries(self, within_s: float) -> list[tuple[str, int] | None]:
-        """The address of each primary of the store; None: that of the pool."""
+    def primaries(self, within_s: float) -> list[Address | None]:
+        """The address of each primary of the store, as it was last read; None: that of the pool.
+
+        Each call also begins to read them anew, for the next one. It waits for that if none is known.
+        """
         if self._locator is None:
             return [None]
-        self._await_news(-math.inf, within_s)
-        return [*self._locator.primaries()]
+        try:
+            found = self._locator.primaries()
+            self._locator.news_since(time.monotonic())
+        except RedisError:
+            self._await_news(time.monotonic(), within_s)
+            found = self._locator.primaries()
+        return [*found]
 
     def identify(self, connection: Any) -> None:
         """Ask a newly connected server who it is: another one may have lost the leases that a write counts."""
@@ -96,9 +105,8 @@ class Link:
             self._place.check(info)
         self._server.observed(info, time.monotonic())
 
-    def _locate(self, within_s: float) -> tuple[str, int]:
+    def _locate(self, within_s: float) -> Address:
         assert self._place is not None
-        assert self._locator is not None
         named = self._place.take_named()
         if named is not None:
             return named

@@ -9,7 +9,7 @@ from typing import Self, Unpack
 import redis
 
 from ..embedded import EmbeddedServer
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, SessionStoreError
 from ..options import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..protocol import operations
 from ..session import validate_actor
@@ -129,6 +129,19 @@ class SessionStore:
         StoreUnavailableError
         """
         self._runner.run(operations.ping())
+
+    def check_primaries(self, within_s: float = 1.0) -> dict[str, SessionStoreError | None]:
+        """Ping each primary on a connection of its own, within so many seconds.
+
+        Returns the address of each, as ``host:port``, with None or its error. A primary that has just been replaced may
+        still be among them.
+
+        Raises
+        ------
+        StoreUnavailableError
+            No node of the cluster or no sentinel could be asked.
+        """
+        return self._runner.connections.check_primaries(within_s)
 
     def close(self) -> None:
         """Close the store's own connections. Closing twice is fine."""

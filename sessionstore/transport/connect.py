@@ -226,6 +226,13 @@ def database_of(pool: Any) -> int:
     return int(pool.connection_kwargs.get("db") or 0)
 
 
+def show_address(pool: Any, address: Address | None) -> str:
+    """An address for people: host:port, or the path of a socket. None is that of the pool's connections."""
+    options = pool.connection_kwargs
+    host, port = address or (options.get("path") or options.get("host", "localhost"), options.get("port", 6379))
+    return host if "path" in options else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def new_connection(pool: Any, within_s: float, address: Address | None = None) -> Any:
     """Make a connection like the pool's, outside of it; it connects within `within_s` seconds or fails.
 

@@ -14,13 +14,23 @@ from typing import Any, cast
 
 import pytest
 
-from sessionstore import AsyncSessionStore, InvalidInputError, LiveCounts, NewApiKey, QuotaExceededError
+from sessionstore import (
+    AsyncSessionStore,
+    InvalidInputError,
+    LiveCounts,
+    NewApiKey,
+    QuotaExceededError,
+    SessionStore,
+    StoreUnavailableError,
+)
 from sessionstore.transport import driver as routes
 
-from ..support.adapter import Backend, Driver
-from ..support.polling import eventually
+from ..conftest import require_redis_server
+from ..support.adapter import Backend, Driver, as_async
+from ..support.polling import PATIENCE_S, eventually
 from ..support.redis_cluster import RedisCluster
-from ..support.redis_server import RedisServer
+from ..support.redis_sentinel import RedisSentinels
+from ..support.redis_server import RedisServer, free_port
 from ..support.relay import Relay
 
 #: What a node runs for its replicas, for the test itself, and once for a store that asks where the primaries are.
@@ -123,6 +133,13 @@ async def test_a_client_of_the_callers(backend: Backend) -> None:
     await (client.aclose() if backend.driver == "asyncio" else asyncio.to_thread(client.close))
 
 
+async def test_checks_each_primary(store: AsyncSessionStore, backend: Backend) -> None:
+    servers = backend.server
+    assert isinstance(servers, RedisCluster | RedisSentinels)
+    primaries = servers.nodes[:3] if isinstance(servers, RedisCluster) else [servers.primary]
+    assert await store.check_primaries(20) == dict.fromkeys(f"127.0.0.1:{node.port}" for node in primaries)
+
+
 async def test_there_is_no_pool_to_share(store: AsyncSessionStore) -> None:
     with pytest.raises(InvalidInputError, match="no pool to share"):
         _ = store.connection_pool
@@ -184,6 +201,43 @@ async def test_connections_of_a_project_that_is_not_used_any_more_are_closed(
         assert await staging.get("ci-42") is not None
         await staging.put("ci-42", label="again")
     backend.close()
+
+
+async def test_tells_which_primaries_are_down(prefix: str) -> None:
+    require_redis_server()
+    with RedisCluster(2, 0) as cluster:
+        drivers: list[Driver] = ["sync", "asyncio"]
+        backends = [Backend(driver, cluster, prefix) for driver in drivers]
+        stores = [backend.store() for backend in backends]
+
+        async def await_checks(*up: bool) -> None:
+            """Wait until each store tells that of each node."""
+            wanted = {f"127.0.0.1:{node.port}": is_up for node, is_up in zip(cluster.nodes, up, strict=True)}
+            for store in stores:
+                deadline = time.monotonic() + PATIENCE_S
+                while {name: error is None for name, error in (await store.check_primaries(20)).items()} != wanted:
+                    assert time.monotonic() < deadline
+
+        await await_checks(True, True)
+        cluster.nodes[0].kill()
+        await await_checks(False, True)
+        cluster.nodes[0].start()
+        await await_checks(True, True)
+        # A primary that no call has met
+        cluster.migrate(0, cluster.add_primary())
+        await await_checks(True, True, True)
+        for store in stores:
+            await store.aclose()
+        for backend in backends:
+            backend.close()
+
+
+async def test_says_so_if_no_node_names_the_primaries(driver: Driver) -> None:
+    url = f"redis+cluster://127.0.0.1:{free_port()}"
+    store: Any = SessionStore.from_url(url) if driver == "sync" else AsyncSessionStore.from_url(url)
+    async with as_async(store) if driver == "sync" else store as opened:
+        with pytest.raises(StoreUnavailableError, match="can't be reached"):
+            await opened.check_primaries(20)
 
 
 def commands(cluster: RedisCluster) -> dict[int, Counter[str]]:

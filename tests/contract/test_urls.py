@@ -68,6 +68,8 @@ async def test_connects_by_each_form_of_url(kind: Any, guarded: RedisServer, url
     async with open_store(kind, filled, prefix=prefix) as store:
         session = await store.environment("checkout", "staging").put("grüße")
         assert await store.environment("checkout", "staging").get("grüße") == session
+        address = str(guarded.folder / "redis.sock") if url.startswith("unix") else f"127.0.0.1:{guarded.port}"
+        assert await store.check_primaries(20) == {address: None}
 
 
 async def test_the_gateways_redis_user_can_run_the_library_and_nothing_harmful(kind: Any, guarded: RedisServer) -> None:

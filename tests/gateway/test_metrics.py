@@ -14,18 +14,20 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.__main__ import main
-from gateway.app import create_app
+from gateway.app import create_app, create_metrics_app
 from gateway.auth import Authenticator
 from gateway.limits import Limit, RateLimiter
 from gateway.metrics import Metrics
-from sessionstore import AsyncSessionStore, NotEffectiveError
+from sessionstore import AsyncSessionStore, NotEffectiveError, StoreUnavailableError
 from sessionstore.api_keys.model import KeySnapshot
 
+from ..conftest import require_redis_server
 from ..support.gateway import AUTHORIZATION, KEY, LEASE_S, PLACE
 from ..support.gateway_process import GatewayProcess
 from ..support.redis_server import RedisServer, free_port
 
 SESSIONS = "/api/v1/sessions"
+UP = "sessionstore_redis_primary_up"
 TEMPLATE = "/api/v1/sessions/{sessionKey}"
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -96,6 +98,56 @@ def test_age_of_the_keys_is_of_the_scrape() -> None:
     for age in (0.25, float("inf")):
         found = parse(generate_latest(metrics._registry).decode())
         assert found[("sessionstore_api_keys_age_seconds", ())] == age
+
+
+class TestPrimaries:
+    async def test_are_up_or_down_and_replaced_ones_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gateway.metrics._COUNT_AGAIN_S", 0.0)
+        metrics, store, down = Metrics(), Primaries(), StoreUnavailableError("down")
+        metrics.check_primaries_of(store)  # type: ignore[arg-type]
+
+        cases: tuple[tuple[Any, dict[str, int]], ...] = (
+            ({"a:1": None, "b:1": None}, {"a:1": 1, "b:1": 1}),
+            ({"a:1": None, "b:1": down}, {"a:1": 1, "b:1": 0}),
+            # A replica of b has been promoted
+            ({"a:1": None, "b:2": None}, {"a:1": 1, "b:2": 1}),
+            # No node answers
+            (down, {"a:1": 0, "b:2": 0}),
+            (down, {"a:1": 0, "b:2": 0}),
+            ({"a:1": None, "b:2": None}, {"a:1": 1, "b:2": 1}),
+        )
+        for answer, shown in cases:
+            store.answer = answer
+            samples = parse(await scrape_of(metrics))
+            found = {dict(labels)["address"]: up for (name, labels), up in samples.items() if name == UP}
+            assert found == shown
+
+    def test_of_a_redis_with_a_password_are_shown_without_it(self) -> None:
+        require_redis_server()
+        with RedisServer(requirepass="s3cret-pa55") as server:
+            url = server.url.replace("://", "://:s3cret-pa55@")
+            with GatewayProcess(url) as gateway, gateway.client() as client:
+                text = client.get(f"http://{gateway.host}:{gateway.port}/metrics").text
+        assert (UP, (("address", f"127.0.0.1:{server.port}"),)) in parse(text)
+        assert "s3cret" not in text
+
+
+class Primaries:
+    """A store that says so about its primaries."""
+
+    def __init__(self) -> None:
+        self.answer: dict[str, StoreUnavailableError | None] | StoreUnavailableError = {}
+
+    async def check_primaries(self, within_s: float) -> dict[str, StoreUnavailableError | None]:
+        if isinstance(self.answer, StoreUnavailableError):
+            raise self.answer
+        return self.answer
+
+
+async def scrape_of(metrics: Metrics) -> str:
+    transport = httpx.ASGITransport(app=create_metrics_app(metrics))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        return (await client.get("/metrics")).text
 
 
 class TestRequests:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis.crc import key_slot
 
 from sessionstore import SessionStore
@@ -58,6 +59,15 @@ class Places:
     def get(self, path: str) -> httpx.Response:
         return self.client.get(f"{self.base}{path}")
 
+    def primaries_up(self) -> dict[str, bool]:
+        """By address, whether the gateway's metrics call a primary up."""
+        return {
+            sample.labels["address"]: sample.value == 1
+            for family in text_string_to_metric_families(self.get("/metrics").text)
+            for sample in family.samples
+            if sample.name == "sessionstore_redis_primary_up"
+        }
+
 
 @pytest.fixture
 def places(cluster: RedisCluster, keys_shard: RedisServer) -> Iterator[Places]:
@@ -73,7 +83,7 @@ def places(cluster: RedisCluster, keys_shard: RedisServer) -> Iterator[Places]:
 
 
 @pytest.mark.parametrize("down", ["killed", "frozen"])
-def test_only_its_projects_are_503(places: Places, keys_shard: RedisServer, down: str) -> None:
+def test_only_its_projects_are_503(places: Places, cluster: RedisCluster, keys_shard: RedisServer, down: str) -> None:
     # Given the shard of the API keys, which is down
     keys_shard.kill() if down == "killed" else keys_shard.pause()
 
@@ -90,9 +100,11 @@ def test_only_its_projects_are_503(places: Places, keys_shard: RedisServer, down
     unknown = "fmk_" + 43 * "x"
     await_true(lambda: places.call("GET", places.up[0], unknown).status_code == 503, "the keys can't be loaded")
     assert_error(places.call("GET", places.up[0], unknown), 503, "store_unavailable")
-    # And the gateway stays ready
+    # And the gateway stays ready, and tells which shard is down
     for _ in range(4):
         assert places.get("/readyz").status_code == 200
+    up = {f"127.0.0.1:{node.port}": node is not keys_shard for node in cluster.nodes}
+    await_true(lambda: places.primaries_up() == up, "the metrics name it")
 
     # And when the shard is back, so are its projects
     keys_shard.start() if down == "killed" else keys_shard.resume()
