@@ -18,6 +18,8 @@ __all__ = ["SERVICE", "RedisSentinels"]
 SERVICE = "sessions"
 #: Milliseconds without an answer until a sentinel calls a server down.
 DOWN_AFTER_MS = 500
+#: Sentinels make an old primary a replica after ten seconds. They rest for thirty when the machine stops them for two.
+READY_WITHIN_S = 60.0
 
 _CONFIGURATION = f"""\
 sentinel monitor {SERVICE} 127.0.0.1 %d 2
@@ -103,7 +105,7 @@ class RedisSentinels:
                         client.execute_command("SENTINEL", "CKQUORUM", SERVICE)
             return True
 
-        await_true(is_healthy, "the sentinels are ready", ignore=redis.RedisError)
+        await_true(is_healthy, "the sentinels are ready", ignore=redis.RedisError, timeout_s=READY_WITHIN_S)
 
     def fail_over(self) -> None:
         """Promote a replica in order, with SENTINEL FAILOVER; return when the sentinels name it."""
@@ -114,7 +116,12 @@ class RedisSentinels:
 
     def await_promotion(self, before: RedisServer) -> None:
         """Return when the sentinels name another primary than `before`."""
-        await_true(lambda: self.primary is not before, "the sentinels promote a replica", ignore=redis.RedisError)
+        await_true(
+            lambda: self.primary is not before,
+            "the sentinels promote a replica",
+            ignore=redis.RedisError,
+            timeout_s=READY_WITHIN_S,
+        )
 
     def close(self) -> None:
         for server in (*self.sentinels, *self.nodes):
