@@ -5,12 +5,12 @@ An unknown or repeated query parameter or body field is an error that names it.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import json
 import re
-from collections.abc import Awaitable, Iterable
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -22,11 +22,6 @@ from sessionstore.catalog.document import DuplicateNameError, unique_object
 from sessionstore.errors import InvalidQueryError, InvalidSessionKeyError, SessionStoreError
 
 from .errors import RequestError
-
-T = TypeVar("T")
-
-#: Seconds of a wait before the gateway checks whether the client is still there.
-_WATCH_AFTER_S = 0.5
 
 #: Bytes of a request's body.
 MAX_BODY_BYTES = 64 * 1024
@@ -76,7 +71,9 @@ _PREFERENCE = re.compile(r"""[ \t]*+([!#$%&'*+.^_`|~0-9A-Za-z-]*+)((?:"(?:[^"\\]
 _REVISION = re.compile(r"(?:0|[1-9][0-9]{0,15})\Z")
 
 
-def parse_query(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
+# Most calls of a client have the same query.
+@lru_cache(maxsize=128)
+def parse_query(raw: bytes, allowed: tuple[str, ...]) -> Mapping[str, str]:
     """Read the query string.
 
     Raises
@@ -191,37 +188,6 @@ async def skip_body(request: Request) -> None:
     """
     async for _ in request.stream():
         pass
-
-
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Break long work off when the client has disconnected. The whole body must have been read.
-
-    Raises
-    ------
-    starlette.requests.ClientDisconnect
-    """
-    loop = asyncio.get_running_loop()
-    tasks: list[asyncio.Task[None]] = []
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        waiting.reschedule(loop.time())
-
-    # A task for each request would cost more than the usual wait.
-    timer = loop.call_later(_WATCH_AFTER_S, lambda: tasks.append(loop.create_task(watch())))
-    waiting = asyncio.timeout(None)
-    try:
-        async with waiting:
-            return await work
-    except TimeoutError as exc:
-        if waiting.expired():
-            raise ClientDisconnect from exc
-        raise
-    finally:
-        timer.cancel()
-        for task in tasks:
-            task.cancel()
 
 
 def decode_body(body: bytes) -> SessionBody:

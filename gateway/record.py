@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from msgspec import Struct, field
 from starlette.requests import Request
@@ -39,7 +40,7 @@ class Record(Struct):
         The template of the matching route, never text of the client.
     status : int
         The response's, 0 before the response begins, 499 if the client disconnected before it sent its whole request.
-    query : dict
+    query : mapping
         The parameters that the call takes and the request names.
     principal : Principal or None
         The owner of the key, once known.
@@ -61,7 +62,7 @@ class Record(Struct):
     started_s: float = field(default_factory=time.perf_counter)
     route: str = "unknown"
     status: int = 0
-    query: dict[str, str] = {}
+    query: Mapping[str, str] = {}
     principal: Principal | None = None
     code: str | None = None
     added: dict[str, str] = {}

@@ -8,7 +8,7 @@ as it was sent, percent-encoded, so a session key may hold a slash.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Annotated, Literal, TypedDict, TypeVar
 from urllib.parse import quote, unquote
@@ -48,11 +48,13 @@ from .limits import RateLimiter
 from .metrics import Metrics
 from .openapi import build_document
 from .record import Record, Write, record_of
+from .waits import Waits
 
 BASE_PATH = "/api/v1"
 
 T = TypeVar("T")
 Removal = Literal["reset", "delete"]
+_Writing = Callable[..., Awaitable[T]]
 _Remove = Callable[..., Awaitable[Session | Deletion]]
 
 
@@ -126,6 +128,7 @@ class API:
     limiter: RateLimiter | None
     metrics: Metrics
     resources: Sequence[Resource] = ()
+    waits: Waits = field(default_factory=Waits)
 
     @cached_property
     def document(self) -> bytes:
@@ -209,7 +212,7 @@ class API:
         put = partial(
             environment.put, key, body, replace=mode == "replace", if_match=if_match, if_none_match=if_none_match
         )
-        session = await _write(request, "put", environment, normalize_session_key(key), put)
+        session = await self._write(request, "put", environment, normalize_session_key(key), put)
         return _answer(session.document(), {**_session_headers(session), **_effect_headers(request, session.effect)})
 
     @Operation(answer=DeletionDocument, query=(*_PLACE, "mode", "views", "replicas"), headers=("If-Match", "Prefer"))
@@ -227,7 +230,7 @@ class API:
         await inputs.skip_body(request)
         remove: _Remove = environment.delete if mode == "delete" else environment.reset
         write = partial(remove, key, if_match=if_match)
-        removed = await _write(request, mode, environment, normalize_session_key(key), write)
+        removed = await self._write(request, mode, environment, normalize_session_key(key), write)
         return _answer(DeletionDocument(True, mode), _effect_headers(request, removed.effect))
 
     @Operation(
@@ -276,7 +279,7 @@ class API:
         environment = await self._environment(request)
         await inputs.skip_body(request)
         remove = partial(environment.delete_prefix if mode == "delete" else environment.reset_prefix, prefix)
-        result = await _write(request, f"{mode} prefix", environment, prefix, remove)
+        result = await self._write(request, f"{mode} prefix", environment, prefix, remove)
         document = BulkDocument(True, mode, result.count, result.more)
         return _answer(document, _effect_headers(request, result.effect))
 
@@ -347,7 +350,7 @@ class API:
         await inputs.skip_body(request)
         active = operation == "activate"
         switch = partial(environment.activate if active else environment.deactivate, key, override)
-        session = await _write(request, operation, environment, normalize_session_key(key), switch)
+        session = await self._write(request, operation, environment, normalize_session_key(key), switch)
         return _answer(OverrideDocument(override, active), _effect_headers(request, session.effect))
 
     async def _environment(self, request: Request) -> AsyncEnvironment:
@@ -380,6 +383,13 @@ class API:
         resolved = self.store.environment(project, environment, actor=f"{principal.name} ({principal.key_id})")
         self.metrics.served(self.store, project)
         return resolved
+
+    async def _write(
+        self, request: Request, operation: str, environment: AsyncEnvironment, key: str, write: _Writing[T]
+    ) -> T:
+        """Record a write for the audit log, and send it; a client that disconnects ends the wait."""
+        record_of(request).write = Write(operation, environment.project, environment.name, key)
+        return await self.waits.while_connected(request, write(**_terms(request)))
 
     def _secured(self, path: str, **handlers: Handler) -> Endpoint:
         return Endpoint(Resource(path, handlers, True), self.authenticator, self.limiter)
@@ -493,14 +503,6 @@ def views_header(counts: Effect | TooFewViewsError) -> dict[str, str]:
 def replicas_header(found: Effect | NotDurableError) -> dict[str, str]:
     """Make the header that counts the replicas which have a write."""
     return {"session-replicas": str(found.replicas)}
-
-
-async def _write(
-    request: Request, operation: str, environment: AsyncEnvironment, key: str, write: Callable[..., Awaitable[T]]
-) -> T:
-    """Record a write for the audit log, and send it; a client that disconnects ends the wait."""
-    record_of(request).write = Write(operation, environment.project, environment.name, key)
-    return await inputs.while_connected(request, write(**_terms(request)))
 
 
 class _Terms(TypedDict):
