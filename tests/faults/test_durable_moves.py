@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
+import redis
 
 from sessionstore import AsyncEnvironment, NotDurableError, StoreUnavailableError
 
 from ..conftest import require_redis_server
 from ..support.adapter import Backend, Driver
+from ..support.polling import await_true
 from ..support.redis_cluster import RedisCluster
-from ..support.redis_sentinel import RedisSentinels
+from ..support.redis_sentinel import READY_WITHIN_S, RedisSentinels
 from ..support.redis_server import RedisServer
 from ..support.replication import short_waits
 
@@ -67,6 +69,10 @@ async def put_until_served(staging: AsyncEnvironment, key: str, **terms: Any) ->
                 await asyncio.sleep(0)
 
 
+def await_replacement(primary: Callable[[], RedisServer], dead: RedisServer) -> None:
+    await_true(lambda: primary() is not dead, "a promotion", ignore=redis.RedisError, timeout_s=READY_WITHIN_S)
+
+
 async def lose_primaries(
     staging: AsyncEnvironment,
     primary: Callable[[], RedisServer],
@@ -82,6 +88,8 @@ async def lose_primaries(
 
         assert session.effect.replicas == replicas
         await put_until_served(staging, "other", wait=False, replicas=0)
+        # If it came back as the primary, all would follow what it has on disk.
+        await asyncio.to_thread(await_replacement, primary, dead)
         await asyncio.to_thread(dead.start)
         await asyncio.to_thread(await_healthy)
         for written in keys[: keys.index(key) + 1]:
