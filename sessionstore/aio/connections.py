@@ -20,7 +20,7 @@ from ..transport.driver import BaseConnections, may_repeat, most_waiting, replic
 from ..transport.errors import FOREIGN_ERRORS
 from ..transport.resp import evalsha, evaluate, pack
 from ..transport.topology import LONGEST_PAUSE_S, Address
-from .link import Link
+from .link import Link, disconnect
 from .pipeline import PipelineDriver, read_reply
 from .waiting import WaitingConnections
 
@@ -119,7 +119,7 @@ class Connections(BaseConnections):
                 try:
                     await _evaluate(connection, calls.ping())
                 finally:
-                    await connection.disconnect(nowait=True)
+                    await disconnect(connection)
         except FOREIGN_ERRORS as exc:
             return self._translate(exc, calls.ping(), sent=True)
         return None

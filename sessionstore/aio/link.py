@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
 from ..protocol.server_identity import IDENTIFY, ServerIdentity
+from ..transport import redis_internals
 from ..transport.connect import never_reconnect, new_connection
 from ..transport.driver import info_without_answer
+from ..transport.errors import FOREIGN_ERRORS
 from ..transport.locator import Locator
 from ..transport.topology import Address, Place
+
+
+async def disconnect(connection: Any) -> None:
+    """Close a connection, if there is one, without waiting for its server."""
+    if connection is None:
+        return
+    redis_internals.abort(connection)
+    with contextlib.suppress(*FOREIGN_ERRORS):
+        await connection.disconnect(nowait=True)
 
 
 class Link:
@@ -58,7 +70,7 @@ class Link:
                 if for_calls or self._place is not None:
                     await self._identify(connection, for_calls=for_calls)
             except BaseException:
-                await connection.disconnect(nowait=True)
+                await disconnect(connection)
                 raise
         except Exception as exc:
             self.doubt(exc)
@@ -99,7 +111,7 @@ class Link:
         info: Any
         try:
             await connection.send_command(*IDENTIFY)
-            info = await connection.read_response(disable_decoding=True)
+            info = await connection.read_response(disable_decoding=True, disconnect_on_error=False)
         except ResponseError as exc:
             info = info_without_answer(exc)
         if self._place is not None:

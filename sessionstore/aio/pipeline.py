@@ -7,7 +7,6 @@ collected. The connection stays open.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -23,7 +22,7 @@ from ..transport import redis_internals
 from ..transport.errors import FOREIGN_ERRORS, is_lasting, is_refusal
 from ..transport.pipeline import Pipeline
 from ..transport.topology import LONGEST_PAUSE_S
-from .link import Link
+from .link import Link, disconnect
 
 log = logging.getLogger("sessionstore")
 
@@ -178,9 +177,7 @@ class PipelineDriver:
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(*FOREIGN_ERRORS):
-                await connection.disconnect(nowait=True)
+        await disconnect(connection)
 
 
 def _log_if_unexpected(error: Exception) -> None:

@@ -20,6 +20,7 @@ from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from ..transport.topology import without_address
 from .connections import Connections
+from .link import disconnect
 
 #: Batches that are begun before the first is answered.
 _BEGUN = 2
@@ -191,9 +192,7 @@ class SubscriptionsDriver:
                 log.exception("The subscription failed unexpectedly; subscribing again.")
                 self._lose_connection("an unexpected error, see the log")
             finally:
-                if connection is not None:
-                    with contextlib.suppress(*FOREIGN_ERRORS):
-                        await connection.disconnect(nowait=True)
+                await disconnect(connection)
             await asyncio.sleep(backoff.failed())
 
     async def _use(self, connection: Any, backoff: Backoff) -> None:
@@ -216,7 +215,7 @@ class SubscriptionsDriver:
 
     async def _read(self, connection: Any, backoff: Backoff) -> None:
         while self._pubsub is connection:
-            reply = await connection.read_response(timeout=math.inf)
+            reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             now = lease_clock()
             self.subscriptions.received(reply, now)
             backoff.succeeded()

@@ -11,8 +11,7 @@ from redis.exceptions import MaxConnectionsError
 
 from ..errors import StoreClosedError
 from ..options import CLOSED
-from ..transport.errors import FOREIGN_ERRORS
-from .link import Link
+from .link import Link, disconnect
 from .pipeline import is_usable
 
 
@@ -60,13 +59,13 @@ class WaitingConnections:
                 while connection is None and self._idle:
                     connection = self._idle.pop()
                     if not await is_usable(connection):
-                        await _disconnect(connection)
+                        await disconnect(connection)
                         connection = None
                 if connection is None:
                     connection = await self._link.open(within_s)
                 yield connection
             except BaseException:
-                await _disconnect(connection)
+                await disconnect(connection)
                 connection = None
                 await self._disconnect_idle()
                 raise
@@ -74,7 +73,7 @@ class WaitingConnections:
                 self._limits.discard(limit)
                 self._free.release()
                 if self._is_closed:
-                    await _disconnect(connection)
+                    await disconnect(connection)
                 elif connection is not None:
                     self._idle.append(connection)
 
@@ -87,10 +86,4 @@ class WaitingConnections:
 
     async def _disconnect_idle(self) -> None:
         while self._idle:
-            await _disconnect(self._idle.pop())
-
-
-async def _disconnect(connection: Any) -> None:
-    if connection is not None:
-        with contextlib.suppress(*FOREIGN_ERRORS):
-            await connection.disconnect(nowait=True)
+            await disconnect(self._idle.pop())

@@ -5,6 +5,7 @@ tests/unit/transport/test_redis_internals.py fails when redis-py changes one of 
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Sequence
@@ -44,6 +45,13 @@ def replace_locks(pool: Any) -> None:
 def write(connection: Any, commands: list[bytes]) -> None:
     """Have an asyncio connection send commands, without waiting. Its own method is a coroutine, and needs a task."""
     connection._writer.writelines(commands)
+
+
+def abort(connection: Any) -> None:
+    """End an asyncio connection at once. `disconnect` leaves a TLS one open until the server has said goodbye, too."""
+    writer = getattr(connection, "_writer", None)
+    if isinstance(writer, asyncio.StreamWriter):  # fakeredis has none
+        writer.transport.abort()
 
 
 def has_ended(connection: Any) -> bool:

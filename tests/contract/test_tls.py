@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,13 +12,14 @@ from typing import Any, cast
 
 import pytest
 
-from sessionstore import StoreUnavailableError
+from sessionstore import AsyncSessionStore, StoreUnavailableError
 
 from ..conftest import require_tls
 from ..support.adapter import Backend, Driver
 from ..support.certificate import OTHER_HOST, client_options, make_certificate
 from ..support.redis_cluster import RedisCluster
 from ..support.redis_sentinel import RedisSentinels
+from ..support.redis_server import RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,24 @@ async def test_a_client_of_the_callers(backend: Backend, certificate: str) -> No
             session = await staging.put("ci-42")
             assert view.get("ci-42") == session
     await (client.aclose() if backend.driver == "asyncio" else asyncio.to_thread(client.close))
+
+
+def test_closing_an_asyncio_store_waits_for_no_server(certificate: str) -> None:
+    async def close_while_it_hangs() -> None:
+        async with AsyncSessionStore.from_url(server.url, deadline_s=0.5) as store:
+            view = await store.environment("checkout", "staging").view().open()
+            await store.check_primaries(20)
+            server.pause()
+        assert not view.fresh
+
+    with RedisServer(certificate=certificate) as server:
+        gc.collect()
+        asyncio.run(close_while_it_hangs())
+        # A connection that is still open warns when it is forgotten
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gc.collect()
+    assert [str(each.message) for each in caught] == []
 
 
 async def test_certificates_are_checked(backend: Backend, tmp_path: Path) -> None:

@@ -96,6 +96,19 @@ async def test_an_asyncio_connection_writes_and_ends_without_a_task(shared_redis
     await connection.disconnect()
 
 
+async def test_an_aborted_asyncio_connection_reads_nothing(shared_redis: RedisServer) -> None:
+    connection: Any = redis.asyncio.Connection(port=shared_redis.port)
+    await connection.connect()
+
+    redis_internals.abort(connection)
+
+    with pytest.raises(redis.ConnectionError):
+        await connection.read_response()
+    # A connection without a socket is left alone
+    await connection.disconnect()
+    redis_internals.abort(connection)
+
+
 async def test_an_embedded_connection_does_so_too(embedded_server: EmbeddedServer) -> None:
     pool: Any = embedded_server.async_client().connection_pool
     connection = await pool.get_connection()
