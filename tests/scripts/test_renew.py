@@ -169,9 +169,22 @@ def test_an_idle_view_behind_the_head_of_its_join_acknowledges_it(scripts: Scrip
     assert leases.view_fields("l1")["l1:applied"] == "1"
 
 
-def test_an_idle_view_whose_lease_has_run_out_joins_again(scripts: Scripts, leases: Leases) -> None:
+def test_an_idle_view_keeps_a_lease_that_has_run_out_but_was_not_missed(scripts: Scripts, leases: Leases) -> None:
     given(scripts, leases)
     leases.run_out("l1")
+
+    reply = leases.renew("l1", 2, "g2")
+
+    assert (reply["status"], reply["leaseMs"]) == ("ok", LEASE_MS)
+    assert leases.expiry("l1") == reply["now"] + LEASE_MS
+    assert scripts.put("ci-44")["pending"] == 1
+
+
+def test_an_idle_view_whose_lease_was_missed_joins_again(scripts: Scripts, leases: Leases) -> None:
+    # Given a writer that no longer waits for the lease
+    given(scripts, leases)
+    leases.run_out("l1")
+    assert leases.lease_status(2)["live"] == 0
 
     assert leases.renew("l1", 2, "g2")["status"] == "expired"
     assert leases.expiry("l1") is None

@@ -108,7 +108,7 @@ class ServerModel:
         return self._reply(status, lease_ms if status == "ok" else 0)
 
     def renew(self, lease_id: str, lease_ms: int, rev: int, write_id: str) -> LeaseReply:
-        if self._is_idle(lease_id, rev, write_id):
+        if self._is_idle(lease_id, rev, write_id) and self.leases[lease_id] != self.now + lease_ms:
             self.leases[lease_id] = self.now + lease_ms
             return self._reply("ok", lease_ms)
         if self._open(lease_ms, known=rev):
@@ -233,8 +233,8 @@ class ServerModel:
         self.notes.pop(lease_id, None)
 
     def _is_idle(self, lease_id: str, rev: int, write_id: str) -> bool:
-        """Whether a live lease's view has acknowledged the head already."""
-        if self.leases.get(lease_id, 0) <= self.now or (self.rev, self.id) != (rev, write_id):
+        """Whether a lease's view has acknowledged the head already. Nobody has missed a lease that is still there."""
+        if lease_id not in self.leases or (self.rev, self.id) != (rev, write_id):
             return False
         if self.rules.own_clock and not self._is_of_this_run():
             return False

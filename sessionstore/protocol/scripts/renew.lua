@@ -11,7 +11,8 @@
 
 --@include lib/primary
 
--- Nearly all renewals of an idle view end here: it has acknowledged the head already. A loss of history that is not
+-- Nearly all renewals of an idle view end here: it has acknowledged the head already. A lease that has run out, and is
+-- still there, was counted by all writes: scripts that count leases drop those first. A loss of history that is not
 -- detected yet matters to the next write only, which looks for it. Out of memory, ZADD returns an error.
 do
   local rev, id, epoch, kept, replid = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch', 'keptUntil', 'replid'))
@@ -20,9 +21,8 @@ do
       and is_here(epoch, replid) then
     local time = redis.call('TIME')
     local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-    local expires = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or nil)
-    if expires and expires > now and (tonumber(kept or nil) or 0) > now + 86400000
-      and redis.pcall('ZADD', KEYS[2], now + ARGV[2], ARGV[1]) == 0 then
+    if (tonumber(kept or nil) or 0) > now + 86400000
+      and redis.pcall('ZADD', KEYS[2], 'XX', 'CH', string.format('%d', now + ARGV[2]), ARGV[1]) == 1 then
       return string.format('{"status":"ok","now":%d,"rev":%s,"id":%s,"epoch":%s,"leaseMs":%d}', now, rev,
         cjson.encode(ARGV[4]), cjson.encode(epoch), ARGV[2])
     end
