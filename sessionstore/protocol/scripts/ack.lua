@@ -12,7 +12,7 @@
 do
   local rev, id, epoch = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch'))
   if epoch == ARGV[4] and (ARGV[2] == rev and ARGV[3] == id or tonumber(ARGV[2]) < tonumber(rev or 0))
-      and redis.call('ZRANGE', KEYS[3], 0, 0)[1] ~= ARGV[1]
+      and redis.call('ZRANGE', KEYS[3], '0', '0')[1] ~= ARGV[1]
       and redis.pcall('ZADD', KEYS[3], 'XX', 'GT', 'CH', ARGV[2], ARGV[1]) == 1 then
     redis.call('HSET', KEYS[4], ARGV[1] .. ':applied', ARGV[2])
     return '{"status":"ok"}'

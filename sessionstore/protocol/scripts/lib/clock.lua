@@ -1,4 +1,5 @@
--- Redis time, and numbers as text.
+-- Redis time, and numbers as text. A command's argument should be text: Redis prints a number with up to 17 digits, which
+-- takes as long as a cheap command.
 
 -- A Lua number prints with 14 digits by default; milliseconds since 1970 and revisions need them all. '%d' takes them
 -- as 64 bits, in half the time of '%.0f'.

@@ -148,7 +148,7 @@ end
 -- session outlives the longest TTL after it was last seen, so the scores suffice, and no key outside KEYS is read.
 -- Call this before a script's first write, and drop the members before adding any: a new session may be among them.
 local function gone_members(index, head, now, ttl)
-  return redis.call('ZRANGEBYSCORE', index, '-inf', int(now - math.max(head.maxTtl, ttl)), 'LIMIT', 0, 2)
+  return redis.call('ZRANGEBYSCORE', index, '-inf', int(now - math.max(head.maxTtl, ttl)), 'LIMIT', '0', '2')
 end
 
 local function drop_members(index, gone)

@@ -26,7 +26,7 @@ end
 
 -- The revision that every live lease has applied; without a lease, the head's.
 local function floor_of(head)
-  local lowest = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+  local lowest = redis.call('ZRANGE', KEYS[3], '0', '0', 'WITHSCORES')
   return lowest[2] and tonumber(lowest[2]) or head.rev
 end
 
