@@ -36,6 +36,8 @@ _ENCODING = {"encoding": "utf-8", "encoding_errors": "strict"}
 _NOT_TAKEN = ("himport_", "maint_", "oss_cluster_", "response_callbacks", "retry")
 #: The prefix of a URL's options for its sentinels.
 _OF_SENTINELS = "sentinel_"
+#: Options of TLS that name a file or folder. Otherwise a wrong one would look like a Redis that can't be reached.
+_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _URLS = (
     "A Redis URL is redis://[user:password@]host[:port][/database], redis+cluster://[user:password@]host[:port][,host…],"
     " redis+sentinel://[user:password@]sentinel[:port][,sentinel…]/service[/database], each also with rediss, or "
@@ -79,6 +81,10 @@ def pool_from_url(kind: Any, url: str, max_connections: int, settings: dict[str,
         pool.connection_class(**pool.connection_kwargs)
     except (ValueError, TypeError, AttributeError):
         raise InvalidInputError(_URLS) from None
+    for name in _FILES:
+        file = pool.connection_kwargs.get(name)
+        if file is not None and not os.access(file, os.R_OK):
+            raise InvalidInputError(f"{name} in a Redis URL must name a file that can be read.")
     if isinstance(site, Cluster) and database_of(pool):
         raise InvalidInputError("A Redis Cluster has the database 0 only; leave the database out of the URL.")
     return pool, site

@@ -235,6 +235,15 @@ async def test_wrong_password_of_a_cluster(kind: Any, shared_cluster: RedisClust
     assert "127.0.0.1" not in str(caught.value)
 
 
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"])
+@pytest.mark.parametrize("url", ["rediss://localhost", "rediss+cluster://localhost", "rediss+sentinel://localhost/a"])
+def test_rejects_a_certificate_that_it_cannot_read(kind: Any, url: str, option: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=f"{option} in a Redis URL must name a file that can be read") as caught:
+        kind.from_url(f"{url}?{option}={tmp_path}/missing")
+    assert str(tmp_path) not in str(caught.value)
+    kind.from_url(f"{url}?{option}={tmp_path}")
+
+
 @pytest.mark.parametrize("url", [None, 5, b"redis://localhost"])
 def test_rejects_a_url_that_is_not_text(kind: Any, url: Any) -> None:
     with pytest.raises(InvalidInputError, match="redis://"):
