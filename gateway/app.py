@@ -230,7 +230,7 @@ def _log_access(record: Record) -> None:
         extra={
             "fields": {
                 "requestId": record.request_id,
-                "keyId": record.principal.key_id if record.principal else None,
+                "keyId": record.api_key.id if record.api_key else None,
                 "method": record.method,
                 "route": record.route,
                 "status": record.status,
@@ -247,7 +247,7 @@ def _log_write(record: Record, write: Write, client: tuple[str, int] | None) -> 
         extra={
             "fields": {
                 "requestId": record.request_id,
-                "keyId": record.principal.key_id if record.principal else None,
+                "keyId": record.api_key.id if record.api_key else None,
                 "client": client[0] if client else None,
                 "operation": write.operation,
                 "project": write.project,

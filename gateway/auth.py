@@ -18,10 +18,8 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable
 
-from msgspec import Struct
-
 from sessionstore import AsyncSessionStore
-from sessionstore.api_keys.model import KeySnapshot
+from sessionstore.api_keys.model import ApiKey, KeySnapshot
 from sessionstore.api_keys.ring import REFRESH_INTERVAL_S, REVOCATION_BOUND_S, KeyRing, Refusal
 from sessionstore.clock import lease_clock
 from sessionstore.errors import SessionStoreError, StoreUnavailableError
@@ -47,24 +45,6 @@ _RETRY_USES_S = 10.0
 #: Bounds of the grace, and its default: long enough for a person to repair what no failover does.
 GRACE_RANGE_S = (REVOCATION_BOUND_S, 86_400.0)
 DEFAULT_GRACE_S = 900.0
-
-
-class Principal(Struct, frozen=True, gc=False):
-    """The owner of a key.
-
-    Attributes
-    ----------
-    key_id : str
-        Names the key in logs.
-    project : str or None
-        The project that the key opens; None for every project.
-    name : str
-        The key's name, for people.
-    """
-
-    key_id: str
-    project: str | None = None
-    name: str = ""
 
 
 class Authenticator:
@@ -110,8 +90,8 @@ class Authenticator:
         self._trouble: str | None = None
         self._retry_uses_at = float("-inf")
 
-    async def authenticate(self, authorization: str | None) -> Principal:
-        """Find the owner of the key in an ``Authorization`` header.
+    async def authenticate(self, authorization: str | None) -> ApiKey:
+        """Find the record of the key in an ``Authorization`` header.
 
         Raises
         ------
@@ -132,7 +112,7 @@ class Authenticator:
                 key = Refusal.UNAVAILABLE
         if isinstance(key, Refusal):
             raise self._refusal(key, authorization)
-        return Principal(key.id, key.project, key.name)
+        return key
 
     async def load(self) -> bool:
         """Load the records, and record which keys were used. Returns False if Redis can't be reached."""

@@ -9,8 +9,7 @@ from msgspec import Struct, field
 from starlette.requests import Request
 
 from sessionstore import Effect
-
-from .auth import Principal
+from sessionstore.api_keys.model import ApiKey
 
 
 class Write(Struct):
@@ -42,8 +41,8 @@ class Record(Struct):
         The response's, 0 before the response begins, 499 if the client disconnected before it sent its whole request.
     query : mapping
         The parameters that the call takes and the request names.
-    principal : Principal or None
-        The owner of the key, once known.
+    api_key : ApiKey or None
+        The record of its key, once known.
     code : str or None
         The error code of the answer.
     added : dict
@@ -63,7 +62,7 @@ class Record(Struct):
     route: str = "unknown"
     status: int = 0
     query: Mapping[str, str] = {}
-    principal: Principal | None = None
+    api_key: ApiKey | None = None
     code: str | None = None
     added: dict[str, str] = {}
     effect: Effect | None = None

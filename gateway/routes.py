@@ -360,9 +360,9 @@ class API:
 
     async def _resolve(self, request: Request, project: str | None, environment: str | None) -> AsyncEnvironment:
         """Find the environment of a call; without a name, the only one that the project has registered."""
-        principal = record_of(request).principal
-        assert principal is not None, "a call on an environment has a key"
-        scope = principal.project
+        api_key = record_of(request).api_key
+        assert api_key is not None, "a call on an environment has a key"
+        scope = api_key.project
         if scope is not None:
             if project is not None and project != scope:
                 raise RequestError("scope_mismatch", f"This key is for the project {scope!r} only; leave project out.")
@@ -380,7 +380,7 @@ class API:
                     f"Name the environment, as in ?environment=staging: project {project!r} {choice}.",
                 )
             environment = registered[0]
-        resolved = self.store.environment(project, environment, actor=f"{principal.name} ({principal.key_id})")
+        resolved = self.store.environment(project, environment, actor=f"{api_key.name} ({api_key.id})")
         self.metrics.served(self.store, project)
         return resolved
 
@@ -428,7 +428,7 @@ class Endpoint:
             raise RequestError("method_not_allowed", sentence, {"allow": self._allow})
         handler, parameters = self._calls[request.method]
         if self._authenticator is not None:
-            record.principal = await self._authenticator.authenticate(_header(request, "authorization"))
+            record.api_key = await self._authenticator.authenticate(_header(request, "authorization"))
             if self._limiter is not None:
                 await _count(self._limiter, record)
             record.query = inputs.parse_query(scope["query_string"], parameters)
@@ -437,8 +437,8 @@ class Endpoint:
 
 
 async def _count(limiter: RateLimiter, record: Record) -> None:
-    assert record.principal is not None, "a key's requests are counted"
-    status = await limiter.hit(record.principal.key_id)
+    assert record.api_key is not None, "a key's requests are counted"
+    status = await limiter.hit(record.api_key.id)
     if status is None:
         return
     record.added |= status.headers()
