@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from typing import Any
 
 import pytest
@@ -110,5 +111,8 @@ def test_is_switched_on_by_its_option() -> None:
             gateway.client() as client,
         ):
             assert client.put("/sessions/ci-42", json={}, headers=AUTHORIZATION).status_code == 200
+            # A line follows its answer.
+            gateway.signal(signal.SIGTERM)
+            assert gateway.wait() == 0
             logged = [json.loads(line) for line in gateway.log.splitlines()]
         assert [line["sessionKey"] for line in logged if line["logger"] == "gateway.audit"] == ["ci-42"] * count
