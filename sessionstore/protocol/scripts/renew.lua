@@ -13,12 +13,13 @@
 
 -- Nearly all renewals of an idle view end here: it has acknowledged the head already. A lease that has run out, and is
 -- still there, was counted by all writes: scripts that count leases drop those first. A loss of history that is not
--- detected yet matters to the next write only, which looks for it. Out of memory, ZADD returns an error.
+-- detected yet matters to the next write only, which looks for it. An unknown reign ('-') never ends. Out of memory, ZADD
+-- returns an error.
 do
   local rev, id, epoch, kept, replid = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch', 'keptUntil', 'replid'))
   local held = redis.call('HMGET', KEYS[4], ARGV[1] .. ':applied', ARGV[1] .. ':epoch')
   if rev == ARGV[3] and (id or '') == ARGV[4] and held[1] == rev and epoch and held[2] == epoch
-      and is_here(epoch, replid) then
+      and (string.sub(epoch, 1, 2) == '-:' or replicates_as(replid)) then
     local time = redis.call('TIME')
     local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
     if (tonumber(kept or nil) or 0) > now + 86400000

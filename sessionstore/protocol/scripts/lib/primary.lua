@@ -37,9 +37,3 @@ local function epoch_here(epoch, replid)
   local known, first = string.match(epoch, '^([^:]*)(.*)$')
   return (here == known or known == '-') and epoch or here .. first, replid_here
 end
-
--- Whether the head names this primary, as far as it can be known.
-local function is_here(epoch, replid)
-  local here, replid_here = epoch_here(epoch, replid)
-  return here == epoch and replid_here == replid
-end
