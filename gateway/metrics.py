@@ -271,5 +271,6 @@ class Metrics:
 
     def _took_effect(self, effect: Effect) -> None:
         self._effective_seconds.observe(effect.effective_s)
-        self._confirmed.inc(effect.confirmed)
-        self._expired.inc(effect.expired)
+        if effect.confirmed or effect.expired:
+            self._confirmed.inc(effect.confirmed)
+            self._expired.inc(effect.expired)

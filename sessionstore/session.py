@@ -662,7 +662,7 @@ def validate_override(value: str) -> str:
 
 def validate_overrides(values: Iterable[str]) -> tuple[str, ...]:
     """Check a set of override ids and fold duplicates, the first place kept; at most 200 may remain."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    if type(values) is not tuple and (isinstance(values, str | bytes) or not isinstance(values, Iterable)):
         raise InvalidFieldError("overrides must be a list of override ids; send [] for none.")
     ids = tuple(dict.fromkeys(validate_override(value) for value in values))
     if len(ids) > MAX_OVERRIDES:

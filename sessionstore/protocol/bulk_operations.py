@@ -7,8 +7,9 @@ is read by ZSCAN: a session that is looked up meanwhile moves in the index, and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
+
+from msgspec.structs import replace
 
 from ..errors import OutcomeUnknownError, SessionNotFoundError, StoreUnavailableError
 from ..session import BulkResult, SessionPatch, validate_key_prefix

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from ..catalog.model import Catalog
 from ..errors import InvalidFieldError, InvalidQueryError
@@ -48,8 +48,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Reply)
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(Struct, Generic[T], frozen=True):
     """One run of a script."""
 
     script: Script
@@ -133,8 +132,7 @@ def is_number_of_replicas(value: object) -> bool:
     return type(value) is int and 0 <= value <= MAX_REPLICAS
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What a caller asks of a write besides what it sets.
 
     Attributes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..catalog.document import CatalogDocument
 from ..catalog.model import Catalog, CatalogDiff, ScenarioPage, diff_catalogs, page_scenarios

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ..errors import (
@@ -100,8 +101,7 @@ W = TypeVar("W", bound=WriteReply)
 Operation = Generator[Call[Any] | DurableCall[Any] | AwaitApplied | Pause, Any, T]
 
 
-@dataclass(frozen=True, slots=True)
-class Commit(Generic[T]):
+class Commit(Struct, Generic[T], frozen=True):
     """A write that Redis has committed. Times are seconds, by the context's clock."""
 
     reply: T
