@@ -77,17 +77,44 @@ def test_a_view_on_another_chain_is_told(scripts: Scripts, leases: Leases, rev: 
     assert leases.acked("l1") == 1
 
 
-def test_a_lease_that_has_run_out(scripts: Scripts, leases: Leases) -> None:
+def test_a_lease_that_has_run_out_but_was_not_missed(scripts: Scripts, leases: Leases) -> None:
     given(scripts, leases)
     leases.ack("l2", 2, "g2")
     leases.run_out("l1")
 
     reply = leases.ack("l1", 2, "g2")
 
-    assert reply == {"status": "expired"}
-    assert leases.expiry("l1") is None
+    assert reply == {"status": "ok"}
+    assert leases.acked("l1") == 2
+    assert leases.announced() == [{"rev": 2, "live": 2, "expired": 0, "epoch": leases.epoch()}]
+
+
+def test_a_lease_that_was_missed(scripts: Scripts, leases: Leases) -> None:
+    # Given a writer that no longer waits for the lease
+    given(scripts, leases)
+    leases.ack("l2", 2, "g2")
+    leases.run_out("l1")
+    assert leases.lease_status(2)["pending"] == 0
+
+    assert leases.ack("l1", 2, "g2") == {"status": "expired"}
     assert leases.acked("l1") is None
-    assert leases.announced() == [{"rev": 2, "live": 1, "expired": 1, "epoch": leases.epoch()}]
+    assert leases.view_fields("l1") == {}
+
+
+def test_the_floor_rises_to_the_next_view(scripts: Scripts, leases: Leases) -> None:
+    given(scripts, leases)
+    leases.ack("l2", 2, "g2")
+    scripts.put("ci-44", op="g3")
+    leases.announced()
+
+    assert leases.ack("l1", 3, "g3") == {"status": "ok"}
+    assert leases.announced() == [{"rev": 2, "live": 2, "expired": 0, "epoch": leases.epoch()}]
+
+    scripts.put("ci-45", op="g4")
+    leases.join("l3", 4, "g4")
+    scripts.redis.zadd(scripts.acks, {"l2": 3})
+    assert leases.ack("l1", 4, "g4") == {"status": "ok"}
+    assert leases.announced() == []
 
 
 def test_a_lease_that_never_was_is_not_made(scripts: Scripts, leases: Leases) -> None:

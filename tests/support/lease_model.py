@@ -133,12 +133,12 @@ class ServerModel:
         return self._reply(status, lasts)
 
     def ack(self, lease_id: str, rev: int, write_id: str, epoch: str) -> AckReply:
-        forked = self._is_forked(rev, write_id)
-        if epoch == self.epoch and not forked and rev > self.acks.get(lease_id, rev) and self._slowest() != lease_id:
+        forked, floor = self._is_forked(rev, write_id), self._floor()
+        if epoch == self.epoch and not forked and rev > self.acks.get(lease_id, rev):
             # Expired leases are not dropped.
             self._acknowledge(lease_id, rev)
+            self._announce(floor)
             return AckReply(status="ok")
-        floor = self._floor()
         self._purge_own()
         status = "ok"
         if lease_id not in self.leases or epoch != self.epoch:
@@ -251,10 +251,6 @@ class ServerModel:
 
     def _floor(self) -> int:
         return min(self.acks.values(), default=self.rev or 0)
-
-    def _slowest(self) -> str:
-        """The first of the leases that have applied the least."""
-        return min(self.acks, key=lambda name: (self.acks[name], name))
 
     def _announce(self, before: int) -> None:
         floor = self._floor()

@@ -7,15 +7,28 @@
 -- Returns   {"status": "ok"}. Status expired: join again. Status forked: leave and resync
 -- Publishes on `applied` if the revision that every live lease has applied rose
 
--- With many views, acknowledgements are most of what a write costs. All but a few end here: another view is behind, so
--- no writer is woken, and nothing has to be dropped. Out of memory, ZADD returns an error.
+-- Nearly all acknowledgements end here: they are most of what a write costs, and the last one ends its wait. Nothing is
+-- dropped: scripts that count leases do that first. Out of memory, ZADD returns an error.
 do
-  local rev, id, epoch = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch'))
-  if epoch == ARGV[4] and (ARGV[2] == rev and ARGV[3] == id or tonumber(ARGV[2]) < tonumber(rev or 0))
-      and redis.call('ZRANGE', KEYS[3], '0', '0')[1] ~= ARGV[1]
-      and redis.pcall('ZADD', KEYS[3], 'XX', 'GT', 'CH', ARGV[2], ARGV[1]) == 1 then
-    redis.call('HSET', KEYS[4], ARGV[1] .. ':applied', ARGV[2])
-    return '{"status":"ok"}'
+  local rev, id, epoch, expired = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch', 'expiredLeases'))
+  if epoch == ARGV[4] and (ARGV[2] == rev and ARGV[3] == id or tonumber(ARGV[2]) < tonumber(rev or 0)) then
+    local risen
+    if redis.call('ZRANGE', KEYS[3], '0', '0')[1] == ARGV[1] then
+      -- No other view is further behind. A key of another type fails here, before the first write.
+      redis.call('HLEN', KEYS[4])
+      local live = redis.call('ZCARD', KEYS[2])
+      local lowest = redis.call('ZRANGE', KEYS[3], '0', '1', 'WITHSCORES')
+      local floor = math.min(tonumber(ARGV[2]), tonumber(lowest[4] or ARGV[2]))
+      risen = floor > tonumber(lowest[2]) and string.format('{"rev":%d,"live":%d,"expired":%d,"epoch":%s}', floor, live,
+        expired or 0, cjson.encode(epoch))
+    end
+    if redis.pcall('ZADD', KEYS[3], 'XX', 'GT', 'CH', ARGV[2], ARGV[1]) == 1 then
+      redis.call('HSET', KEYS[4], ARGV[1] .. ':applied', ARGV[2])
+      if risen then
+        redis.call('SPUBLISH', KEYS[5], risen)
+      end
+      return '{"status":"ok"}'
+    end
   end
 end
 
