@@ -76,6 +76,7 @@ def await_replacement(primary: Callable[[], RedisServer], dead: RedisServer) -> 
 async def lose_primaries(
     staging: AsyncEnvironment,
     primary: Callable[[], RedisServer],
+    start_again: Callable[[RedisServer], object],
     await_healthy: Callable[[], None],
     replicas: int,
 ) -> None:
@@ -88,9 +89,8 @@ async def lose_primaries(
 
         assert session.effect.replicas == replicas
         await put_until_served(staging, "other", wait=False, replicas=0)
-        # If it came back as the primary, all would follow what it has on disk.
         await asyncio.to_thread(await_replacement, primary, dead)
-        await asyncio.to_thread(dead.start)
+        await asyncio.to_thread(start_again, dead)
         await asyncio.to_thread(await_healthy)
         for written in keys[: keys.index(key) + 1]:
             found = await staging.get(written)
@@ -104,7 +104,7 @@ async def test_no_acknowledged_write_of_a_cluster_is_lost(driver: Driver, cluste
     slot = slot_of_checkout(cluster)
     async with Backend(driver, cluster, prefix).store(lease_s=0.1, deadline_s=10.0) as store:
         staging = store.environment("checkout", "staging")
-        await lose_primaries(staging, lambda: cluster.primary_of(slot), cluster.await_healthy, 1)
+        await lose_primaries(staging, lambda: cluster.primary_of(slot), RedisServer.start, cluster.await_healthy, 1)
 
 
 @pytest.mark.timeout(60 + 20 * MOVES)
@@ -114,7 +114,7 @@ async def test_no_acknowledged_write_under_sentinel_is_lost(
     """Given two replicas that both have each write, when the primary is killed after each, then no write is lost."""
     async with Backend(driver, sentinels, prefix).store(lease_s=0.1, deadline_s=10.0) as store:
         staging = store.environment("checkout", "staging")
-        await lose_primaries(staging, lambda: sentinels.primary, sentinels.await_healthy, 2)
+        await lose_primaries(staging, lambda: sentinels.primary, sentinels.start_again, sentinels.await_healthy, 2)
 
 
 async def test_a_slot_that_moves_takes_its_durable_writes_along(

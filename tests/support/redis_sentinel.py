@@ -17,7 +17,7 @@ __all__ = ["SERVICE", "RedisSentinels"]
 #: The name under which the sentinels know the primary.
 SERVICE = "sessions"
 #: Milliseconds without an answer until a sentinel calls a server down.
-DOWN_AFTER_MS = 500
+DOWN_AFTER_MS = 1000
 #: Sentinels make an old primary a replica after ten seconds. They rest for thirty when the machine stops them for two.
 READY_WITHIN_S = 60.0
 
@@ -113,6 +113,14 @@ class RedisSentinels:
         with self.sentinels[0].client(socket_timeout=5) as client:
             client.execute_command("SENTINEL", "FAILOVER", SERVICE)
         self.await_promotion(before)
+
+    def start_again(self, dead: RedisServer) -> None:
+        """Start a primary that was killed and replaced, as a replica.
+
+        It has an old state on disk. As a primary, it would spread that before the sentinels make it a replica.
+        """
+        dead.options["replicaof"] = f"127.0.0.1 {self.primary.port}"
+        dead.start()
 
     def await_promotion(self, before: RedisServer) -> None:
         """Return when the sentinels name another primary than `before`."""
