@@ -102,6 +102,13 @@ class RedisSentinels:
                         others = sum(other.is_running for other in self.sentinels) - 1
                         if state["num-other-sentinels"] < others or state["num-slaves"] < len(self.replicas):
                             return False
+                        # Each one, not most of them: the next failover needs their votes.
+                        if state["port"] != primary.port or state["flags"] != "master":
+                            return False
+                        living = {node.port for node in self.replicas}
+                        states = {state["port"]: state["flags"] for state in client.sentinel_slaves(SERVICE)}
+                        if any(states.get(port) != "slave" for port in living):
+                            return False
                         client.execute_command("SENTINEL", "CKQUORUM", SERVICE)
             return True
 
