@@ -1,4 +1,4 @@
-"""Run benchmarks, each in a process of its own; draw the plots and update docs/benchmarks.md."""
+"""Run benchmarks, each in a process of its own; draw the plots and update the pages of docs/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from . import report
-from .document import update
+from .document import find_page, update
 from .plots import PLOTS, draw
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -45,9 +45,10 @@ def main() -> int:
 def publish(name: str) -> None:
     """Draw one benchmark's results, and write them into the document."""
     document = msgspec.json.decode((report.RESULTS_FOLDER / f"{name}.json").read_bytes())
+    page = find_page(DOCS, name)
     plot = draw(document, DOCS / "benchmarks")
-    update(DOCS / "benchmarks.md", document, plot)
-    print(f"drawn in {plot}, described in {DOCS / 'benchmarks.md'}")
+    update(page, document, plot)
+    print(f"drawn in {plot}, described in {page}")
 
 
 if __name__ == "__main__":

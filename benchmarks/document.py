@@ -1,4 +1,4 @@
-"""Put results into docs/benchmarks.md: between the two markers of each benchmark, and nowhere else."""
+"""Put results into a page of docs/: between the two markers of each benchmark, and nowhere else."""
 
 from __future__ import annotations
 
@@ -10,23 +10,33 @@ import msgspec
 
 from .report import Bar
 
-__all__ = ["update"]
+__all__ = ["find_page", "update"]
 
 
-def update(page: Path, document: dict[str, Any], plot: Path) -> None:
-    """Replace the page's section on one benchmark.
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}: begin, written by make bench -->", f"<!-- {name}: end -->"
+
+
+def find_page(folder: Path, name: str) -> Path:
+    """The page that describes a benchmark.
 
     Raises
     ------
     LookupError
-        The page lacks the benchmark's markers.
+        No page has its markers.
     """
-    name = document["name"]
-    begin, end = f"<!-- {name}: begin, written by make bench -->", f"<!-- {name}: end -->"
+    begin, end = _markers(name)
+    for page in sorted(folder.glob("*.md")):
+        if begin in page.read_text(encoding="utf-8"):
+            return page
+    raise LookupError(f"{folder} has no place for the benchmark {name!r}: add the lines {begin!r} and {end!r}.")
+
+
+def update(page: Path, document: dict[str, Any], plot: Path) -> None:
+    """Replace the page's section on one benchmark."""
+    begin, end = _markers(document["name"])
     text = page.read_text(encoding="utf-8")
     place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if place.search(text) is None:
-        raise LookupError(f"{page} has no place for the benchmark {name!r}: add the lines {begin!r} and {end!r}.")
     section = "\n".join([begin, "", *_section(document, plot.relative_to(page.parent)), "", end])
     page.write_text(place.sub(lambda _: section, text), encoding="utf-8")
 

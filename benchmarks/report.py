@@ -75,7 +75,7 @@ class Report(Struct):
     notes : list of str
         Remarks on the table.
     off_page : list of str
-        The first cells of rows that are printed, and left out of docs/benchmarks.md.
+        The first cells of rows that are printed, and left out of the page.
     """
 
     title: str

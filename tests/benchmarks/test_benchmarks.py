@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import dataset, report
 from benchmarks.bench_capacity import Load, Units, bearable_writes, reckon
-from benchmarks.document import update
+from benchmarks.document import find_page, update
 from benchmarks.plots import PLOTS, draw
 from benchmarks.report import Bar
 from sessionstore import SessionStore
@@ -23,7 +23,7 @@ from ..support.coverage import unmeasured
 from ..support.redis_server import RedisServer
 
 ROOT = Path(report.__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "benchmarks.md"
+DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -49,7 +49,7 @@ def test_a_benchmark_runs_and_its_results_are_drawn_and_described(name: str, tmp
 
     # And the page changes only in their place
     page = tmp_path / "benchmarks.md"
-    before = PAGE.read_text(encoding="utf-8")
+    before = find_page(DOCS, name).read_text(encoding="utf-8")
     page.write_text(before, encoding="utf-8")
     update(page, document, tmp_path / "benchmarks" / f"{name}.svg")
     after = page.read_text(encoding="utf-8")
@@ -58,6 +58,11 @@ def test_a_benchmark_runs_and_its_results_are_drawn_and_described(name: str, tmp
     for row in results["rows"]:
         assert ("|".join(row) in after) == (row[0] not in results["off_page"])
     assert _without(name, after) == _without(name, before)
+
+
+def test_a_benchmark_without_a_place_in_the_pages() -> None:
+    with pytest.raises(LookupError, match=r"docs has no place for the benchmark 'nonsense': add the lines"):
+        find_page(DOCS, "nonsense")
 
 
 def test_check_fails_if_a_bar_is_missed(tmp_path: Path) -> None:
