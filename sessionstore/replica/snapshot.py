@@ -108,7 +108,8 @@ class Snapshot:
             batch, rest = self._unread[:SNAPSHOT_BATCH], self._unread[SNAPSHOT_BATCH:]
             # Each cursor comes from the last one, so one call at a time goes on in the index.
             may_find = self._cursor is not None and not any(step.finds for step in self._steps)
-            finds = may_find and len(rest) < SNAPSHOT_BATCH
+            # Enough is found ahead for both steps in flight, so that Redis never waits for one.
+            finds = may_find and len(rest) < _CALLS * SNAPSHOT_BATCH
             if not (batch or finds):
                 return None
             self._unread = rest

@@ -288,7 +288,7 @@ def test_a_step_reads_no_more_sessions_than_a_batch(replica: Replica) -> None:
     # Then they are read in batches, and the next members are found before all of these are read
     calls = [answer(replica, page(1, cursor="9")) for _ in range(3)]
     assert [len(call.keys) - 2 for call in calls] == [SNAPSHOT_BATCH, SNAPSHOT_BATCH, 1]
-    assert [call.args[1] for call in calls] == [0, FIND_BATCH, FIND_BATCH]
+    assert [call.args[1] for call in calls] == [FIND_BATCH, FIND_BATCH, FIND_BATCH]
     assert [key for call in calls for key in call.args[2:]] == keys
 
 
@@ -310,6 +310,34 @@ def test_the_next_step_is_due_before_the_last_one_is_answered(replica: Replica) 
     # Then the sync is complete
     assert where(replica) is State.LIVE
     assert len(replica.sessions) == SNAPSHOT_BATCH + 3
+
+
+def test_two_whole_steps_are_in_flight_until_all_is_asked_for(replica: Replica) -> None:
+    # Given a large index
+    keys = [f"s{number}" for number in range(8 * FIND_BATCH)]
+
+    def run(call: Call[Any]) -> Any:
+        if call.script.name == "catalog_read":
+            return catalog_reply()
+        start, count, *wanted = call.args
+        found = keys[int(start) :][: int(count)]
+        end = (int(start) + len(found)) % len(keys)
+        return page(1, *(state(str(key), 1) for key in wanted), members=tuple(found), cursor=str(end))
+
+    # When each step is answered in its turn
+    replica.subscribed()
+    calls_in_flight, flights = [due(replica)], []
+    while calls_in_flight:
+        answered = calls_in_flight.pop(0)
+        replica.answered(answered, run(answered))
+        while (call := replica.poll()) is not None:
+            calls_in_flight.append(call)
+        flights.append(len(calls_in_flight))
+
+    # Then, after the first page and the catalog, Redis always has a step to run
+    assert sorted(replica.sessions) == sorted(keys)
+    steps = len(keys) // SNAPSHOT_BATCH
+    assert flights == [1, *[2] * (steps - 1), 1, 0]
 
 
 def test_a_step_that_was_asked_for_later_can_not_read_an_earlier_revision(replica: Replica) -> None:
