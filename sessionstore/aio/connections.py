@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
@@ -25,6 +26,20 @@ from .pipeline import PipelineDriver, read_reply
 from .waiting import WaitingConnections
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """Calls that were submitted, and their answers to come."""
+
+    calls: Sequence[Call[Any]]
+    answers: Sequence[asyncio.Future[Any]]
+    sent_at: float
+
+    def abandon(self) -> None:
+        """Wait for no further answer."""
+        for answer in self.answers:
+            answer.cancel()
 
 
 class Connections(BaseConnections):
@@ -60,14 +75,19 @@ class Connections(BaseConnections):
 
     async def execute_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Run scripts in one round trip. Returns the answers in order, with errors in place of missing answers."""
-        started = time.monotonic()
-        answers = [self._pipeline.submit(call) for call in calls]
+        return await self.finish(self.begin(calls))
+
+    def begin(self, calls: Sequence[Call[Any]]) -> Sent:
+        """Have scripts sent, without waiting for the answers; call `finish` or `abandon`."""
+        return Sent(calls, [self._pipeline.submit(call) for call in calls], time.monotonic())
+
+    async def finish(self, sent: Sent) -> list[Any]:
+        """Wait for the answers, and return them as `execute_all` does."""
         try:
-            payloads = [await answer for answer in answers]
+            payloads = [await answer for answer in sent.answers]
         finally:
-            for answer in answers:
-                answer.cancel()
-        return self.results(calls, payloads, started)
+            sent.abandon()
+        return self.results(sent.calls, payloads, sent.sent_at)
 
     async def execute_durable(self, write: DurableCall[T]) -> Replicated[T]:
         """Run a script, and wait on its connection until replicas have what it wrote."""

@@ -19,7 +19,7 @@ from ..replica.subscriptions import CALL_WITHIN_S, ConnectionBroken, Subscriptio
 from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from ..transport.topology import without_address
-from .connections import Connections
+from .connections import Connections, Sent
 from .link import disconnect
 
 #: Batches that are begun before the first is answered.
@@ -41,7 +41,7 @@ class SubscriptionsDriver:
         self._wake_work = asyncio.Event()
         self._wake_pubsub = asyncio.Event()
         #: batches of calls that were begun and not answered yet, while a snapshot is read
-        self._begun: deque[tuple[list[FollowerRequest], asyncio.Task[list[Any]]]] = deque()
+        self._begun: deque[tuple[list[FollowerRequest], Sent]] = deque()
         #: set when anything arrives
         self._progress = asyncio.Event()
         #: until when the task that runs the calls sleeps, and how many tasks wait for `_progress`
@@ -264,12 +264,12 @@ class SubscriptionsDriver:
         self._progress.set()
         if requests and self.subscriptions.syncing:
             # Redis reads the next page while this one is applied.
-            calls = [request.call for request in requests]
-            self._begun.append((requests, asyncio.create_task(self._connections.execute_all(calls))))
+            self._begun.append((requests, self._connections.begin([request.call for request in requests])))
+            await asyncio.sleep(0)  # so it leaves now, and not after an answer that is here already was applied
             return
         if not requests and self._begun:
-            requests, task = self._begun.popleft()
-            results = await task
+            requests, sent = self._begun.popleft()
+            results = await self._connections.finish(sent)
         elif requests:
             results = await self._connections.execute_all([request.call for request in requests])
         else:
@@ -285,8 +285,8 @@ class SubscriptionsDriver:
 
     def _abandon(self) -> None:
         """Drop the calls that were begun."""
-        for _, task in self._begun:
-            task.cancel()
+        for _, sent in self._begun:
+            sent.abandon()
         self._begun.clear()
 
     async def _end_with_loop(self) -> None:
