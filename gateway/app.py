@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -26,7 +27,7 @@ from sessionstore.errors import (
 from sessionstore.session import hash_session_key
 
 from .auth import Authenticator
-from .errors import NOT_HTTP, RETRY_AFTER_S, STATUS, RequestError, error_body, new_request_id
+from .errors import NOT_HTTP, RETRY_AFTER_S, STATUS, RefusedError, RequestError, error_body, new_request_id
 from .limits import RateLimiter
 from .logs import with_cause
 from .metrics import Metrics
@@ -130,7 +131,9 @@ class Boundary:
             begins = message["type"] == "http.response.start"
             if begins:
                 message["headers"] += [(name.encode(), value.encode()) for name, value in record.added.items()]
-            await send(message)
+            # The server reads the next request within this call, and may refuse it.
+            with contextlib.suppress(RefusedError):
+                await send(message)
             if begins:
                 # Not before: a client that reads nothing delays it, and a request that ends meanwhile has no response.
                 record.status = message["status"]

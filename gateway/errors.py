@@ -58,7 +58,6 @@ NOT_HTTP = (
     f"The request is not valid HTTP/1.1, or its line and headers exceed {MAX_HEAD_BYTES // 1024} KiB; "
     "percent-encode special characters in the path."
 )
-SERVER_FAILED = "The gateway failed; its log says why."
 TOO_MANY_CONNECTIONS = "The gateway has too many open connections; close some or reuse them, and try again."
 TOO_SLOW = f"The request did not arrive within {ARRIVAL_S:g} seconds; send it again, faster."
 
@@ -87,6 +86,10 @@ class RequestError(Exception):
         super().__init__(sentence)
         self.code = code
         self.headers = headers or {}
+
+
+class RefusedError(Exception):
+    """The server has refused the next request, within the app's last send, which has succeeded."""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -11,7 +11,7 @@ hostile clients needs:
 - If a client disconnects, the wait for its answer ends. A client that has half-closed looks the same until something is
   sent to it. So it gets an interim response, which every client ignores (RFC 9110, 15.2).
 - The number of connections is bounded; a client over the limit gets 503.
-- A response that the server makes by itself becomes the API's error envelope.
+- A request that the server refuses by itself gets the API's error envelope. The app answers for its own failures.
 - The last response arrives: a close begins with half of it, and the guard reads on for `LINGER_S`, because closing
   while the client sends resets the connection (RFC 9112, 9.6).
 
@@ -21,7 +21,6 @@ Heads, trailers and chunk lines are bounded by h11 itself (`MAX_HEAD_BYTES`), an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import select
 from collections.abc import Callable
@@ -29,9 +28,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import h11
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import ARRIVAL_S, NOT_HTTP, SERVER_FAILED, TOO_MANY_CONNECTIONS, TOO_SLOW, new_request_id, refusal
+from .errors import ARRIVAL_S, NOT_HTTP, TOO_MANY_CONNECTIONS, TOO_SLOW, RefusedError, new_request_id, refusal
 
 log = logging.getLogger("gateway")
 
@@ -81,69 +79,35 @@ class Neighbours:
 
     async def aclose(self) -> None:
         """End the connections that are left when the server has stopped; what a client doesn't read soon is lost."""
-        for guard in tuple(self.guards):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LINGER_S
+        for guard in self.guards:
             guard.transport.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                await self._lost()
-        for guard in tuple(self.guards):
-            guard.transport.abort()
-        await self._lost()
-
-    async def _lost(self) -> None:
-        while self.guards:  # noqa: ASYNC110  the loop calls `connection_lost`
+        while self.guards:  # the loop calls `connection_lost`
             await asyncio.sleep(0.01)
-
-
-def guarded(stock: type[asyncio.Protocol], neighbours: Neighbours) -> type[asyncio.Protocol]:
-    """Make a factory for Uvicorn's ``http=``. It makes protocols of class `stock`, each within a guard."""
-
-    def make(**arguments: Any) -> Guard:
-        return Guard(stock(**arguments), neighbours, asyncio.get_running_loop())
-
-    return cast("type[asyncio.Protocol]", make)  # Uvicorn only calls it
-
-
-class _RefusedError(Exception):
-    """The guard has refused the request, so the stock protocol must not go on: h11 fails if it refuses a HEAD."""
-
-
-def shielded(app: ASGIApp) -> ASGIApp:
-    """Keep from the app what happens to the next request, which the stock protocol reads within the app's last send."""
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_message(message: Message) -> None:
-            with contextlib.suppress(_RefusedError):
-                await send(message)
-
-        await app(scope, receive, send_message)
-
-    return serve
+            if loop.time() >= until:
+                for guard in self.guards:
+                    guard.transport.abort()
 
 
 class Guard(asyncio.BufferedProtocol, asyncio.Transport):
-    """One connection."""
+    """One connection. Uvicorn makes it like its own protocol, of which `stock` is the class."""
 
     transport: asyncio.Transport
     _timer: asyncio.TimerHandle
 
-    def __init__(self, stock: Any, neighbours: Neighbours, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, stock: Callable[..., Any], neighbours: Neighbours, **arguments: Any) -> None:
         super().__init__()
-        self._stock = stock
-        self._http: h11.Connection = stock.conn
+        self._stock = stock(**arguments)
+        self._http: h11.Connection = self._stock.conn
+        self._loop: asyncio.AbstractEventLoop = self._stock.loop
         self._neighbours = neighbours
-        self._loop = loop
-        #: the stock protocol wants bytes
-        self._wanted = True
         #: a request has begun to arrive; `_since` is when it did, or when the client became idle or was cut off
         self._begun = False
-        self._since = loop.time()
-        #: bytes written, bytes that left the buffer by the last look, and when that number last grew
-        self._written = 0
-        self._sent = 0
-        self._sent_at = self._since
-        #: the guard has answered in place of the stock protocol, whose further output is dropped
-        self._answered = False
+        self._since = self._loop.time()
+        #: bytes that the client has not taken since `_taken_at`; more may have been written
+        self._untaken = 0
+        self._taken_at = self._since
         #: the client was asked whether it is there still
         self._asked = False
         #: the stock protocol is done with this connection
@@ -157,46 +121,32 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         self._timer = self._loop.call_later(TICK_S, self._look)
         over = len(self._neighbours.guards) - self._neighbours.limit
         self._neighbours.guards.add(self)
-        if over < 0:
-            self._stock.connection_made(self)
-            return
-        self._closing = True
-        if over < MAX_TURNED_AWAY:
-            self._answer("too_many_connections", TOO_MANY_CONNECTIONS)
-            self._finish()
-        else:
+        self._stock.connection_made(self)
+        if over >= MAX_TURNED_AWAY:
             self.transport.abort()
+        elif over >= 0:
+            self._refuse("too_many_connections", TOO_MANY_CONNECTIONS)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Bound one read. The loop hands each over before the next one, so all connections share the buffer."""
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read."""
-        self.data_received(bytes(_BUFFER[:nbytes]))
-
-    def data_received(self, data: bytes) -> None:
         """Pass on what has arrived; after the end, drop it."""
         if self._closing:
             return
         if not self._begun:
-            self._begun, self._since = True, self._loop.time()
+            self._since = self._loop.time()
         before = self._http.their_state
         try:
-            self._stock.data_received(data)
-        except h11.LocalProtocolError:
-            # The rest of a body is malformed, and its request is answered already.
+            self._stock.data_received(bytes(_BUFFER[:nbytes]))
+        except (RefusedError, h11.LocalProtocolError):
+            # h11: the rest of a body is malformed, and its request is answered already.
             self.close()
             return
-        except _RefusedError:
-            return
         after = self._http.their_state
-        if after not in _NEEDS_BYTES or (before is h11.SEND_BODY and after is h11.IDLE):
-            self._begun = False
-        self._steer()
-
-    def eof_received(self) -> None:
-        """Close: the guard reads only where the client owes bytes, so no whole request waits for an answer."""
+        self._begun = after in _NEEDS_BYTES and not (before is h11.SEND_BODY and after is h11.IDLE)
+        self.resume_reading()
 
     def pause_writing(self) -> None:
         """Tell the stock protocol that the client reads too slowly."""
@@ -210,10 +160,7 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         """Release everything."""
         self._neighbours.guards.discard(self)
         self._timer.cancel()
-        if not self._closing:
-            self._closing = True
-            # Without the error: given one, Uvicorn leaves its keep-alive timer running.
-            self._stock.connection_lost(None)
+        self.close()
 
     # To the stock protocol: a transport
 
@@ -225,44 +172,42 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         """Whether writing is pointless."""
         return self._closing or self.transport.is_closing()
 
-    def pause_reading(self) -> None:
-        """Stop reading: the stock protocol holds enough."""
-        self._wanted = False
-        self._steer()
-
     def resume_reading(self) -> None:
-        """Read again, if h11 needs bytes."""
-        self._wanted = True
-        self._steer()
+        """Read while h11 needs bytes and the stock protocol takes them, and after the end."""
+        if self._closing or (self._http.their_state in _NEEDS_BYTES and not self._stock.flow.read_paused):
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    pause_reading = resume_reading
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send output of the stock protocol; a response without the app's ``x-request-id`` is the server's own."""
-        output = bytes(data)
-        if self._closing or self._answered:
+        """Send output of the stock protocol, unless it refuses what h11 has refused."""
+        if self._closing:
             return
-        if output.startswith(b"HTTP/1.1 ") and output[9:10] != b"1" and b"\r\nx-request-id: " not in output:
-            if output[9:10] == b"4":
-                self._answer("bad_request", NOT_HTTP)
-                self.close()
-                raise _RefusedError
-            self._answer("internal_error", SERVER_FAILED)
-            return
-        self._written += len(output)
-        self.transport.write(output)
+        if self._http.their_state is h11.ERROR:
+            self._refuse("bad_request", NOT_HTTP)
+            # h11 fails if the stock protocol goes on to refuse a HEAD.
+            raise RefusedError
+        self._untaken += len(data)
+        self.transport.write(data)
         # When the stock protocol has done what it is doing, h11 may need bytes again.
-        self._loop.call_soon(self._steer)
+        self._loop.call_soon(self.resume_reading)
 
     def close(self) -> None:
         """End the connection; the client may still be sending."""
         if self._closing:
             return
-        self._closing = True
-        # At once, so that the app's part of a broken request ends before it does anything.
+        self._closing, self._since = True, self._loop.time()
+        # At once, so that the app's part of a broken request ends before it does anything. Without an error: given one,
+        # Uvicorn leaves its keep-alive timer running.
         self._stock.connection_lost(None)
-        self._finish()
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+            self.resume_reading()
 
-    def _answer(self, code: str, sentence: str) -> None:
-        self._answered = True
+    def _refuse(self, code: str, sentence: str) -> None:
+        """Answer in place of the app, and end the connection."""
         request_id = new_request_id()
         log.warning("A connection was refused: %s", sentence, extra={"fields": {"requestId": request_id}})
         self._neighbours.on_refusal(code)
@@ -270,32 +215,16 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
         cycle = self._stock.cycle
         to_head = cycle is not None and not cycle.response_complete and cycle.scope["method"] == "HEAD"
         self.transport.write(refusal(code, sentence, request_id, to_head=to_head))
-
-    def _finish(self) -> None:
-        self._since = self._loop.time()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-            self.transport.resume_reading()
-        else:
-            self.transport.close()
-
-    def _steer(self) -> None:
-        """Read while h11 needs bytes, and the stock protocol takes them."""
-        if self._closing:
-            return
-        if self._wanted and self._http.their_state in _NEEDS_BYTES:
-            self.transport.resume_reading()
-        else:
-            self.transport.pause_reading()
+        self.close()
 
     def _look(self) -> None:
         """Hold the bounds of time."""
         now = self._loop.time()
         self._timer = self._loop.call_later(TICK_S, self._look)
-        sent = self._written - self.transport.get_write_buffer_size()
-        if sent > self._sent or sent == self._written:
-            self._sent, self._sent_at = sent, now
-        elif now - self._sent_at >= WRITE_S:
+        untaken = self.transport.get_write_buffer_size()
+        if untaken < self._untaken or not untaken:
+            self._untaken, self._taken_at = untaken, now
+        elif now - self._taken_at >= WRITE_S:
             self.transport.abort()
             return
         if self._closing:
@@ -306,19 +235,17 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
             self._check_client()
         elif now - self._since >= (ARRIVAL_S if self._begun else KEEP_ALIVE_S):
             if self._begun and self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                self._answer("bad_request", TOO_SLOW)
+                self._refuse("bad_request", TOO_SLOW)
             self.close()
 
     def _check_client(self) -> None:
         """Find out whether the client of a running request has disconnected: the guard does not read meanwhile."""
         poll = select.poll()
         poll.register(self.transport.get_extra_info("socket").fileno(), _HALF_CLOSED)
-        events = poll.poll(0)
-        if not events:
-            return
-        if events[0][1] & _GONE:
-            self.transport.abort()
-        elif not self._asked and self._http.our_state is h11.SEND_RESPONSE and self._http.their_http_version == b"1.1":
-            self._asked = True
-            self._written += len(_INTERIM)
-            self.transport.write(_INTERIM)
+        may_ask = self._http.our_state is h11.SEND_RESPONSE and self._http.their_http_version == b"1.1"
+        for _, event in poll.poll(0):
+            if event & _GONE:
+                self.transport.abort()
+            elif may_ask and not self._asked:
+                self._asked = True
+                self.write(_INTERIM)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import uvicorn
 
 from .errors import MAX_HEAD_BYTES
-from .guard import KEEP_ALIVE_S, Neighbours, guarded, shielded
+from .guard import KEEP_ALIVE_S, Guard, Neighbours
 
 #: Connections that may wait to be accepted.
 BACKLOG = 2048
@@ -45,10 +46,10 @@ def server_config(app: Any, *, shutdown_grace_s: float, neighbours: Neighbours |
         "timeout_graceful_shutdown": shutdown_grace_s,
         "h11_max_incomplete_event_size": MAX_HEAD_BYTES,
     }
-    stock = uvicorn.Config(shielded(app), http="h11", **settings)
+    stock = uvicorn.Config(app, http="h11", **settings)
     stock.load()
-    http = guarded(stock.http_protocol_class, neighbours or Neighbours())
-    return uvicorn.Config(shielded(app), http=http, **settings)
+    guard: Any = partial(Guard, stock.http_protocol_class, neighbours or Neighbours())
+    return uvicorn.Config(app, http=guard, **settings)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

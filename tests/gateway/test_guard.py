@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from gateway import guard
 from gateway.errors import ARRIVAL_S, MAX_HEAD_BYTES
-from gateway.guard import KEEP_ALIVE_S, LINGER_S, MAX_TURNED_AWAY, TICK_S, WRITE_S, Guard, Neighbours
+from gateway.guard import KEEP_ALIVE_S, LINGER_S, MAX_TURNED_AWAY, READ_BYTES, TICK_S, WRITE_S, Guard, Neighbours
 from gateway.server import server_config
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -169,18 +169,20 @@ class Connection:
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         config.load()
-        protocol: Any = config.http_protocol_class
         self.state = ServerState()
-        stock = protocol(config, self.state, {}, loop)
         self.neighbours = neighbours or Neighbours(1, self.refusals.append)
-        self.guard = Guard(stock, self.neighbours, loop)  # type: ignore[arg-type]
+        arguments = {"config": config, "server_state": self.state, "app_state": {}, "_loop": loop}
+        self.guard = Guard(config.http_protocol_class, self.neighbours, **arguments)
         self.transport = Transport()
         self.guard.connection_made(self.transport)  # type: ignore[arg-type]
 
     def receive(self, *segments: bytes) -> None:
         for segment in segments:
             assert self.transport.reading, "the guard does not read"
-            self.guard.data_received(segment)
+            for start in range(0, len(segment), READ_BYTES):
+                part = segment[start : start + READ_BYTES]
+                self.guard.get_buffer(-1)[: len(part)] = part
+                self.guard.buffer_updated(len(part))
             self.loop.settle()
 
     def refusal(self) -> str:
@@ -222,17 +224,6 @@ class TestAnswer:
         connection.receive(b"\x00\x01\r\n\r\n")
 
         assert "not valid HTTP/1.1" in connection.refusal()
-
-    def test_of_the_server_to_a_failed_app_is_an_internal_error(
-        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setitem(globals(), "HEADERS", HEADERS[1:])
-        connection.receive(GET)
-        connection.loop.answer()
-
-        assert connection.refusals == ["internal_error"]
-        assert connection.transport.written.startswith(b"HTTP/1.1 500 ")
-        assert connection.transport.written.count(b"HTTP/1.1") == 1
 
 
 class TestReading:
