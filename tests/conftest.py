@@ -7,12 +7,13 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import pytest
 
 from sessionstore import EmbeddedServer
 
+from .support.adapter import Driver
 from .support.redis_cluster import RedisCluster
 from .support.redis_sentinel import RedisSentinels
 from .support.redis_server import MISSING, RedisServer, find_redis_server
@@ -106,6 +107,12 @@ def own_sentinels() -> Iterator[RedisSentinels]:
     require_redis_server()
     with RedisSentinels() as sentinels:
         yield sentinels
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def driver(request: pytest.FixtureRequest) -> Driver:
+    """Each driver."""
+    return cast(Driver, request.param)
 
 
 @pytest.fixture

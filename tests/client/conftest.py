@@ -38,12 +38,6 @@ def gateway(shared_redis: RedisServer, store: SessionStore) -> Iterator[GatewayP
         yield process
 
 
-@pytest.fixture(params=["sync", "asyncio"])
-def driver(request: pytest.FixtureRequest) -> Driver:
-    driver: Driver = request.param
-    return driver
-
-
 @pytest.fixture
 def make_client(driver: Driver) -> MakeClient:
     """Make a client; a `handler` among its arguments answers instead of the network."""

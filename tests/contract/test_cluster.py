@@ -147,11 +147,6 @@ async def test_there_is_no_pool_to_share(store: AsyncSessionStore) -> None:
         _ = store.connection_pool
 
 
-@pytest.fixture(params=["sync", "asyncio"])
-def driver(request: pytest.FixtureRequest) -> Driver:
-    return cast(Driver, request.param)
-
-
 async def test_addresses_that_the_nodes_announce_are_remapped(
     driver: Driver, shared_cluster: RedisCluster, prefix: str
 ) -> None:

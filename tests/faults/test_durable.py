@@ -17,17 +17,15 @@ import pytest
 
 from sessionstore import (
     AsyncEnvironment,
-    AsyncSessionStore,
     NotDurableError,
     OutcomeUnknownError,
-    SessionStore,
     StoreClosedError,
     StoreUnavailableError,
 )
 from sessionstore.protocol.scripts import load_script
 
 from ..conftest import require_redis_server
-from ..support.adapter import Driver, as_async
+from ..support.adapter import Driver, open_at
 from ..support.polling import eventually
 from ..support.redis_server import RedisServer
 from ..support.replication import Replication, short_waits
@@ -40,11 +38,6 @@ DELAY_S = 0.04
 DEADLINE_S = 10.0
 
 CATALOG = {"project": "checkout", "environments": {"staging": {"mocks": [], "scenarios": []}}}
-
-
-@pytest.fixture(params=["sync", "asyncio"])
-def driver(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +58,7 @@ def replication(pair: Replication) -> Iterator[Replication]:
         client.flushall()
 
 
-def open_at(driver: Driver, url: str, **options: Any) -> AsyncSessionStore:
-    settings: dict[str, Any] = {"lease_s": 0.1, "deadline_s": DEADLINE_S, **options}
-    if driver == "sync":
-        return as_async(SessionStore.from_url(url, **settings))
-    return AsyncSessionStore.from_url(url, **settings)
+open_store = partial(open_at, lease_s=0.1, deadline_s=DEADLINE_S)
 
 
 def in_flight(driver: Driver, call: Callable[[], Awaitable[Any]]) -> asyncio.Future[Any]:
@@ -130,7 +119,7 @@ class TestEnoughReplicas:
     @pytest.mark.parametrize("write", WRITES)
     async def test_each_write_is_on_them(self, driver: Driver, replication: Replication, write: str) -> None:
         """Given a write whose way to both replicas is slow, when it returns, then both have it."""
-        async with open_at(driver, replication.url, replicas=2) as store:
+        async with open_store(driver, replication.url, replicas=2) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-1", label="old", overrides=["ovr_set"], replicas=0)
 
@@ -143,7 +132,7 @@ class TestEnoughReplicas:
         assert result.effect.durable_s > 0.0
 
     async def test_a_catalog(self, driver: Driver, replication: Replication) -> None:
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             report = await store.project("checkout").apply_catalog(CATALOG, replicas=2)
 
         [environment] = report.environments
@@ -151,14 +140,14 @@ class TestEnoughReplicas:
         assert environment.effect.replicas == 2
 
     async def test_the_url_asks_for_them(self, driver: Driver, replication: Replication) -> None:
-        async with open_at(driver, replication.url + "?replicas=2") as store:
+        async with open_store(driver, replication.url + "?replicas=2") as store:
             session = await store.environment("checkout", "staging").put("ci-1")
 
         assert session.effect is not None
         assert session.effect.replicas == 2
 
     async def test_views_serve_the_write_when_it_returns(self, driver: Driver, replication: Replication) -> None:
-        async with open_at(driver, replication.url, replicas=2) as store:
+        async with open_store(driver, replication.url, replicas=2) as store:
             staging = store.environment("checkout", "staging")
             async with staging.view(on_stale="raise") as view:
                 for number in range(20):
@@ -173,14 +162,14 @@ class TestEnoughReplicas:
     async def test_a_write_that_does_not_wait_for_views_waits_for_replicas(
         self, driver: Driver, replication: Replication
     ) -> None:
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             session = await store.environment("checkout", "staging").put("ci-1", wait=False, replicas=2)
 
         assert session.effect is not None
         assert (session.effect.waited, session.effect.replicas) == (False, 2)
 
     async def test_redis_forgets_the_scripts(self, driver: Driver, replication: Replication) -> None:
-        async with open_at(driver, replication.url, replicas=2) as store:
+        async with open_store(driver, replication.url, replicas=2) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-1", label="a")
             with replication.primary.client() as client:
@@ -198,7 +187,7 @@ class TestTooFewReplicas:
         self, driver: Driver, replication: Replication, write: str
     ) -> None:
         """Given one replica of two that is behind, when a write asks for both, then it says that one has it."""
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             staging = store.environment("checkout", "staging")
             for key in ("ci-1", "ci-2"):
                 await staging.put(key, label="old", overrides=["ovr_set"], replicas=2)
@@ -222,7 +211,7 @@ class TestTooFewReplicas:
     ) -> None:
         """Given a write that no replica has, when it is repeated with `replicas`, then it is not durable either."""
         call = WRITES.get(write, _delete_again)
-        async with open_at(driver, replication.url) as store, open_at(driver, replication.url) as other:
+        async with open_store(driver, replication.url) as store, open_store(driver, replication.url) as other:
             await store.environment("checkout", "staging").put("ci-1", label="old", overrides=["ovr_set"], replicas=2)
             hold(replication, *replication.replicas)
             await call(other.environment("checkout", "staging"))
@@ -237,7 +226,7 @@ class TestTooFewReplicas:
         assert result.effect.replicas == 2
 
     async def test_a_catalog_that_is_applied_again(self, driver: Driver, replication: Replication) -> None:
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             project = store.project("checkout")
             hold(replication, *replication.replicas)
             await project.apply_catalog(CATALOG)
@@ -249,7 +238,7 @@ class TestTooFewReplicas:
         self, driver: Driver, replication: Replication
     ) -> None:
         empty: dict[str, Any] = {"mocks": [], "scenarios": []}
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             project = store.project("checkout")
             await project.apply_catalog({"project": "checkout", "environments": {"a": empty, "b": empty}}, replicas=2)
             more = {**empty, "mocks": [{"id": "ovr_a", "name": "a"}]}
@@ -264,7 +253,7 @@ class TestTooFewReplicas:
         assert not catalog.mocks
 
     async def test_it_is_in_effect_nevertheless(self, driver: Driver, replication: Replication) -> None:
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             staging = store.environment("checkout", "staging")
             async with staging.view(on_stale="raise") as view:
                 hold(replication, *replication.replicas)
@@ -277,7 +266,7 @@ class TestTooFewReplicas:
         assert held.label == "new"
 
     async def test_a_stopped_replica(self, driver: Driver, replication: Replication) -> None:
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             staging = store.environment("checkout", "staging")
             stopped = replication.replicas[1]
             stopped.pause()
@@ -295,7 +284,7 @@ class TestTooFewReplicas:
         with replication.primary.client() as client:
             client.execute_command("ACL", "SETUSER", "weary", "on", ">secret", "~*", "&*", "+@all", "-wait")
         url = replication.url.replace("//", "//weary:secret@")
-        async with open_at(driver, url) as store:
+        async with open_store(driver, url) as store:
             staging = store.environment("checkout", "staging")
 
             with short_waits(), pytest.raises(NotDurableError, match="denies this user WAIT"):
@@ -309,7 +298,7 @@ class TestWhileItWaits:
     async def test_other_calls_go_on(self, driver: Driver, replication: Replication) -> None:
         """Given writes that wait in vain, when others read and write, then they don't wait with them."""
         hold(replication, *replication.replicas)
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             staging = store.environment("checkout", "staging")
             waiting = [in_flight(driver, partial(staging.put, f"ci-{n}", replicas=1, wait=False)) for n in range(4)]
             await eventually(lambda: blocked(replication.primary) == 4, "they wait")
@@ -327,7 +316,7 @@ class TestWhileItWaits:
     async def test_they_are_bounded(self, driver: Driver, replication: Replication) -> None:
         """Given as many waiting writes as may be, when another comes, then it fails and nothing was changed."""
         hold(replication, *replication.replicas)
-        async with open_at(driver, replication.url, max_connections=4, deadline_s=2.0) as store:
+        async with open_store(driver, replication.url, max_connections=4, deadline_s=2.0) as store:
             staging = store.environment("checkout", "staging")
             waiting = [in_flight(driver, partial(staging.put, f"ci-{n}", replicas=1, wait=False)) for n in range(2)]
             await eventually(lambda: blocked(replication.primary) == 2, "they wait")
@@ -343,7 +332,7 @@ class TestWhileItWaits:
     async def test_a_primary_that_is_demoted(self, driver: Driver, replication: Replication) -> None:
         """Given a waiting write, when the primary becomes a replica, then its outcome is unknown."""
         hold(replication, *replication.replicas)
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             staging = store.environment("checkout", "staging")
             write = in_flight(driver, partial(staging.put, "ci-1", replicas=1))
             await eventually(lambda: blocked(replication.primary) == 1, "it waits")
@@ -366,7 +355,7 @@ class TestWhileItWaits:
 
     async def test_a_connection_that_breaks(self, driver: Driver, replication: Replication) -> None:
         hold(replication, *replication.replicas)
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             write = in_flight(driver, partial(store.environment("checkout", "staging").put, "ci-1", replicas=1))
             await eventually(lambda: blocked(replication.primary) == 1, "it waits")
 
@@ -377,7 +366,7 @@ class TestWhileItWaits:
 
     async def test_a_cancelled_write_closes_its_connection(self, replication: Replication) -> None:
         hold(replication, *replication.replicas)
-        async with open_at("asyncio", replication.url, deadline_s=60.0) as store:
+        async with open_store("asyncio", replication.url, deadline_s=60.0) as store:
             staging = store.environment("checkout", "staging")
             write = asyncio.ensure_future(staging.put("ci-1", label="a", replicas=1))
             await eventually(lambda: blocked(replication.primary) == 1, "it waits")
@@ -393,7 +382,7 @@ class TestWhileItWaits:
 
     async def test_the_store_is_closed(self, driver: Driver, replication: Replication) -> None:
         hold(replication, *replication.replicas)
-        store = open_at(driver, replication.url)
+        store = open_store(driver, replication.url)
         staging = store.environment("checkout", "staging")
         write = in_flight(driver, partial(staging.put, "ci-1", replicas=1))
         await eventually(lambda: blocked(replication.primary) == 1, "it waits")
@@ -410,7 +399,7 @@ async def test_a_primary_that_is_killed_while_a_write_waits(driver: Driver) -> N
     """Given a write that no replica has yet, when the primary dies, then its outcome is unknown; here it is lost."""
     require_redis_server()
     with Replication() as replication:
-        async with open_at(driver, replication.url) as store:
+        async with open_store(driver, replication.url) as store:
             [replica] = replication.replicas
             hold(replication, replica)
             write = in_flight(driver, partial(store.environment("checkout", "staging").put, "ci-1", replicas=1))
@@ -424,7 +413,7 @@ async def test_a_primary_that_is_killed_while_a_write_waits(driver: Driver) -> N
 
 
 async def test_a_full_redis_still_confirms_a_deletion(driver: Driver, replication: Replication) -> None:
-    async with open_at(driver, replication.url) as store:
+    async with open_store(driver, replication.url) as store:
         staging = store.environment("checkout", "staging")
         await staging.put("ci-1", replicas=2)
         with replication.primary.client() as client:
@@ -458,7 +447,7 @@ class TestFailover:
     async def test_one_of_two_replicas_is_not_enough_if_the_other_is_promoted(self, driver: Driver) -> None:
         require_redis_server()
         with Replication(2) as replication:
-            async with open_at(driver, replication.url) as store:
+            async with open_store(driver, replication.url) as store:
                 staging = store.environment("checkout", "staging")
                 behind = replication.replicas[1]
                 hold(replication, behind)
@@ -474,7 +463,7 @@ class TestFailover:
 async def lose_primaries(driver: Driver, replication: Replication, count: int, *, replicas: int) -> list[str]:
     """Kill the primary right after each of `count` writes; returns the keys of those that are lost."""
     rng = random.Random(1)
-    async with open_at(driver, replication.url) as store:
+    async with open_store(driver, replication.url) as store:
         staging = store.environment("checkout", "staging")
         keys = [f"ci-{number}" for number in range(count)]
         for key in keys:

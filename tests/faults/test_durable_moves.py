@@ -4,59 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
 
 from sessionstore import AsyncEnvironment, NotDurableError, StoreUnavailableError
 
-from ..conftest import require_redis_server
 from ..support.adapter import Backend, Driver
 from ..support.polling import await_true
 from ..support.redis_cluster import RedisCluster
 from ..support.redis_sentinel import READY_WITHIN_S, RedisSentinels
 from ..support.redis_server import RedisServer
 from ..support.replication import short_waits
+from .conftest import SLOT
 
 #: Writes after each of which the primary is killed. A failover takes some seconds, since the servers agree on it.
 MOVES = max(1, int(os.environ.get("FAILOVERS", "0")) // 10)
-
-
-@pytest.fixture(params=["sync", "asyncio"])
-def driver(request: pytest.FixtureRequest) -> Driver:
-    return cast(Driver, request.param)
-
-
-@pytest.fixture(scope="module")
-def lasting_cluster() -> Iterator[RedisCluster]:
-    require_redis_server()
-    with RedisCluster() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def lasting_sentinels() -> Iterator[RedisSentinels]:
-    require_redis_server()
-    with RedisSentinels() as sentinels:
-        yield sentinels
-
-
-@pytest.fixture
-def cluster(lasting_cluster: RedisCluster) -> RedisCluster:
-    lasting_cluster.await_healthy()
-    return lasting_cluster
-
-
-@pytest.fixture
-def sentinels(lasting_sentinels: RedisSentinels) -> RedisSentinels:
-    lasting_sentinels.await_healthy()
-    return lasting_sentinels
-
-
-def slot_of_checkout(cluster: RedisCluster) -> int:
-    return cluster.slot_of("{checkout}")
 
 
 async def put_until_served(staging: AsyncEnvironment, key: str, **terms: Any) -> Any:
@@ -101,10 +66,9 @@ async def lose_primaries(
 @pytest.mark.timeout(60 + 20 * MOVES)
 async def test_no_acknowledged_write_of_a_cluster_is_lost(driver: Driver, cluster: RedisCluster, prefix: str) -> None:
     """Given a shard with one replica, when its primary is killed after each write, then no write is lost."""
-    slot = slot_of_checkout(cluster)
     async with Backend(driver, cluster, prefix).store(lease_s=0.1, deadline_s=10.0) as store:
         staging = store.environment("checkout", "staging")
-        await lose_primaries(staging, lambda: cluster.primary_of(slot), RedisServer.start, cluster.await_healthy, 1)
+        await lose_primaries(staging, lambda: cluster.primary_of(SLOT), RedisServer.start, cluster.await_healthy, 1)
 
 
 @pytest.mark.timeout(60 + 20 * MOVES)
@@ -121,13 +85,12 @@ async def test_a_slot_that_moves_takes_its_durable_writes_along(
     driver: Driver, cluster: RedisCluster, prefix: str
 ) -> None:
     """Given a store that has written durably, when the slot moves, then the next write is on the new replica."""
-    slot = slot_of_checkout(cluster)
-    before = cluster.primary_of(slot)
+    before = cluster.primary_of(SLOT)
     target = next(cluster.primary_of(other) for other in (0, 8000, 16383) if cluster.primary_of(other) is not before)
     async with Backend(driver, cluster, prefix).store(lease_s=0.1, deadline_s=10.0, replicas=1) as store:
         staging = store.environment("checkout", "staging")
         await staging.put("ci-1", label="before")
-        await asyncio.to_thread(cluster.migrate, slot, target)
+        await asyncio.to_thread(cluster.migrate, SLOT, target)
 
         session = await put_until_served(staging, "ci-1")
         assert session.effect.replicas == 1
@@ -138,7 +101,7 @@ async def test_a_slot_that_moves_takes_its_durable_writes_along(
                 await staging.put("ci-1", label="after")
         finally:
             replica.resume()
-    await asyncio.to_thread(cluster.migrate, slot, before)
+    await asyncio.to_thread(cluster.migrate, SLOT, before)
 
 
 async def test_an_orderly_failover_leaves_no_old_connection(driver: Driver, cluster: RedisCluster, prefix: str) -> None:
@@ -146,7 +109,7 @@ async def test_an_orderly_failover_leaves_no_old_connection(driver: Driver, clus
     async with Backend(driver, cluster, prefix).store(lease_s=0.1, deadline_s=10.0, replicas=1) as store:
         staging = store.environment("checkout", "staging")
         await asyncio.gather(*(staging.put(f"ci-{number}", label="x", wait=False) for number in range(8)))
-        [replica] = cluster.replicas_of(cluster.primary_of(slot_of_checkout(cluster)))
+        [replica] = cluster.replicas_of(cluster.primary_of(SLOT))
 
         await asyncio.to_thread(cluster.fail_over, replica)
 

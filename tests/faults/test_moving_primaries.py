@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -18,12 +18,12 @@ from sessionstore import (
     StoreUnavailableError,
 )
 
-from ..conftest import require_redis_server
 from ..support.adapter import Backend, Driver
 from ..support.polling import eventually
 from ..support.redis_cluster import SLOTS, RedisCluster
 from ..support.redis_sentinel import RedisSentinels
 from ..support.redis_server import RedisServer
+from .conftest import SLOT
 
 #: Seconds of a lease: a write waits for one after each move.
 LEASE_S = 0.5
@@ -31,28 +31,11 @@ LEASE_S = 0.5
 slow = pytest.mark.skipif(not os.environ.get("REDIS_KINDS"), reason="slow; set REDIS_KINDS, as make test-all does")
 
 
-@pytest.fixture(params=["sync", "asyncio"])
-def driver(request: pytest.FixtureRequest) -> Driver:
-    return cast(Driver, request.param)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RedisCluster]:
-    require_redis_server()
-    with RedisCluster() as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def on_cluster(driver: Driver, cluster: RedisCluster, prefix: str) -> Iterator[Backend]:
-    """A driver on the cluster, whose servers all run again afterwards."""
     backend = Backend(driver, cluster, prefix)
     yield backend
     backend.close()
-    for node in cluster.nodes:
-        if not node.is_running:
-            node.start()
-    cluster.await_healthy()
 
 
 @pytest.fixture
@@ -115,12 +98,8 @@ class Traffic:
         assert session.label == f"{self.written}"
 
 
-def slot_of_checkout(cluster: RedisCluster) -> int:
-    return cluster.slot_of("{checkout}")
-
-
 def another_primary(cluster: RedisCluster) -> RedisServer:
-    owner = cluster.primary_of(slot_of_checkout(cluster))
+    owner = cluster.primary_of(SLOT)
     primaries = [cluster.primary_of(slot) for slot in (0, SLOTS // 2, SLOTS - 1)]
     return next(node for node in primaries if node is not owner)
 
@@ -128,7 +107,7 @@ def another_primary(cluster: RedisCluster) -> RedisServer:
 async def test_a_slot_that_moves_is_followed(on_cluster: Backend, cluster: RedisCluster) -> None:
     async with Traffic(on_cluster) as traffic:
         target = another_primary(cluster)
-        await asyncio.to_thread(cluster.migrate, slot_of_checkout(cluster), target)
+        await asyncio.to_thread(cluster.migrate, SLOT, target)
 
         # No call fails: each is tried again where the slot is
         await traffic.write()
@@ -141,7 +120,7 @@ async def test_a_view_notices_a_slot_that_moves_while_nothing_happens(
 ) -> None:
     async with Traffic(on_cluster) as traffic:
         resyncs = traffic.view.stats.resyncs
-        await asyncio.to_thread(cluster.migrate, slot_of_checkout(cluster), another_primary(cluster))
+        await asyncio.to_thread(cluster.migrate, SLOT, another_primary(cluster))
 
         await eventually(lambda: traffic.view.stats.resyncs > resyncs and traffic.view.fresh)
         await traffic.recover()
@@ -177,8 +156,7 @@ async def test_while_a_slot_is_moved_key_by_key_no_write_runs_on_a_part_of_it(
                     outcome = exc
                 outcomes.append(outcome)
 
-        slot = slot_of_checkout(cluster)
-        await asyncio.to_thread(cluster.migrate, slot, another_primary(cluster), count=4, between=between)
+        await asyncio.to_thread(cluster.migrate, SLOT, another_primary(cluster), count=4, between=between)
 
         # Each was refused. On a busy machine, the last try may have had no answer yet
         assert len(outcomes) >= 3 * 6
@@ -195,10 +173,10 @@ async def test_while_a_slot_is_moved_key_by_key_no_write_runs_on_a_part_of_it(
 @slow
 async def test_there_and_back_again(on_cluster: Backend, cluster: RedisCluster) -> None:
     async with Traffic(on_cluster) as traffic:
-        slot, home = slot_of_checkout(cluster), cluster.primary_of(slot_of_checkout(cluster))
+        home = cluster.primary_of(SLOT)
         for _ in range(2):
             for target in (another_primary(cluster), home):
-                await asyncio.to_thread(cluster.migrate, slot, target)
+                await asyncio.to_thread(cluster.migrate, SLOT, target)
                 await traffic.write()
         await traffic.recover()
 
@@ -206,7 +184,7 @@ async def test_there_and_back_again(on_cluster: Backend, cluster: RedisCluster) 
 async def test_a_replica_that_is_promoted_in_order(on_cluster: Backend, cluster: RedisCluster) -> None:
     async with Traffic(on_cluster) as traffic:
         for _ in range(2):
-            primary = cluster.primary_of(slot_of_checkout(cluster))
+            primary = cluster.primary_of(SLOT)
             [replica] = cluster.replicas_of(primary)
             await asyncio.to_thread(cluster.fail_over, replica)
 
@@ -215,13 +193,13 @@ async def test_a_replica_that_is_promoted_in_order(on_cluster: Backend, cluster:
 
 
 async def test_a_primary_that_is_killed_hurts_its_own_projects_only(on_cluster: Backend, cluster: RedisCluster) -> None:
-    primary = cluster.primary_of(slot_of_checkout(cluster))
+    primary = cluster.primary_of(SLOT)
     names = (f"project-{number}" for number in range(1000))
     other = next(name for name in names if cluster.primary_of(cluster.slot_of(f"{{{name}}}")) is not primary)
     async with Traffic(on_cluster, deadline_s=1) as here, Traffic(on_cluster, other, deadline_s=1) as there:
         primary.kill()
         resyncs = there.view.stats.resyncs
-        while cluster.primary_of(slot_of_checkout(cluster)) is primary:
+        while cluster.primary_of(SLOT) is primary:
             await there.write()
             assert there.view.fresh
         errors = await here.write_until_served()
@@ -235,9 +213,9 @@ async def test_a_primary_that_is_killed_hurts_its_own_projects_only(on_cluster: 
 @slow
 async def test_a_primary_that_stops_and_comes_back_as_a_replica(on_cluster: Backend, cluster: RedisCluster) -> None:
     async with Traffic(on_cluster, deadline_s=1) as traffic:
-        primary = cluster.primary_of(slot_of_checkout(cluster))
+        primary = cluster.primary_of(SLOT)
         primary.pause()
-        await eventually(lambda: cluster.primary_of(slot_of_checkout(cluster)) is not primary)
+        await eventually(lambda: cluster.primary_of(SLOT) is not primary)
         await traffic.write_until_served()
 
         primary.resume()

@@ -23,7 +23,6 @@ from redis.retry import Retry
 
 from sessionstore import (
     AsyncEnvironment,
-    AsyncSessionStore,
     CorruptDataError,
     OutcomeUnknownError,
     SessionStore,
@@ -32,7 +31,7 @@ from sessionstore import (
 )
 from sessionstore.protocol.scripts import load_script, script_names
 
-from ..support.adapter import Backend, Driver, as_async
+from ..support.adapter import Backend, Driver, open_at
 from ..support.coverage import unmeasured
 from ..support.redis_server import RedisServer
 from ..support.relay import Relay
@@ -45,11 +44,6 @@ DEADLINE_S = 0.4
 ENDS_WITHIN_S = 10.0
 
 
-@pytest.fixture(params=["sync", "asyncio"])
-def driver(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 @pytest.fixture
 def backend(driver: Driver, own_redis: RedisServer, prefix: str) -> Iterator[Backend]:
     backend = Backend(driver, own_redis, prefix)
@@ -57,13 +51,7 @@ def backend(driver: Driver, own_redis: RedisServer, prefix: str) -> Iterator[Bac
     backend.close()
 
 
-def open_at(driver: Driver, url: str, **options: Any) -> AsyncSessionStore:
-    settings: dict[str, Any] = {"lease_s": 0.1, "deadline_s": DEADLINE_S, **options}
-    return (
-        as_async(SessionStore.from_url(url, **settings))
-        if driver == "sync"
-        else AsyncSessionStore.from_url(url, **settings)
-    )
+open_store = partial(open_at, lease_s=0.1, deadline_s=DEADLINE_S)
 
 
 def head_rev(backend: Backend) -> int:
@@ -230,7 +218,7 @@ class TestRefusal:
     )
     async def test_refuses_while_redis_is_loading_or_busy(self, driver: Driver, answer: bytes, words: str) -> None:
         with StubServer(answer) as stub:
-            async with open_at(driver, stub.url) as store:
+            async with open_store(driver, stub.url) as store:
                 staging = store.environment("checkout", "staging")
                 for call in (READS | WRITES | DELETE).values():
                     error = await fails(call(staging))
@@ -333,7 +321,7 @@ class TestLostAnswers:
     async def test_a_write_with_a_lost_answer_runs_once(
         self, backend: Backend, relay: Relay, mode: Any, name: str
     ) -> None:
-        async with open_at(backend.driver, relay.url, prefix=backend.prefix) as store:
+        async with open_store(backend.driver, relay.url, prefix=backend.prefix) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-42", label="x", overrides=["ovr_a"])
             for script in script_names():
@@ -367,7 +355,7 @@ class TestLostAnswers:
             await client.aclose()
 
     async def test_a_write_that_did_not_arrive_has_an_unknown_outcome(self, backend: Backend, relay: Relay) -> None:
-        async with open_at(backend.driver, relay.url, prefix=backend.prefix) as store:
+        async with open_store(backend.driver, relay.url, prefix=backend.prefix) as store:
             staging = store.environment("checkout", "staging")
             await staging.put("ci-42")
             relay.set(to_server="close")
@@ -383,7 +371,7 @@ class TestLostAnswers:
             assert (await recovers(lambda: staging.put("ci-42", label="x"))).revision == 2
 
     async def test_a_late_answer_reaches_no_other_call(self, backend: Backend, relay: Relay) -> None:
-        async with open_at(backend.driver, relay.url, prefix=backend.prefix) as store:
+        async with open_store(backend.driver, relay.url, prefix=backend.prefix) as store:
             staging = store.environment("checkout", "staging")
             for key in ("a", "b"):
                 await staging.put(key, label=key)
@@ -423,7 +411,7 @@ GARBAGE = [
 async def test_garbage_is_an_error(driver: Driver, answer: bytes) -> None:
     with StubServer(answer) as stub:
         # Some look like the start of a long answer, and take the whole deadline.
-        async with open_at(driver, stub.url, deadline_s=0.1) as store:
+        async with open_store(driver, stub.url, deadline_s=0.1) as store:
             staging = store.environment("checkout", "staging")
             for call in (READS["get"], READS["list"], WRITES["put"], WRITES["touch"], DELETE["delete"]):
                 with pytest.raises(SessionStoreError) as caught:
@@ -488,7 +476,7 @@ class TestInterrupted:
 
 
 async def test_calls_wait_for_a_free_connection(driver: Driver, shared_redis: RedisServer, prefix: str) -> None:
-    async with open_at(driver, shared_redis.url, prefix=prefix, max_connections=2, deadline_s=10) as store:
+    async with open_store(driver, shared_redis.url, prefix=prefix, max_connections=2, deadline_s=10) as store:
         staging = store.environment("checkout", "staging")
         await asyncio.gather(*(staging.put(f"ci-{number}") for number in range(50)))
         assert len((await staging.list(limit=100)).sessions) == 50

@@ -111,12 +111,6 @@ class Scene:
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture(params=["sync", "asyncio"])
-def driver(request: pytest.FixtureRequest) -> Driver:
-    kind: Driver = request.param
-    return kind
-
-
 @pytest.fixture
 def redis_options() -> dict[str, str]:
     return {}

@@ -21,7 +21,7 @@ from .redis_cluster import RedisCluster
 from .redis_sentinel import SERVICE, RedisSentinels
 from .redis_server import RedisServer
 
-__all__ = ["DAY_MS", "Backend", "Driver", "as_async", "as_async_client"]
+__all__ = ["DAY_MS", "Backend", "Driver", "as_async", "as_async_client", "open_at"]
 
 DAY_MS = 86_400_000
 
@@ -75,6 +75,13 @@ def as_async(store: SessionStore) -> AsyncSessionStore:
     return cast(AsyncSessionStore, _Awaitable(store))
 
 
+def open_at(driver: Driver, url: str, **options: Any) -> AsyncSessionStore:
+    """A store of a driver; the test closes it."""
+    if driver == "sync":
+        return as_async(SessionStore.from_url(url, **options))
+    return AsyncSessionStore.from_url(url, **options)
+
+
 def as_async_client(client: SessionClient) -> AsyncSessionClient:
     """The HTTP client for threads with the asyncio client's face. Its calls block the loop."""
     return cast(AsyncSessionClient, _Awaitable(client))
@@ -126,10 +133,7 @@ class Backend:
 
     def store_at(self, url: str, **options: Any) -> AsyncSessionStore:
         """A store of the backend's driver at another address of the server."""
-        options = {"prefix": self.prefix, **options}
-        if self.driver == "sync":
-            return as_async(SessionStore.from_url(url, **options))
-        return AsyncSessionStore.from_url(url, **options)
+        return open_at(self.driver, url, **{"prefix": self.prefix, **options})
 
     def client(self, **options: Any) -> Any:
         """A redis-py client of the driver's kind, owned by the caller."""

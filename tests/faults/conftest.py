@@ -1,0 +1,48 @@
+"""A cluster and sentinels whose servers a test may stop: they run again before the next test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from redis.crc import key_slot
+
+from ..conftest import require_redis_server
+from ..support.redis_cluster import RedisCluster
+from ..support.redis_sentinel import RedisSentinels
+
+#: The slot of the project ``checkout``.
+SLOT = key_slot(b"checkout")
+
+
+@pytest.fixture(scope="module")
+def lasting_cluster() -> Iterator[RedisCluster]:
+    """What is behind `cluster`."""
+    require_redis_server()
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(lasting_cluster: RedisCluster) -> RedisCluster:
+    """A real cluster for one test after the other, which may move slots and stop nodes."""
+    for node in lasting_cluster.nodes:
+        if not node.is_running:
+            node.start()
+    lasting_cluster.await_healthy()
+    return lasting_cluster
+
+
+@pytest.fixture(scope="module")
+def lasting_sentinels() -> Iterator[RedisSentinels]:
+    """What is behind `sentinels`."""
+    require_redis_server()
+    with RedisSentinels() as sentinels:
+        yield sentinels
+
+
+@pytest.fixture
+def sentinels(lasting_sentinels: RedisSentinels) -> RedisSentinels:
+    """A real primary with sentinels for one test after the other, which may fail over."""
+    lasting_sentinels.await_healthy()
+    return lasting_sentinels
