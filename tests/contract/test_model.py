@@ -1,39 +1,22 @@
-"""A Hypothesis state machine drives a store against a plain Python model, on a real Redis.
-
-The scripts read the test's clock instead of Redis's. Each reading moves it by a millisecond, and a step of the machine
-moves it by ten seconds. So the outcome depends on the steps alone, and Hypothesis can repeat a failure.
-"""
+"""A Hypothesis state machine drives a store against a plain Python model, on a real Redis, in the test's time."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis import Phase, strategies as st
+from hypothesis.stateful import invariant, rule
 
 from sessionstore import AsyncSessionStore, PreconditionFailedError, Session, SessionNotFoundError, SessionStore
 from sessionstore.protocol import calls as library_calls
-from sessionstore.protocol.scripts import Script, compose, load_script
 
 from ..support.adapter import Driver
+from ..support.clocked import STEP_MS, TTL_MS, ClockedMachine, load_clocked, load_with_bug, run_machine
 from ..support.redis_server import RedisServer
-
-TTL_MS = 1_000_000
-STEP_MS = 10_000
-#: How far the test's clock is ahead of Redis's: far enough that Redis expires no hash by itself.
-AHEAD_MS = 7 * 24 * 3600 * 1000
-
-CLOCK = "model:clock"
-READ_REDIS_TIME = "local time = redis.call('TIME')"
-READ_CLOCK = f"""local clock = redis.call('INCR', '{CLOCK}')
-  local time = {{ math.floor(clock / 1000), clock % 1000 * 1000 }}"""
 
 KEYS = st.sampled_from(["a", "b", "ä/{}"])
 OVERRIDES = st.sampled_from(["ovr_a", "ovr_b", "ovr_ab", "ovr_c"])
@@ -47,8 +30,6 @@ PATCHES = st.fixed_dictionaries(
         "global_delay_max_ms": st.none() | st.sampled_from([0, 2, 120_000]),
     },
 )
-
-_names = itertools.count()
 
 
 @dataclass
@@ -103,23 +84,17 @@ class Model:
         return False
 
 
-class StoreMachine(RuleBasedStateMachine):
+class StoreMachine(ClockedMachine):
     """The store does what the model does."""
 
     driver: Driver
-    server: RedisServer
 
     def __init__(self) -> None:
         super().__init__()
-        self.prefix = f"m{next(_names)}"
-        self.base = f"{self.prefix}:{{checkout}}:staging"
-        self.raw: Any = self.server.client(decode_responses=True)
-        self.raw.set(CLOCK, int(time.time() * 1000) + AHEAD_MS)
         self.model = Model()
-        options: Any = {"prefix": self.prefix, "ttl_s": TTL_MS / 1000, "lease_s": 0.1}
         self.runner = asyncio.Runner()
         self.store: Any = (SessionStore if self.driver == "sync" else AsyncSessionStore).from_url(
-            self.server.url, **options
+            self.server.url, **self.options
         )
         self.staging: Any = self.store.environment("checkout", "staging")
 
@@ -129,7 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             self.runner.run(self.store.aclose())
         self.runner.close()
-        self.raw.close()
+        super().teardown()
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         method = getattr(self.staging, name)
@@ -140,9 +115,6 @@ class StoreMachine(RuleBasedStateMachine):
             return await method(*args, **kwargs)
 
         return self.runner.run(run())
-
-    def now(self) -> int:
-        return int(self.raw.get(CLOCK))
 
     def session(self, key: str) -> Session:
         """The model's session as the store would return it."""
@@ -246,18 +218,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.head += bool(moved)
         self.model.awaited.update(dict.fromkeys(moved, self.model.head))
 
-    @rule(steps=st.sampled_from([1, 9, 10, 11, 20, 49, 89, 99, 100]), collects=st.booleans())
-    @precondition(lambda self: self.model.sessions)
-    def time_passes(self, steps: int, collects: bool) -> None:
-        now = self.raw.incrby(CLOCK, steps * STEP_MS)
-        if not collects:
-            # Redis may keep expired data for any time.
-            return
-        for key in self.model.sessions:
-            name = f"{self.base}:s:{key}"
-            if 0 <= self.raw.pexpiretime(name) <= now:
-                self.raw.delete(name)
-
     @rule(key=KEYS)
     def get(self, key: str) -> None:
         live = self.model.live(key, self.now())
@@ -283,38 +243,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_head_counts_the_changes(self) -> None:
-        assert int(self.raw.hget(f"{self.base}:head", "rev") or 0) == self.model.head
+        assert int(self.raw.hget(f"{self.base}staging:head", "rev") or 0) == self.model.head
 
 
 @pytest.fixture(autouse=True)
-def load_clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Script]:
-    """Make every script of the store read the test's clock; return the function that loads scripts."""
-
-    @cache
-    def load(name: str) -> Script:
-        return compose(name, load_script(name).text.replace(READ_REDIS_TIME, READ_CLOCK))
-
-    assert READ_REDIS_TIME in load_script("put").text
-    monkeypatch.setattr(library_calls, "load_script", load)
-    return load
+def in_the_tests_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_calls, "load_script", load_clocked)
 
 
 def run(driver: Driver, server: RedisServer, **options: Any) -> None:
-    machine = type("Machine", (StoreMachine,), {"driver": driver, "server": server})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            deadline=None,
-            database=None,
-            derandomize=True,
-            stateful_step_count=40,
-            suppress_health_check=list(HealthCheck),
-            **options,
-        ),
-    )
+    run_machine(type("Machine", (StoreMachine,), {"driver": driver, "server": server}), 40, **options)
 
 
-@pytest.mark.parametrize("driver", ["sync", "asyncio"])
 def test_the_store_does_what_the_model_does(driver: Driver, shared_redis: RedisServer) -> None:
     run(driver, shared_redis, max_examples=60)
 
@@ -338,23 +278,8 @@ BUGS = {
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_bug_in_a_script_is_found(
-    bug: str,
-    shared_redis: RedisServer,
-    load_clocked: Callable[[str], Script],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    name, text, planted = BUGS[bug]
-
-    @cache
-    def load_with_bug(wanted: str) -> Script:
-        script = load_clocked(wanted)
-        if wanted != name:
-            return script
-        assert text in script.text, "the bug has a place in the script"
-        return compose(wanted, script.text.replace(text, planted))
-
-    monkeypatch.setattr(library_calls, "load_script", load_with_bug)
+def test_a_bug_in_a_script_is_found(bug: str, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_calls, "load_script", load_with_bug(*BUGS[bug]))
 
     # A failed `pytest.raises` is no AssertionError.
     with pytest.raises((AssertionError, pytest.fail.Exception)):

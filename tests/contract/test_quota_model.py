@@ -1,64 +1,47 @@
 """A Hypothesis state machine compares the count of a project's sessions with the sessions, on a real Redis.
 
-Stores with and without quotas write to two environments, in the test's time (test_model.py).
+Stores with and without quotas write to two environments, in the test's time.
 """
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis import Phase, strategies as st
+from hypothesis.stateful import invariant, rule
 
 from sessionstore import CatalogDocument, QuotaExceededError, SessionNotFoundError, SessionStore, StoreUnavailableError
 from sessionstore.protocol import calls as library_calls
-from sessionstore.protocol.scripts import Script, compose
 
+from ..support.clocked import STEP_MS, ClockedMachine, load_clocked, load_with_bug, run_machine
 from ..support.redis_server import RedisServer
-from .test_model import AHEAD_MS, CLOCK, STEP_MS, TTL_MS, load_clocked
-
-__all__ = ["load_clocked"]
 
 MAX_SESSIONS = 2
 MAX_BYTES = 2500
 
-PLACES = st.tuples(st.sampled_from(["staging", "live"]), st.sampled_from(["a", "b:c", "ä"]))
+KEYS = ["a", "b:c", "ä"]
+ENVIRONMENTS = st.sampled_from(["staging", "live"])
+PLACES = st.tuples(ENVIRONMENTS, st.sampled_from(KEYS))
 OVERRIDES = st.sampled_from(["ovr_a", "ovr_b", "ovr_" + "c" * 100])
-
-_names = itertools.count()
 
 Place = tuple[str, str]
 
 
-class QuotaMachine(RuleBasedStateMachine):
+class QuotaMachine(ClockedMachine):
     """The count is right, and decides."""
-
-    server: RedisServer
 
     def __init__(self) -> None:
         super().__init__()
-        self.prefix = f"q{next(_names)}"
-        self.base = f"{self.prefix}:{{checkout}}:"
-        self.raw: Any = self.server.client(decode_responses=True)
-        self.raw.set(CLOCK, int(time.time() * 1000) + AHEAD_MS)
-        options: Any = {"prefix": self.prefix, "ttl_s": TTL_MS / 1000, "lease_s": 0.1}
-        self.free = SessionStore.from_url(self.server.url, **options)
+        self.free = SessionStore.from_url(self.server.url, **self.options)
         self.bound = SessionStore.from_url(
-            self.server.url, max_sessions=MAX_SESSIONS, max_project_bytes=MAX_BYTES, **options
+            self.server.url, max_sessions=MAX_SESSIONS, max_project_bytes=MAX_BYTES, **self.options
         )
 
     def teardown(self) -> None:
         self.free.close()
         self.bound.close()
-        self.raw.close()
-
-    def now(self) -> int:
-        return int(self.raw.get(CLOCK))
+        super().teardown()
 
     def live(self) -> dict[Place, tuple[int, int]]:
         """The size and expiry of each live session, from its hash."""
@@ -113,9 +96,10 @@ class QuotaMachine(RuleBasedStateMachine):
         except SessionNotFoundError:
             assert place not in self.live()
 
-    @rule(place=PLACES, steps=st.integers(-3, 0))
-    def touch(self, place: Place, steps: int) -> None:
-        self.free.environment("checkout", place[0]).touch({place[1]: self.now() + steps * STEP_MS})
+    @rule(environment=ENVIRONMENTS, steps=st.integers(-3, 0))
+    def touch(self, environment: str, steps: int) -> None:
+        seen = self.now() + steps * STEP_MS
+        self.free.environment("checkout", environment).touch(dict.fromkeys(KEYS, seen))
 
     @rule(mocks=st.lists(OVERRIDES, unique=True))
     def apply_catalog(self, mocks: list[str]) -> None:
@@ -124,13 +108,6 @@ class QuotaMachine(RuleBasedStateMachine):
         document = {"project": "checkout", "environments": {"staging": offer, "live": offer}}
         self.free.project("checkout").apply_catalog(document)
         self.free.project("checkout").apply_catalog(CatalogDocument("checkout", {}), prune=True)
-
-    @rule(steps=st.sampled_from([1, 5, 9, 11, 49, 99, 101]), collects=st.booleans())
-    def time_passes(self, steps: int, collects: bool) -> None:
-        now = self.raw.incrby(CLOCK, steps * STEP_MS)
-        for name in self.raw.keys(f"{self.base}*:s:*") if collects else ():
-            if 0 <= self.raw.pexpiretime(name) <= now:
-                self.raw.delete(name)
 
     @rule(kind=st.sampled_from(["usage", "ledger"]))
     def lose_the_count(self, kind: str) -> None:
@@ -151,18 +128,13 @@ class QuotaMachine(RuleBasedStateMachine):
             assert int(usage.get(f"sessions:{environment}", 0)) == counted
 
 
+@pytest.fixture(autouse=True)
+def in_the_tests_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_calls, "load_script", load_clocked)
+
+
 def run(server: RedisServer, **options: Any) -> None:
-    run_state_machine_as_test(
-        type("Machine", (QuotaMachine,), {"server": server}),
-        settings=settings(
-            deadline=None,
-            database=None,
-            derandomize=True,
-            stateful_step_count=30,
-            suppress_health_check=list(HealthCheck),
-            **options,
-        ),
-    )
+    run_machine(type("Machine", (QuotaMachine,), {"server": server}), 30, **options)
 
 
 def test_the_count_equals_the_sessions(shared_redis: RedisServer) -> None:
@@ -175,7 +147,7 @@ BUGS = {
     "a touch leaves the old expiry": ("touch", "local usage = #moved > 0 and", "local usage = false and"),
     "a smaller session counts as before": ("put", "if old and (old ~= new or not exists) and", "if false and"),
     "a catalog's changes are not counted": ("catalog_apply", "if usage then", "if false then"),
-    "one session too many": ("put", "usage.sessions >= max_sessions", "usage.sessions > max_sessions"),
+    "one session too many": ("put", "usage.sessions >= (tonumber", "usage.sessions > (tonumber"),
     "a count leaves sessions out": ("usage_add", "for i = 4, #KEYS do", "for i = 5, #KEYS do"),
     "a new environment is not counted": ("put", "if head.is_counted and", "if false and"),
     "an old environment is not counted": ("usage_add", "'counted', '1'", "'counted_', '1'"),
@@ -183,23 +155,8 @@ BUGS = {
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_bug_in_a_script_is_found(
-    bug: str,
-    shared_redis: RedisServer,
-    load_clocked: Callable[[str], Script],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    name, text, planted = BUGS[bug]
-
-    @cache
-    def load_with_bug(wanted: str) -> Script:
-        script = load_clocked(wanted)
-        if wanted != name:
-            return script
-        assert text in script.text, "the bug has a place in the script"
-        return compose(wanted, script.text.replace(text, planted))
-
-    monkeypatch.setattr(library_calls, "load_script", load_with_bug)
+def test_a_bug_in_a_script_is_found(bug: str, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_calls, "load_script", load_with_bug(*BUGS[bug]))
 
     # Writes with quotas end in an error where each new count is unsound.
     with pytest.raises((AssertionError, StoreUnavailableError)):
