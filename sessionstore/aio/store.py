@@ -8,7 +8,7 @@ from typing import Self, Unpack
 import redis.asyncio
 
 from ..embedded import EmbeddedServer
-from ..errors import InvalidInputError, SessionStoreError
+from ..errors import SessionStoreError
 from ..options import MAX_CONNECTIONS, StoreConfig, StoreOptions
 from ..protocol import operations
 from ..session import validate_actor
@@ -79,22 +79,6 @@ class AsyncSessionStore:
     def site(self) -> Site:
         """What locates the primary: None, a `Cluster` or `Sentinels`, for code that makes a client of its own."""
         return self._runner.site
-
-    @property
-    def connection_pool(self) -> redis.asyncio.ConnectionPool:
-        """Connections to the store's Redis, for code that shares it. Release each after use.
-
-        Raises
-        ------
-        InvalidInputError
-            The store is on a cluster or on sentinels, whose primaries may move: use a client of your own.
-        """
-        if self._runner.site is not None:
-            raise InvalidInputError(
-                "A store on a cluster or on sentinels has no pool to share; use a client of your own."
-            )
-        pool: redis.asyncio.ConnectionPool = self._runner.pool
-        return pool
 
     def environment(self, project: str, environment: str, *, actor: str | None = None) -> AsyncEnvironment:
         """The sessions of one environment; no I/O.

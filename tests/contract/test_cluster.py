@@ -16,7 +16,6 @@ import pytest
 
 from sessionstore import (
     AsyncSessionStore,
-    InvalidInputError,
     LiveCounts,
     NewApiKey,
     QuotaExceededError,
@@ -140,11 +139,6 @@ async def test_checks_each_primary(store: AsyncSessionStore, backend: Backend) -
     assert isinstance(servers, RedisCluster | RedisSentinels)
     primaries = servers.nodes[:3] if isinstance(servers, RedisCluster) else [servers.primary]
     assert await store.check_primaries(20) == dict.fromkeys(f"127.0.0.1:{node.port}" for node in primaries)
-
-
-async def test_there_is_no_pool_to_share(store: AsyncSessionStore) -> None:
-    with pytest.raises(InvalidInputError, match="no pool to share"):
-        _ = store.connection_pool
 
 
 async def test_addresses_that_the_nodes_announce_are_remapped(

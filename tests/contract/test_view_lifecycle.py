@@ -484,7 +484,7 @@ def test_a_forked_process_waits_for_no_lock_of_the_parent(shared_redis: RedisSer
         staging = store.environment("checkout", "staging")
         staging.put("ci-42")
         # A thread of the parent takes a connection during the fork
-        with store.connection_pool.{lock}:
+        with store._runner.pool.{lock}:
             child = None
 
             def fork():

@@ -450,7 +450,7 @@ class TestInterrupted:
                     store.ping()
 
             # Then the connection, which still waits for an answer, was closed before the pool got it back
-            [connection] = store.connection_pool._available_connections
+            [connection] = store._runner.pool._available_connections
             assert not connection.is_connected
             store.ping()
 

@@ -8,7 +8,6 @@ import re
 
 import httpx
 import pytest
-import redis.asyncio
 
 from gateway.app import create_app
 from gateway.auth import Authenticator
@@ -174,11 +173,7 @@ class TestInternalError:
     async def test_foreign_data_in_redis_is_an_internal_error(
         self, api: API, shared_redis: object, prefix: str
     ) -> None:
-        pool = api.store._runner.pool
-        connection = await pool.get_connection()
-        await connection.send_command("SET", f"{prefix}:{{checkout}}:staging:s:ci-42", "x")
-        await connection.read_response()
-        await pool.release(connection)
+        await api.redis().set(f"{prefix}:{{checkout}}:staging:s:ci-42", "x")
 
         assert_error(await api.get("ci-42"), 500, "internal_error")
 
@@ -189,8 +184,7 @@ class TestCorruptSession:
         """Given a session whose record is corrupt, and another one."""
         for key in ("bad", "good"):
             assert (await api.put(key, {"label": "x"})).status_code == 200
-        client = redis.asyncio.Redis(connection_pool=api.store.connection_pool)
-        await client.hset(api.store.config.prefix + ":{checkout}:staging:s:bad", "rev", "nan")
+        await api.redis().hset(api.store.config.prefix + ":{checkout}:staging:s:bad", "rev", "nan")
 
     async def test_is_an_internal_error_with_the_remedy_and_deleting_removes_it(
         self, api: API, caplog: pytest.LogCaptureFixture

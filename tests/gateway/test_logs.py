@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
 
@@ -19,13 +18,7 @@ async def test_session_key_is_in_no_log_even_if_its_data_is_corrupt(
 ) -> None:
     # Given a session's hash that this library did not write
     keys = EnvironmentKeyspace(prefix, "checkout", "staging")
-    pool: Any = api.store.connection_pool
-    connection = await pool.get_connection()
-    try:
-        await connection.send_command("HSET", keys.session("secret-key"), "rev", "many", "expiresAt", "never")
-        await connection.read_response()
-    finally:
-        await pool.release(connection)
+    await api.redis().hset(keys.session("secret-key"), mapping={"rev": "many", "expiresAt": "never"})
 
     # When it is read
     with caplog.at_level(logging.DEBUG):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import redis.asyncio
 
 from gateway.app import Boundary
 from sessionstore import AsyncSessionStore
@@ -24,6 +25,10 @@ class API:
     app: Boundary
     client: httpx.AsyncClient
     store: AsyncSessionStore
+
+    def redis(self) -> redis.asyncio.Redis:
+        """A plain client of the store's Redis."""
+        return redis.asyncio.Redis(connection_pool=self.store._runner.pool)
 
     async def get(self, key: str, **options: Any) -> httpx.Response:
         return await self._call("GET", f"/sessions/{key}", options)
