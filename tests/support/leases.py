@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import time
 from typing import Any
 
 import fakeredis
 
-from .scripts import LEASE_MS, Scripts
+from .scripts import LEASE_MS, Scripts, read_until
 
 __all__ = ["OTHER_EPOCH", "OTHER_PRIMARY", "Leases"]
 
@@ -55,17 +53,8 @@ class Leases:
         return self.scripts.run("lease_status", [*self._keys, self.scripts.changes], [rev, lease])
 
     def announced(self) -> list[dict[str, Any]]:
-        """The messages on `applied` since the last call. A marker, published now, ends them."""
-        self.scripts.redis.spublish(self._marker, "")
-        messages: list[dict[str, Any]] = []
-        deadline = time.monotonic() + 10
-        while True:
-            message = self._pubsub.get_sharded_message(timeout=10)
-            assert time.monotonic() < deadline, "the subscription brings the marker"
-            if message is not None and message["channel"] == self._marker:
-                return messages
-            if message is not None:
-                messages.append(json.loads(message["data"]))
+        """The messages on `applied` since the last call."""
+        return read_until(self._marker, self.scripts.redis, self._pubsub)
 
     # The contents of the keys
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 import redis
 
 from .certificate import client_options, secure
 from .polling import await_true
-from .redis_server import RedisServer, free_port
+from .redis_server import RedisServer, Startable, free_port
 
 __all__ = ["SLOTS", "RedisCluster"]
 
@@ -22,7 +21,7 @@ SLOTS = 16384
 NODE_TIMEOUT_MS = 1000
 
 
-class RedisCluster:
+class RedisCluster(Startable):
     """Start it as a context manager.
 
     Parameters
@@ -196,18 +195,6 @@ class RedisCluster:
     def close(self) -> None:
         for node in self.nodes:
             node.close()
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.callback(self.close)
-            self.start()
-            stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _make_node(self) -> RedisServer:
         options = {"cluster_port": str(free_port()), **self._options}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from types import TracebackType
 from typing import Any, Self
 
 import redis
 
 from .certificate import secure
 from .polling import await_true
-from .redis_server import RedisServer
+from .redis_server import RedisServer, Startable
 
 __all__ = ["SERVICE", "RedisSentinels"]
 
@@ -29,7 +27,7 @@ sentinel parallel-syncs {SERVICE} 2
 """
 
 
-class RedisSentinels:
+class RedisSentinels(Startable):
     """Start it as a context manager. `options` are command-line options of each server, without dashes.
 
     With the file of a `certificate`, clients, servers and sentinels talk TLS only.
@@ -141,18 +139,6 @@ class RedisSentinels:
     def close(self) -> None:
         for server in (*self.sentinels, *self.nodes):
             server.close()
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.callback(self.close)
-            self.start()
-            stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _replication(node: RedisServer) -> dict[str, Any]:

@@ -14,14 +14,13 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import redis
 
 from .certificate import secure, server_options
 
-__all__ = ["MISSING", "RedisServer", "find_redis_server", "free_port"]
+__all__ = ["MISSING", "RedisServer", "Startable", "find_redis_server", "free_port"]
 
 MISSING = "redis-server is not installed (Debian: apt-get install redis-server); set REDIS_SERVER to its path"
 
@@ -52,7 +51,27 @@ def free_port() -> int:
     raise RuntimeError("there is no free port")
 
 
-class RedisServer:
+class Startable:
+    """Starts as a context manager, and closes at its end or if it can't start."""
+
+    def start(self) -> Self:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RedisServer(Startable):
     """Start it with `start` or as a context manager.
 
     Parameters
@@ -187,11 +206,3 @@ class RedisServer:
         self._process.wait(10)
         self._process = None
         self._paused = False
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

@@ -11,7 +11,7 @@ import redis
 
 from sessionstore.protocol.scripts import load_script
 
-__all__ = ["DAY_MS", "DETAILS", "LEASE_MS", "Scripts", "published"]
+__all__ = ["DAY_MS", "DETAILS", "LEASE_MS", "Scripts", "published", "read_until"]
 
 DAY_MS = 86_400_000
 LEASE_MS = 2_000
@@ -24,6 +24,20 @@ DETAILS = ("ttlSeconds", "modifiedAt", "modifiedBy", "lookedUpAt")
 def published(session: dict[str, Any]) -> dict[str, Any]:
     """The session of a reply as a message has it."""
     return {name: value for name, value in session.items() if name not in DETAILS}
+
+
+def read_until(marker: str, client: Any, pubsub: Any) -> list[dict[str, Any]]:
+    """The messages of a subscription since the last call. One on the channel `marker`, published now, ends them."""
+    client.spublish(marker, "")
+    messages: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 10
+    while True:
+        message = pubsub.get_sharded_message(timeout=10)
+        assert time.monotonic() < deadline, "the subscription brings the marker"
+        if message is not None and message["channel"] == marker:
+            return messages
+        if message is not None:
+            messages.append(json.loads(message["data"]))
 
 
 class Scripts:
@@ -68,17 +82,8 @@ class Scripts:
         self.messages()
 
     def messages(self) -> list[dict[str, Any]]:
-        """The changes published since the last call. A marker, published now, ends them."""
-        self.redis.spublish(self._marker, "")
-        messages: list[dict[str, Any]] = []
-        deadline = time.monotonic() + 10
-        while True:
-            message = self._pubsub.get_sharded_message(timeout=10)
-            assert time.monotonic() < deadline, "the subscription brings the marker"
-            if message is not None and message["channel"] == self._marker:
-                return messages
-            if message is not None:
-                messages.append(json.loads(message["data"]))
+        """The changes published since the last call."""
+        return read_until(self._marker, self.redis, self._pubsub)
 
     def _client_for(self, keys: list[str]) -> Any:
         """A client that may use only these keys and channels, if the server knows users."""

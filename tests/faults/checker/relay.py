@@ -12,8 +12,9 @@ import contextlib
 import threading
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Literal, Self
+
+from ...support.redis_server import Startable
 
 __all__ = ["Direction", "SortingRelay", "Traffic"]
 
@@ -48,7 +49,7 @@ class _Connection:
 Severed = Callable[[str, int], bool]
 
 
-class SortingRelay:
+class SortingRelay(Startable):
     """Listens after `start`, in its own thread, on a free port for each server, and connects each client to it."""
 
     def __init__(self, *targets: int) -> None:
@@ -142,14 +143,6 @@ class SortingRelay:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_PATIENCE_S)
         self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     # The relay's thread
 
