@@ -8,7 +8,7 @@ import inspect
 import os
 import socket
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Concatenate, TypeVar
+from typing import Annotated, Any, Concatenate, NamedTuple, TypeVar
 
 import redis
 import typer
@@ -194,3 +194,21 @@ def chosen_environment(
 
 #: Pass the environment as first argument, and add the options that name it.
 on_environment = _given(on_store(chosen_environment))
+
+
+class Write(NamedTuple):
+    """Where a command writes, and what its calls wait for."""
+
+    environment: Environment
+    terms: dict[str, Any]
+
+
+@on_environment
+def _write(
+    environment: Environment, no_wait: NoWaitOption = False, views: ViewsOption = 0, replicas: ReplicasOption = None
+) -> Write:
+    return Write(environment, {"wait": not no_wait, "views": views, "replicas": replicas})
+
+
+#: Pass a `Write` as first argument, and add its options.
+on_write = _given(_write)

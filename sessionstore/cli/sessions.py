@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -15,12 +16,11 @@ from ..sync.environment import Environment
 from .options import (
     IfMatchOption,
     JsonOption,
-    NoWaitOption,
     PrefixOption,
-    ReplicasOption,
     SessionKeyArgument,
-    ViewsOption,
+    Write,
     on_environment,
+    on_write,
     seconds_of,
 )
 from .output import delay_of, effect_document, print_json, print_result, say, time_of
@@ -37,9 +37,9 @@ def get(environment: Environment, session_key: SessionKeyArgument, as_json: Json
     _print_session(session, as_json)
 
 
-@on_environment
+@on_write
 def put(
-    environment: Environment,
+    write: Write,
     session_key: SessionKeyArgument,
     scenario: Annotated[str | None, typer.Option(metavar="ID", help="Set the scenario, scn_….")] = None,
     clear_scenario: Annotated[bool, typer.Option("--clear-scenario", help="Clear the scenario.")] = False,
@@ -70,16 +70,13 @@ def put(
     replace: Annotated[bool, typer.Option("--replace", help="Clear unnamed properties.")] = False,
     if_match: IfMatchOption = None,
     create: Annotated[bool, typer.Option("--create", help="Only if the session does not exist.")] = False,
-    no_wait: NoWaitOption = False,
-    views: ViewsOption = 0,
-    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set a session's state.
 
     It applies all changes or none. Unnamed properties stay, unless --replace. A missing session is created.
     """
-    session = environment.put(
+    session = write.environment.put(
         session_key,
         scenario=_chosen(scenario, "--scenario", clear_scenario, "--clear-scenario", None),
         overrides=_chosen(override or None, "--override", no_overrides, "--no-overrides", ()),
@@ -90,9 +87,7 @@ def put(
         replace=replace,
         if_match=if_match,
         if_none_match="*" if create else None,
-        wait=not no_wait,
-        views=views,
-        replicas=replicas,
+        **write.terms,
     )
     _print_session(session, as_json)
 
@@ -103,91 +98,58 @@ SessionKeyOrNone = Annotated[
 OverrideArgument = Annotated[str, typer.Argument(metavar="MOCK", help="The published mock, ovr_….")]
 
 
-@on_environment
+@on_write
 def on(
-    environment: Environment,
+    write: Write,
     session_key: SessionKeyArgument,
     override: OverrideArgument,
-    no_wait: NoWaitOption = False,
-    views: ViewsOption = 0,
-    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Switch one mock on; the others stay. A missing session is created."""
-    _print_session(
-        environment.activate(session_key, override, wait=not no_wait, views=views, replicas=replicas), as_json
-    )
+    _print_session(write.environment.activate(session_key, override, **write.terms), as_json)
 
 
-@on_environment
+@on_write
 def off(
-    environment: Environment,
+    write: Write,
     session_key: SessionKeyArgument,
     override: OverrideArgument,
-    no_wait: NoWaitOption = False,
-    views: ViewsOption = 0,
-    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Switch one mock off; the others stay."""
-    _print_session(
-        environment.deactivate(session_key, override, wait=not no_wait, views=views, replicas=replicas), as_json
-    )
+    _print_session(write.environment.deactivate(session_key, override, **write.terms), as_json)
 
 
-@on_environment
+@on_write
 def reset(
-    environment: Environment,
+    write: Write,
     session_key: SessionKeyOrNone = None,
     prefix: PrefixOption = None,
     if_match: IfMatchOption = None,
-    no_wait: NoWaitOption = False,
-    views: ViewsOption = 0,
-    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Clear every property that put can set, and keep the session; or the sessions, with --prefix."""
     if prefix is not None:
         _check_alone(session_key, if_match)
-        _change_all(
-            environment.reset_prefix,
-            prefix,
-            {"wait": not no_wait, "views": views, "replicas": replicas},
-            "Reset",
-            as_json,
-        )
+        _change_all(partial(write.environment.reset_prefix, prefix, **write.terms), "Reset", as_json)
         return
-    session = environment.reset(
-        _named(session_key), if_match=if_match, wait=not no_wait, views=views, replicas=replicas
-    )
-    _print_session(session, as_json)
+    _print_session(write.environment.reset(_named(session_key), if_match=if_match, **write.terms), as_json)
 
 
-@on_environment
+@on_write
 def delete(
-    environment: Environment,
+    write: Write,
     session_key: SessionKeyOrNone = None,
     prefix: PrefixOption = None,
     if_match: IfMatchOption = None,
-    no_wait: NoWaitOption = False,
-    views: ViewsOption = 0,
-    replicas: ReplicasOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Delete a session, or the sessions with --prefix. It is no error if none exists."""
     if prefix is not None:
         _check_alone(session_key, if_match)
-        _change_all(
-            environment.delete_prefix,
-            prefix,
-            {"wait": not no_wait, "views": views, "replicas": replicas},
-            "Deleted",
-            as_json,
-        )
+        _change_all(partial(write.environment.delete_prefix, prefix, **write.terms), "Deleted", as_json)
         return
-    deletion = environment.delete(
-        _named(session_key), if_match=if_match, wait=not no_wait, views=views, replicas=replicas
-    )
+    deletion = write.environment.delete(_named(session_key), if_match=if_match, **write.terms)
     if as_json:
         print_json({"existed": deletion.existed, "effect": effect_document(deletion.effect)})
     else:
@@ -233,14 +195,12 @@ def _check_alone(session_key: str | None, if_match: Any) -> None:
         raise InvalidInputError("--prefix goes with neither a session key nor --if-match.")
 
 
-def _change_all(
-    change: Callable[..., BulkResult], prefix: str, terms: dict[str, Any], done: str, as_json: bool
-) -> None:
+def _change_all(change: Callable[[], BulkResult], done: str, as_json: bool) -> None:
     """Repeat a call on a prefix until it has changed all sessions."""
-    result = change(prefix, **terms)
+    result = change()
     count = result.count
     while result.more:
-        result = change(prefix, **terms)
+        result = change()
         count += result.count
     if as_json:
         print_json({"count": count, "effect": effect_document(result.effect)})
