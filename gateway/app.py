@@ -228,37 +228,25 @@ async def _answer_error(error: Exception, scope: Scope, receive: Receive, send: 
 
 
 def _log_access(record: Record) -> None:
-    access.info(
-        "request",
-        extra={
-            "fields": {
-                "requestId": record.request_id,
-                "keyId": record.api_key.id if record.api_key else None,
-                "method": record.method,
-                "route": record.route,
-                "status": record.status,
-                "code": record.code,
-                "ms": round((time.perf_counter() - record.started_s) * 1000, 2),
-            }
-        },
-    )
+    took_ms = round((time.perf_counter() - record.started_s) * 1000, 2)
+    _log(access, "request", record, method=record.method, route=record.route, ms=took_ms)
 
 
 def _log_write(record: Record, write: Write, client: tuple[str, int] | None) -> None:
-    audit.info(
+    _log(
+        audit,
         "write",
-        extra={
-            "fields": {
-                "requestId": record.request_id,
-                "keyId": record.api_key.id if record.api_key else None,
-                "client": client[0] if client else None,
-                "operation": write.operation,
-                "project": write.project,
-                "environment": write.environment,
-                "sessionKey": write.session_key,
-                "revision": write.revision,
-                "status": record.status,
-                "code": record.code,
-            }
-        },
+        record,
+        client=client[0] if client else None,
+        operation=write.operation,
+        project=write.project,
+        environment=write.environment,
+        sessionKey=write.session_key,
+        revision=write.revision,
     )
+
+
+def _log(logger: logging.Logger, message: str, record: Record, **fields: object) -> None:
+    outcome = {"status": record.status, "code": record.code}
+    key_id = record.api_key.id if record.api_key else None
+    logger.info(message, extra={"fields": {"requestId": record.request_id, "keyId": key_id, **fields, **outcome}})
