@@ -13,8 +13,16 @@ local function whole(text)
   return n and n >= 0 and n <= 9007199254740992 and n % 1 == 0 and n or nil
 end
 
+-- The whole number in a field that is missing where it is 0.
+local function whole_or_0(text)
+  if not text then
+    return 0
+  end
+  return whole(text)
+end
+
 -- Milliseconds since 1970 by this server's clock; the same for the whole run of one script.
 local function now_ms()
   local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  return time[1] * 1000 + math.floor(time[2] / 1000)
 end

@@ -49,15 +49,15 @@ local function open_head(head_key, changes, now, lease, known, own)
     'layout', 'keptUntil', 'counted', 'replid')
   check_layout(value[1], value[8])
   local head = {
-    rev = whole(value[1] or '0'),
+    rev = whole_or_0(value[1]),
     id = value[2] or '',
-    maxTtl = whole(value[3] or '0'),
-    expired = whole(value[4] or '0'),
-    countableAt = whole(value[5] or '0'),
+    maxTtl = whole_or_0(value[3]),
+    expired = whole_or_0(value[4]),
+    countableAt = whole_or_0(value[5]),
     epoch = value[6] or '',
-    lostRev = whole(value[7] or '0'),
+    lostRev = whole_or_0(value[7]),
     missing = not value[1],
-    keptUntil = whole(value[9] or '0'),
+    keptUntil = whole_or_0(value[9]),
     counted = value[10],
     replid = value[11],
   }
@@ -160,8 +160,7 @@ end
 -- Publish one change. `wait` says that a writer waits until every view has applied it. The epoch is left
 -- out before the first lease.
 local function publish_change(changes, kind, head, prev, now, wait, body)
-  redis.call('SPUBLISH', changes, '{"type":"' .. kind .. '","rev":' .. int(head.rev)
-    .. ',"id":' .. cjson.encode(head.id) .. ',"prev":' .. cjson.encode(prev)
-    .. ',"at":' .. int(now) .. ',"wait":' .. (wait == '1' and 'true' or 'false')
-    .. (head.epoch ~= '' and ',"epoch":' .. cjson.encode(head.epoch) or '') .. ',' .. body .. '}')
+  local epoch = head.epoch ~= '' and ',"epoch":' .. cjson.encode(head.epoch) or ''
+  redis.call('SPUBLISH', changes, string.format('{"type":"%s","rev":%d,"id":%s,"prev":%s,"at":%d,"wait":%s%s,%s}', kind,
+    head.rev, cjson.encode(head.id), cjson.encode(prev), now, tostring(wait == '1'), epoch, body))
 end

@@ -50,13 +50,13 @@ local function load_session(key, now)
     label = value[5] or nil,
     scenario = value[6] or nil,
     overrides = value[7] or '[]',
-    globalDelayMs = whole(value[8] or '0'),
-    globalDelayMaxMs = whole(value[9] or '0'),
-    expiryRev = whole(value[10] or '0'),
-    ttlSeconds = whole(value[11] or '0'),
-    modifiedAt = whole(value[12] or '0'),
+    globalDelayMs = whole_or_0(value[8]),
+    globalDelayMaxMs = whole_or_0(value[9]),
+    expiryRev = whole_or_0(value[10]),
+    ttlSeconds = whole_or_0(value[11]),
+    modifiedAt = whole_or_0(value[12]),
     modifiedBy = value[13] or nil,
-    lookedUpAt = whole(value[14] or '0'),
+    lookedUpAt = whole_or_0(value[14]),
     stored = value,
   }
   if not (session.rev and session.expiresAt and session.lastSeenAt and session.createdAt
@@ -83,17 +83,16 @@ end
 local function save_session(key, session, now, by)
   session.modifiedAt = now
   session.modifiedBy = by ~= '' and by or nil
-  local fields = {
-    'rev', int(session.rev), 'createdAt', int(session.createdAt), 'lastSeenAt', int(session.lastSeenAt),
-    'expiresAt', int(session.expiresAt),
-  }
+  local seen = int(session.lastSeenAt)
+  local fields = { 'rev', int(session.rev), 'lastSeenAt', seen, 'expiresAt', int(session.expiresAt) }
+  local last = #fields
   -- Indexed like the fields that load_session reads.
   local stored = session.stored or {}
   local cleared = {}
   local function add(was, name, value)
     if value then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = value
+      fields[last + 1], fields[last + 2] = name, value
+      last = last + 2
     elseif was then
       cleared[#cleared + 1] = name
     end
@@ -106,9 +105,10 @@ local function save_session(key, session, now, by)
   add(stored[10], 'expiryRev')
   add(stored[11], 'ttlSeconds', session.ttlSeconds > 0 and int(session.ttlSeconds))
   -- Last, since Redis looks through a small hash from its beginning.
-  add(stored[12], 'modifiedAt', int(now))
+  add(stored[12], 'modifiedAt', session.lastSeenAt == now and seen or int(now))
   add(stored[13], 'modifiedBy', session.modifiedBy)
   if not session.stored then
+    add(nil, 'createdAt', int(session.createdAt))
     redis.call('DEL', key)
   elseif #cleared > 0 then
     redis.call('HDEL', key, unpack(cleared))
@@ -118,16 +118,12 @@ local function save_session(key, session, now, by)
 end
 
 local function session_json(session_key, session)
-  return '{"sessionKey":' .. cjson.encode(session_key)
-    .. ',"rev":' .. int(session.rev)
-    .. ',"label":' .. (session.label and cjson.encode(session.label) or 'null')
-    .. ',"scenario":' .. (session.scenario and cjson.encode(session.scenario) or 'null')
-    .. ',"overrides":' .. session.overrides
-    .. ',"globalDelayMs":' .. int(session.globalDelayMs)
-    .. ',"globalDelayMaxMs":' .. int(session.globalDelayMaxMs)
-    .. ',"createdAt":' .. int(session.createdAt)
-    .. ',"lastSeenAt":' .. int(session.lastSeenAt)
-    .. ',"expiresAt":' .. int(session.expiresAt) .. '}'
+  return string.format(
+    '{"sessionKey":%s,"rev":%d,"label":%s,"scenario":%s,"overrides":%s,"globalDelayMs":%d,"globalDelayMaxMs":%d,'
+      .. '"createdAt":%d,"lastSeenAt":%d,"expiresAt":%d}',
+    cjson.encode(session_key), session.rev, session.label and cjson.encode(session.label) or 'null',
+    session.scenario and cjson.encode(session.scenario) or 'null', session.overrides, session.globalDelayMs,
+    session.globalDelayMaxMs, session.createdAt, session.lastSeenAt, session.expiresAt)
 end
 
 -- Whether JSON takes the text as it is, as a number below 2^53; not 0.
@@ -161,11 +157,11 @@ end
 
 -- A session with its details, from its JSON without them.
 local function with_details(json, session)
-  return string.sub(json, 1, -2)
-    .. ',"ttlSeconds":' .. (session.ttlSeconds > 0 and int(session.ttlSeconds) or 'null')
-    .. ',"modifiedAt":' .. (session.modifiedAt > 0 and int(session.modifiedAt) or 'null')
-    .. ',"modifiedBy":' .. (session.modifiedBy and cjson.encode(session.modifiedBy) or 'null')
-    .. ',"lookedUpAt":' .. (session.lookedUpAt > 0 and int(session.lookedUpAt) or 'null') .. '}'
+  return string.format('%s,"ttlSeconds":%s,"modifiedAt":%s,"modifiedBy":%s,"lookedUpAt":%s}', string.sub(json, 1, -2),
+    session.ttlSeconds > 0 and int(session.ttlSeconds) or 'null',
+    session.modifiedAt > 0 and int(session.modifiedAt) or 'null',
+    session.modifiedBy and cjson.encode(session.modifiedBy) or 'null',
+    session.lookedUpAt > 0 and int(session.lookedUpAt) or 'null')
 end
 
 -- The session's TTL in ms: its own, or the store's.
