@@ -21,6 +21,7 @@ from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from ..transport.topology import without_address
 from .connections import Connections, Sent
 from .link import disconnect
+from .receiving import receive
 
 #: Batches that are begun before the first is answered.
 _BEGUN = 2
@@ -47,7 +48,6 @@ class SubscriptionsDriver:
         #: until when the task that runs the calls sleeps, and how many tasks wait for `_progress`
         self._asleep_until = -math.inf
         self._waiting = 0
-        self._pubsub: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
@@ -197,9 +197,13 @@ class SubscriptionsDriver:
 
     async def _use(self, connection: Any, backoff: Backoff) -> None:
         """Read and write until one of them fails."""
-        self._pubsub = connection
+
+        def received(replies: list[Any]) -> None:
+            self._received(replies)
+            backoff.succeeded()
+
         tasks = [
-            asyncio.create_task(self._read(connection, backoff), name="sessionstore-pubsub-reader"),
+            receive(connection, received),
             asyncio.create_task(self._write(connection), name="sessionstore-pubsub-writer"),
         ]
         try:
@@ -207,23 +211,19 @@ class SubscriptionsDriver:
             for task in done:
                 task.result()
         finally:
-            # This ends the reader even if a cancellation is lost, as asyncio.wait_for of Python 3.11 may do.
-            self._pubsub = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, connection: Any, backoff: Backoff) -> None:
-        while self._pubsub is connection:
-            reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-            now = lease_clock()
+    def _received(self, replies: list[Any]) -> None:
+        now = lease_clock()
+        for reply in replies:
             self.subscriptions.received(reply, now)
-            backoff.succeeded()
-            if self.subscriptions.commands_due_at() <= now:
-                self._wake_pubsub.set()
-            # Waking a task without need would cost more than applying a change.
-            if self._waiting or self.subscriptions.wake_at(now) < self._asleep_until:
-                self._wake_work.set()
+        if self.subscriptions.commands_due_at() <= now:
+            self._wake_pubsub.set()
+        # Waking a task without need would cost more than applying a change.
+        if self._waiting or self.subscriptions.wake_at(now) < self._asleep_until:
+            self._wake_work.set()
 
     async def _write(self, connection: Any) -> None:
         """Send subscriptions and heartbeats."""

@@ -236,9 +236,13 @@ class Subscriptions:
         Raises
         ------
         ConnectionBroken
-            It is an error, or not a reply that a subscription receives; or Redis has ended a subscription.
+            It is not a reply that a subscription receives, or Redis has ended a subscription.
+        redis.RedisError
+            It is an error reply.
         """
         self._heard_at = now
+        if isinstance(reply, Exception):
+            raise reply
         if not isinstance(reply, list) or len(reply) < 2:
             if isinstance(reply, bytes | str):
                 return  # a pong without an array

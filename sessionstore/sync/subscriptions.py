@@ -33,6 +33,7 @@ from ..transport.driver import deliver
 from ..transport.errors import FOREIGN_ERRORS, describe_loss
 from ..transport.topology import without_address
 from .connections import Connections, Sent
+from .receiving import Receiver
 
 #: Seconds that the reading thread waits for the answer to an acknowledgement.
 _AT_ONCE_S = 0.005
@@ -206,18 +207,20 @@ class SubscriptionsDriver:
 
     def _read(self, connection: Any, backoff: Backoff) -> None:
         """Read until the connection breaks, and send subscriptions and heartbeats."""
+        receiver = Receiver(connection)
         self._write(connection)
         while not self._closing:
             wait_s = self.subscriptions.commands_due_at() - lease_clock()
             if wait_s <= 0:
                 self._write(connection)
                 continue
-            if not connection.can_read(timeout=wait_s):
+            replies = receiver.receive(wait_s)
+            if not replies:
                 continue
-            reply = connection.read_response(timeout=self._deadline_s)
             with self.lock:
                 now = lease_clock()
-                self.subscriptions.received(reply, now)
+                for reply in replies:
+                    self.subscriptions.received(reply, now)
                 acks = self.subscriptions.poll_acks(now)
                 if not acks:
                     self._notify(now)

@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 from redis.cluster import ClusterNode, NodesManager
+from redis.connection import DefaultParser
 
 #: Begins anew in a forked process that ran no fork hook. redis-py's own methods of a pool call it first.
 check_process: Any = redis.ConnectionPool._checkpid
@@ -58,6 +59,35 @@ def has_ended(connection: Any) -> bool:
     """Whether an asyncio connection has ended. Its own method is a coroutine, and needs a task."""
     ended: bool = connection._reader.at_eof() or connection._writer.transport.is_closing()
     return ended
+
+
+def take_over(connection: Any, protocol: asyncio.Protocol) -> bool:
+    """Have `protocol` read what an asyncio connection receives; False if it has no transport, as fakeredis.
+
+    redis-py's own reading needs a task, and so another turn of the event loop. Nothing may be under way.
+
+    Raises
+    ------
+    redis.ConnectionError
+        It has ended.
+    """
+    writer = getattr(connection, "_writer", None)
+    if not isinstance(writer, asyncio.StreamWriter):
+        return False
+    if has_ended(connection):
+        raise redis.ConnectionError("The connection is closed.")
+    writer.transport.set_protocol(protocol)
+    return True
+
+
+def socket_of(connection: Any) -> socket.socket | None:
+    """The socket of a connection for threads; None if it has none, as fakeredis."""
+    found = getattr(connection, "_sock", None)
+    return found if isinstance(found, socket.socket) else None
+
+
+#: Makes redis-py's exception of the text of an error reply.
+parse_error: Any = DefaultParser.parse_error
 
 
 def shut_down(connection: Any) -> None:

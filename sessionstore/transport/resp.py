@@ -1,12 +1,15 @@
-"""Commands as Redis reads them, and the answers of several scripts decoded."""
+"""Commands as Redis reads them, its replies as they arrive, and the answers of several scripts decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from redis.exceptions import InvalidResponse
+
 from ..errors import SessionStoreError
 from ..protocol.calls import Call
+from . import redis_internals
 from .errors import translate
 
 
@@ -28,6 +31,85 @@ def pack(parts: Sequence[str | int]) -> bytes:
         return packed.encode()
     coded = [text.encode() for text in texts]
     return b"".join([b"*%d\r\n" % len(coded), *[b"$%d\r\n%b\r\n" % (len(text), text) for text in coded]])
+
+
+class ReplyParser:
+    """Cuts the bytes that one connection receives into replies of RESP2.
+
+    A bulk string is bytes, an array a list, an error reply an exception. redis-py's own parsers read line by line,
+    which takes longer than applying a change.
+    """
+
+    def __init__(self) -> None:
+        #: what has arrived of an incomplete reply, its length, and the length that it takes to go on
+        self._chunks: list[bytes] = []
+        self._arrived = 0
+        self._needed = 0
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Take what has arrived next; returns the replies that are complete.
+
+        Raises
+        ------
+        InvalidResponse
+            It is not RESP2.
+        """
+        if self._chunks:
+            self._chunks.append(data)
+            self._arrived += len(data)
+            if self._arrived < self._needed:
+                return []
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        replies: list[Any] = []
+        start = 0
+        try:
+            while start < len(data):
+                reply, start = _parse(data, start)
+                replies.append(reply)
+        except _IncompleteError as exc:
+            self._chunks.append(data[start:])
+            self._arrived = len(data) - start
+            self._needed = exc.needed - start
+        except ValueError as exc:
+            raise InvalidResponse("Redis sent a malformed number.") from exc
+        return replies
+
+
+class _IncompleteError(Exception):
+    """The reply goes on: `needed` bytes of the data are needed, at least."""
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+
+
+def _parse(data: bytes, start: int) -> tuple[Any, int]:
+    """Parse the reply at `start`; returns it, and where the next one begins."""
+    end = data.find(b"\r\n", start)
+    if end < 0:
+        raise _IncompleteError(len(data) + 1)
+    kind, line, after = data[start : start + 1], data[start + 1 : end], end + 2
+    if kind == b"$" or kind == b"*":
+        size = int(line)
+        if size < 0:
+            return None, after
+        if kind == b"*":
+            items = []
+            for _ in range(size):
+                item, after = _parse(data, after)
+                items.append(item)
+            return items, after
+        end = after + size
+        if len(data) < end + 2:
+            raise _IncompleteError(end + 2)
+        return data[after:end], end + 2
+    if kind == b"+":
+        return line, after
+    if kind == b":":
+        return int(line), after
+    if kind == b"-":
+        return redis_internals.parse_error(line.decode("utf-8", "replace")), after
+    raise InvalidResponse("Redis sent a reply of an unknown kind.")
 
 
 def decode_all(calls: Sequence[Call[Any]], payloads: Sequence[Any]) -> list[Any]:

@@ -66,34 +66,40 @@ async def test_a_bug_is_logged_and_the_view_recovers(
 @DRIVERS
 async def test_does_not_reuse_a_connection_that_failed_to_send(backend: Backend, store: AsyncSessionStore) -> None:
     staging = store.environment("checkout", "staging")
+    opened = record_opened(driver_of(store)._link, asynchronous=backend.driver == "asyncio")
     async with staging.view() as view:
         # Given redis-py, which disconnects after a failed send, and reconnects at the next use
-        connection = driver_of(store)._pubsub
-        name = "can_read" if backend.driver == "sync" else "read_response"
-        read = getattr(connection, name)
+        [connection] = opened
+        if backend.driver == "sync":
+            connection.disconnect()
+        else:
+            await connection.disconnect(nowait=True)
 
-        def read_disconnected(**options: Any) -> Any:
-            subscriptions = driver_of(store).subscriptions
-            if subscriptions._pinged_at > subscriptions._heard_at:
-                return read(**options)  # a lost answer to a heartbeat reveals it
-            setattr(connection, name, read)
-            if backend.driver == "sync":
-                connection.disconnect()
-                return read(**options)
-            return read_on_a_loop(**options)
-
-        async def read_on_a_loop(**options: Any) -> Any:
-            await connection.disconnect()
-            return await read(**options)
-
-        setattr(connection, name, read_disconnected)
-
-        # When the driver reads again, then the view subscribes again, and writes reach it
+        # When the driver sees it, then the view subscribes again on another one, and writes reach it
         await eventually(lambda: view.stats.resyncs >= 1 and view.fresh)
-        assert driver_of(store)._pubsub is not connection
+        assert len(opened) > 1
         await staging.put("ci-42", label="b")
         assert view.get("ci-42").label == "b"  # type: ignore[union-attr]
     assert not connection.is_connected
+
+
+def record_opened(link: Any, *, asynchronous: bool) -> list[Any]:
+    """The list of the connections that a link opens for pub/sub from now on."""
+    opened: list[Any] = []
+    open_connection = link.open
+
+    def recording_open(*args: Any, **options: Any) -> Any:
+        opened.append(open_connection(*args, **options))
+        return opened[-1]
+
+    async def recording_open_on_a_loop(*args: Any, **options: Any) -> Any:
+        connection = await open_connection(*args, **options)
+        if options.get("for_calls") is False:
+            opened.append(connection)
+        return connection
+
+    link.open = recording_open_on_a_loop if asynchronous else recording_open
+    return opened
 
 
 async def test_logs_the_error_of_an_observer_and_goes_on(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from typing import Any
@@ -117,3 +118,52 @@ async def test_an_embedded_connection_does_so_too(embedded_server: EmbeddedServe
     assert await connection.read_response() == b"PONG"
     assert not redis_internals.has_ended(connection)
     await connection.disconnect()
+
+
+async def test_a_protocol_takes_an_asyncio_connection_over(shared_redis: RedisServer) -> None:
+    connection: Any = redis.asyncio.Connection(port=shared_redis.port)
+    await connection.connect()
+    arrived: asyncio.Queue[bytes] = asyncio.Queue()
+
+    class Protocol(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            arrived.put_nowait(data)
+
+    assert redis_internals.take_over(connection, Protocol())
+    redis_internals.write(connection, [b"PING\r\n"])
+    assert await arrived.get() == b"+PONG\r\n"
+
+    redis_internals.abort(connection)
+    with pytest.raises(redis.ConnectionError):
+        redis_internals.take_over(connection, Protocol())
+    # redis-py's own protocol does not see the end, so don't wait for that.
+    await connection.disconnect(nowait=True)
+
+
+async def test_an_embedded_connection_is_not_taken_over(embedded_server: EmbeddedServer) -> None:
+    pool: Any = embedded_server.async_client().connection_pool
+    connection = await pool.get_connection()
+
+    assert not redis_internals.take_over(connection, asyncio.Protocol())
+    await connection.disconnect()
+
+
+def test_a_connection_for_threads_has_a_socket(shared_redis: RedisServer, embedded_server: EmbeddedServer) -> None:
+    pool: Any = redis.ConnectionPool.from_url(shared_redis.url)
+    connection = pool.get_connection()
+    found = redis_internals.socket_of(connection)
+    assert found is not None
+    assert found.getpeername()[1] == shared_redis.port
+    connection.disconnect()
+    assert redis_internals.socket_of(connection) is None
+
+    pool = embedded_server.client().connection_pool
+    assert redis_internals.socket_of(pool.get_connection()) is None
+
+
+def test_an_error_reply_becomes_redis_pys_exception() -> None:
+    moved = redis_internals.parse_error("MOVED 3999 127.0.0.1:6381")
+
+    assert isinstance(moved, redis.exceptions.MovedError)
+    assert (moved.host, moved.port) == ("127.0.0.1", 6381)
+    assert str(redis_internals.parse_error("ERR no such key")) == "no such key"
