@@ -35,7 +35,7 @@ from ..session import (
     shorten_session_key,
     validate_session_key,
 )
-from .calls import Answer, Call, SessionCalls
+from .calls import Answer, Call, SessionCalls, WriteTerms
 from .failures import Failure, Retry, lost_answer, read_answer
 from .settings import DEFAULT_RETRY_FOR_S, DEFAULT_TIMEOUT_S, read_settings
 
@@ -203,9 +203,7 @@ class AsyncSessionClient:
             )
         )
 
-    async def activate(
-        self, session_key: str, override: str, *, views: int = 0, wait: bool = True, replicas: int | None = None
-    ) -> Effect:
+    async def activate(self, session_key: str, override: str, **terms: Unpack[WriteTerms]) -> Effect:
         """Switch one published mock on; create the session if it is missing. Parameters as for `put`.
 
         Raises
@@ -214,13 +212,9 @@ class AsyncSessionClient:
             The catalog has no such mock.
         TooFewViewsError
         """
-        return await self._run(
-            self._calls.switch(session_key, override, True, views=views, wait=wait, replicas=replicas)
-        )
+        return await self._run(self._calls.switch(session_key, override, True, **terms))
 
-    async def deactivate(
-        self, session_key: str, override: str, *, views: int = 0, wait: bool = True, replicas: int | None = None
-    ) -> Effect:
+    async def deactivate(self, session_key: str, override: str, **terms: Unpack[WriteTerms]) -> Effect:
         """Switch one published mock off. Parameters as for `put`.
 
         Raises
@@ -229,51 +223,27 @@ class AsyncSessionClient:
             There is no such session, or the catalog has no such mock.
         TooFewViewsError
         """
-        return await self._run(
-            self._calls.switch(session_key, override, False, views=views, wait=wait, replicas=replicas)
-        )
+        return await self._run(self._calls.switch(session_key, override, False, **terms))
 
-    async def reset(
-        self,
-        session_key: str,
-        *,
-        if_match: IfMatch | None = None,
-        views: int = 0,
-        wait: bool = True,
-        replicas: int | None = None,
-    ) -> Effect:
+    async def reset(self, session_key: str, *, if_match: IfMatch | None = None, **terms: Unpack[WriteTerms]) -> Effect:
         """Clear everything that `put` can set, and keep the session. Parameters as for `put`.
 
         Raises
         ------
         NotFoundError, PreconditionFailedError, TooFewViewsError
         """
-        return await self._run(
-            self._calls.end(session_key, "reset", if_match=if_match, views=views, wait=wait, replicas=replicas)
-        )
+        return await self._run(self._calls.end(session_key, "reset", if_match=if_match, **terms))
 
-    async def delete(
-        self,
-        session_key: str,
-        *,
-        if_match: IfMatch | None = None,
-        views: int = 0,
-        wait: bool = True,
-        replicas: int | None = None,
-    ) -> Effect:
+    async def delete(self, session_key: str, *, if_match: IfMatch | None = None, **terms: Unpack[WriteTerms]) -> Effect:
         """Remove a session, if there is one. Parameters as for `put`.
 
         Raises
         ------
         PreconditionFailedError, TooFewViewsError
         """
-        return await self._run(
-            self._calls.end(session_key, "delete", if_match=if_match, views=views, wait=wait, replicas=replicas)
-        )
+        return await self._run(self._calls.end(session_key, "delete", if_match=if_match, **terms))
 
-    async def delete_prefix(
-        self, prefix: str, *, views: int = 0, wait: bool = True, replicas: int | None = None
-    ) -> BulkResult:
+    async def delete_prefix(self, prefix: str, **terms: Unpack[WriteTerms]) -> BulkResult:
         """Remove the sessions whose keys begin with `prefix`, byte by byte: at most 1,000 of them in one call.
 
         Each session changes atomically, but not all of them together. Other parameters as for `put`.
@@ -283,13 +253,11 @@ class AsyncSessionClient:
         InvalidQueryError
             `prefix` must have 1 to 200 characters that a session key can begin with.
         """
-        return await self._run(self._calls.end_prefix(prefix, "delete", views=views, wait=wait, replicas=replicas))
+        return await self._run(self._calls.end_prefix(prefix, "delete", **terms))
 
-    async def reset_prefix(
-        self, prefix: str, *, views: int = 0, wait: bool = True, replicas: int | None = None
-    ) -> BulkResult:
+    async def reset_prefix(self, prefix: str, **terms: Unpack[WriteTerms]) -> BulkResult:
         """Reset the sessions whose keys begin with `prefix`, as `delete_prefix` removes them."""
-        return await self._run(self._calls.end_prefix(prefix, "reset", views=views, wait=wait, replicas=replicas))
+        return await self._run(self._calls.end_prefix(prefix, "reset", **terms))
 
     async def list(self, limit: int = 50, cursor: str | None = None, prefix: str | None = None) -> SessionPage:
         """Read one page of the live sessions, newest seen first; it may be short or empty and still not be the last.

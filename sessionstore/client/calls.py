@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -39,8 +39,18 @@ T = TypeVar("T")
 
 BASE_PATH = "/api/v1"
 
+_SESSIONS = f"{BASE_PATH}/sessions"
+
 #: The value of `mode` in a query.
 Mode = Literal["reset", "delete"]
+
+
+class WriteTerms(TypedDict, total=False):
+    """What a write waits for: the arguments of these names of `SessionClient.put`."""
+
+    views: int
+    wait: bool
+    replicas: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +93,7 @@ class SessionCalls:
 
     def get(self, session_key: str) -> Call[Session]:
         """Read a session."""
-        return Call(method="GET", path=_session_path(session_key), query=self._query(), read=_read_session)
+        return self._read(_session_path(session_key), _read_session)
 
     def put(
         self,
@@ -93,88 +103,72 @@ class SessionCalls:
         replace: bool,
         if_match: IfMatch | None,
         if_none_match: Literal["*"] | None,
-        views: int,
-        wait: bool,
-        replicas: int | None,
+        **terms: Unpack[WriteTerms],
     ) -> Call[Session]:
         """Set a session's state."""
         if if_none_match not in (None, "*"):
             raise InvalidQueryError('if_none_match must be None or "*".')
-        headers = {**_conditions(if_match, wait), "content-type": "application/json"}
+        headers = {**_if_match_header(if_match), "content-type": "application/json"}
         if if_none_match:
             headers["if-none-match"] = if_none_match
-        return Call(
-            method="PUT",
-            path=_session_path(session_key),
-            query=self._query(mode="replace" if replace else None, views=views, replicas=_given(replicas)),
-            headers=headers,
-            content=_encode(patch),
-            read=_read_put,
-        )
+        query = {"mode": "replace" if replace else None}
+        return self._write("PUT", _session_path(session_key), _read_put, query, headers, _encode(patch), **terms)
 
     def end(
-        self, session_key: str, mode: Mode, *, if_match: IfMatch | None, views: int, wait: bool, replicas: int | None
+        self, session_key: str, mode: Mode, *, if_match: IfMatch | None, **terms: Unpack[WriteTerms]
     ) -> Call[Effect]:
         """Reset or delete a session."""
-        return Call(
-            method="DELETE",
-            path=_session_path(session_key),
-            query=self._query(mode=mode, views=views, replicas=_given(replicas)),
-            headers=_conditions(if_match, wait),
-            read=_read_effect,
-        )
+        headers = _if_match_header(if_match)
+        return self._write("DELETE", _session_path(session_key), _read_effect, {"mode": mode}, headers, **terms)
 
-    def switch(
-        self, session_key: str, override: str, on: bool, *, views: int, wait: bool, replicas: int | None
-    ) -> Call[Effect]:
+    def switch(self, session_key: str, override: str, on: bool, **terms: Unpack[WriteTerms]) -> Call[Effect]:
         """Switch one published mock on or off."""
-        return Call(
-            method="POST" if on else "DELETE",
-            path=f"{_session_path(session_key)}/overrides/{validate_override(override)}",
-            query=self._query(views=views, replicas=_given(replicas)),
-            headers=_conditions(None, wait),
-            read=_read_effect,
-        )
+        path = f"{_session_path(session_key)}/overrides/{validate_override(override)}"
+        return self._write("POST" if on else "DELETE", path, _read_effect, **terms)
 
     def list(self, limit: int, cursor: str | None, prefix: str | None) -> Call[SessionPage]:
         """Read one page of the live sessions."""
-        return Call(
-            method="GET",
-            path=f"{BASE_PATH}/sessions",
-            query=self._query(
-                limit=validate_limit(limit),
-                cursor=cursor,
-                prefix=None if prefix is None else validate_key_prefix(prefix),
-            ),
-            read=_read_page,
-        )
+        prefix = None if prefix is None else validate_key_prefix(prefix)
+        return self._read(_SESSIONS, _read_page, limit=validate_limit(limit), cursor=cursor, prefix=prefix)
 
-    def end_prefix(self, prefix: str, mode: Mode, *, views: int, wait: bool, replicas: int | None) -> Call[BulkResult]:
+    def end_prefix(self, prefix: str, mode: Mode, **terms: Unpack[WriteTerms]) -> Call[BulkResult]:
         """Reset or delete up to 1,000 sessions whose keys begin with a prefix."""
-        return Call(
-            method="DELETE",
-            path=f"{BASE_PATH}/sessions",
-            query=self._query(prefix=validate_key_prefix(prefix), mode=mode, views=views, replicas=_given(replicas)),
-            headers=_conditions(None, wait),
-            read=_read_bulk,
-        )
+        query = {"prefix": validate_key_prefix(prefix), "mode": mode}
+        return self._write("DELETE", _SESSIONS, _read_bulk, query, **terms)
 
     def scenarios(self, limit: int, search: str | None, before: str | None) -> Call[ScenarioPage]:
         """Read one page of the environment's scenarios."""
-        return Call(
-            method="GET",
-            path=f"{BASE_PATH}/scenarios",
-            query=self._query(limit=validate_limit(limit), search=search, before=before),
-            read=lambda answer: msgspec.json.decode(answer.content, type=ScenarioPage),
-        )
+        read = _reader_of(ScenarioPage)
+        return self._read(f"{BASE_PATH}/scenarios", read, limit=validate_limit(limit), search=search, before=before)
 
     def views(self) -> Call[ViewListDocument]:
         """Read the environment's live views."""
+        return self._read(f"{BASE_PATH}/views", _reader_of(ViewListDocument))
+
+    def _read(self, path: str, read: Callable[[Answer], T], **query: str | int | None) -> Call[T]:
+        return Call(method="GET", path=path, query=self._query(**query), read=read)
+
+    def _write(
+        self,
+        method: Literal["PUT", "POST", "DELETE"],
+        path: str,
+        read: Callable[[Answer], T],
+        query: Mapping[str, str | None] = {},
+        headers: Mapping[str, str] = {},
+        content: bytes | None = None,
+        *,
+        views: int = 0,
+        wait: bool = True,
+        replicas: int | None = None,
+    ) -> Call[T]:
         return Call(
-            method="GET",
-            path=f"{BASE_PATH}/views",
-            query=self._query(),
-            read=lambda answer: msgspec.json.decode(answer.content, type=ViewListDocument),
+            method=method,
+            path=path,
+            # 0 replicas is a number too: the gateway's own may be higher.
+            query=self._query(**query, views=views, replicas=None if replicas is None else str(replicas)),
+            headers=headers if wait else {"prefer": "respond-async", **headers},
+            content=content,
+            read=read,
         )
 
     def _query(self, **parameters: str | int | None) -> dict[str, str]:
@@ -197,25 +191,20 @@ _DURATION = re.compile(r"(\w+);dur=([\d.]+)")
 def _session_path(session_key: str) -> str:
     key = quote(validate_session_key(session_key, shorten_session_key), safe="")
     # Otherwise a dot segment may be removed from the path on the way.
-    return f"{BASE_PATH}/sessions/{key.replace('.', '%2E') if key in ('.', '..') else key}"
+    return f"{_SESSIONS}/{key.replace('.', '%2E') if key in ('.', '..') else key}"
 
 
-def _given(replicas: int | None) -> str | None:
-    """A number for the query. 0 is one too: the gateway's own may be higher."""
-    return None if replicas is None else str(replicas)
+def _if_match_header(if_match: IfMatch | None) -> dict[str, str]:
+    if if_match is None or if_match == "*":
+        return {"if-match": "*"} if if_match else {}
+    revisions = if_match if isinstance(if_match, Sequence) else (if_match,)
+    if not revisions or not all(type(revision) is int for revision in revisions):
+        raise InvalidQueryError('if_match must be a revision, several of them, or "*".')
+    return {"if-match": ", ".join(f'"{revision}"' for revision in revisions)}
 
 
-def _conditions(if_match: IfMatch | None, wait: bool) -> dict[str, str]:
-    """Headers of a write."""
-    headers = {} if wait else {"prefer": "respond-async"}
-    if if_match == "*":
-        headers["if-match"] = "*"
-    elif if_match is not None:
-        revisions = if_match if isinstance(if_match, Sequence) else (if_match,)
-        if not revisions or not all(type(revision) is int for revision in revisions):
-            raise InvalidQueryError('if_match must be a revision, several of them, or "*".')
-        headers["if-match"] = ", ".join(f'"{revision}"' for revision in revisions)
-    return headers
+def _reader_of(kind: type[T]) -> Callable[[Answer], T]:
+    return lambda answer: msgspec.json.decode(answer.content, type=kind)
 
 
 def _read_put(answer: Answer) -> Session:

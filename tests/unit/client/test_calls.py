@@ -43,6 +43,12 @@ def test_a_put_sends_what_is_set_and_leaves_out_what_is_not() -> None:
     assert json.loads(call.content or b"") == {"scenario": None, "overrides": ["ovr_a"], "label": "mine"}
 
 
+def test_an_unknown_term_is_an_error() -> None:
+    for call in (put, lambda **terms: CALLS.end("ci-42", "reset", if_match=None, **terms)):
+        with pytest.raises(TypeError, match="replica"):
+            call(replica=1)
+
+
 @pytest.mark.parametrize(
     ("options", "query", "headers"),
     [
