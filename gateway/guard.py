@@ -183,8 +183,6 @@ class Guard(asyncio.BufferedProtocol, asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send output of the stock protocol, unless it refuses what h11 has refused."""
-        if self._closing:
-            return
         if self._http.their_state is h11.ERROR:
             self._refuse("bad_request", NOT_HTTP)
             # h11 fails if the stock protocol goes on to refuse a HEAD.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -42,12 +42,6 @@ def backend(request: pytest.FixtureRequest, prefix: str) -> Iterator[Backend]:
     backend = Backend(cast(Driver, driver), request.getfixturevalue(f"shared_{kind}"), prefix)
     yield backend
     backend.close()
-
-
-@pytest.fixture
-async def store(backend: Backend) -> AsyncIterator[AsyncSessionStore]:
-    async with backend.store(lease_s=0.1) as store:
-        yield store
 
 
 async def test_sessions_of_many_projects(store: AsyncSessionStore) -> None:
