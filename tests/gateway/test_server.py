@@ -418,7 +418,8 @@ class TestPipelining:
             while chunk := connection.recv(65536):
                 received += chunk
 
-        assert statuses(received) == [200, 200, 200, 200]
+        # A write that waits for a lease brings an interim response, which clients ignore.
+        assert [status for status in statuses(received) if status >= 200] == [200, 200, 200, 200]
 
     def test_data_after_the_last_request_is_ignored(self, gateway: GatewayProcess) -> None:
         received = exchange(gateway, put("last", "Content-Length: 2", body=b"{}"), b"\r\nmore")
