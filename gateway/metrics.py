@@ -18,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sessionstore import AsyncSessionStore, Effect, __version__
+from sessionstore import AsyncSessionStore, __version__
 from sessionstore.api_keys.model import KeySnapshot
 from sessionstore.api_keys.ring import Refusal
 from sessionstore.errors import SessionStoreError
@@ -87,7 +87,6 @@ class Metrics:
         self._corrupt_sessions = counter(
             "sessionstore_corrupt_sessions", "Corrupt records of sessions that requests met."
         )
-        self._rate_limited = counter("sessionstore_rate_limited", "Requests refused over the rate limit.")
         self._uncounted = counter("sessionstore_limiter_failures", "Requests that passed uncounted by the rate limit.")
         redis_seconds = histogram(
             "sessionstore_redis_call_seconds",
@@ -106,19 +105,23 @@ class Metrics:
         )
         self._confirmed = counter("sessionstore_views_confirmed", "Views that confirmed a write, summed over writes.")
         self._expired = counter("sessionstore_views_expired", "Views whose lease expired while a write waited.")
-        self._not_effective = counter(
-            "sessionstore_writes_not_effective",
-            "Writes that were committed and answered with an error, because a view may not serve them.",
-        )
         self._durable_seconds = histogram(
             "sessionstore_write_durable_seconds",
             "Seconds from a write's commit until the replicas that it asked for had it.",
             buckets=_EFFECT_BUCKETS,
         )
-        self._not_durable = counter(
-            "sessionstore_writes_not_durable",
-            "Writes that were committed and answered with an error, because too few replicas had them in time.",
-        )
+        #: error codes that have a metric of their own
+        self._by_code = {
+            "rate_limited": counter("sessionstore_rate_limited", "Requests refused over the rate limit."),
+            "not_effective": counter(
+                "sessionstore_writes_not_effective",
+                "Writes that were committed and answered with an error, because a view may not serve them.",
+            ),
+            "not_durable": counter(
+                "sessionstore_writes_not_durable",
+                "Writes that were committed and answered with an error, because too few replicas had them in time.",
+            ),
+        }
         self._live_sessions = prometheus.Gauge(
             "sessionstore_live_sessions",
             "Live sessions of the registered environments of projects that this gateway has served.",
@@ -154,20 +157,19 @@ class Metrics:
         method = record.method if record.method in _METHODS else "other"
         self._requests(record.route, method, record.status).inc()
         self._request_seconds(record.route, method).observe(time.perf_counter() - record.started_s)
-        if record.effect is not None and record.effect.waited:
-            self._took_effect(record.effect)
-        if record.effect is not None and record.effect.replicas:
-            self._durable_seconds.observe(record.effect.durable_s)
+        effect = record.effect
+        if effect is not None and effect.waited:
+            self._effective_seconds.observe(effect.effective_s)
+            self._confirmed.inc(effect.confirmed)
+            self._expired.inc(effect.expired)
+        if effect is not None and effect.replicas:
+            self._durable_seconds.observe(effect.durable_s)
         if record.corrupt:
             self._corrupt_sessions.inc(len(record.corrupt))
         if record.code is not None:
             self._errors.labels(record.code).inc()
-            if record.code == "rate_limited":
-                self._rate_limited.inc()
-            if record.code == "not_effective":
-                self._not_effective.inc()
-            if record.code == "not_durable":
-                self._not_durable.inc()
+            if record.code in self._by_code:
+                self._by_code[record.code].inc()
 
     def rejected(self, code: str) -> None:
         """Count an answer to a connection that had no request."""
@@ -268,9 +270,3 @@ class Metrics:
         for environment, counts in found.items():
             self._live_sessions.labels(project, environment).set(counts.sessions)
             self._live_views.labels(project, environment).set(counts.views)
-
-    def _took_effect(self, effect: Effect) -> None:
-        self._effective_seconds.observe(effect.effective_s)
-        if effect.confirmed or effect.expired:
-            self._confirmed.inc(effect.confirmed)
-            self._expired.inc(effect.expired)

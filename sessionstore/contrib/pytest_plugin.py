@@ -19,9 +19,6 @@ from ..embedded import EmbeddedServer
 from ..protocol.keyspace import DEFAULT_PREFIX
 from ..sync.store import SessionStore
 
-#: Keys that one call deletes.
-_BATCH = 500
-
 _HELP = "the Redis for session_store, such as redis://localhost:6379/0; by default, it is in memory"
 
 
@@ -63,11 +60,5 @@ def _delete_keys(url: str, prefix: str) -> None:
     import redis
 
     with redis.Redis.from_url(url) as client:
-        batch: list[bytes] = []
-        for key in client.scan_iter(match=f"{prefix}:*", count=_BATCH):
-            batch.append(key)
-            if len(batch) == _BATCH:
-                client.unlink(*batch)
-                batch.clear()
-        if batch:
-            client.unlink(*batch)
+        for key in client.scan_iter(match=f"{prefix}:*", count=500):
+            client.unlink(key)
