@@ -69,8 +69,8 @@ class Authenticator:
         bootstrap: str | None = None,
         store: AsyncSessionStore | None = None,
         *,
-        on_refusal: Callable[[Refusal], None] | None = None,
-        on_load: Callable[[KeySnapshot], None] | None = None,
+        on_refusal: Callable[[Refusal], object] = lambda reason: None,
+        on_load: Callable[[KeySnapshot], object] = lambda snapshot: None,
         grace_s: float = DEFAULT_GRACE_S,
     ) -> None:
         self.ring = KeyRing([] if bootstrap is None else [bootstrap], grace_s=grace_s)
@@ -139,8 +139,7 @@ class Authenticator:
                 key_id,
             )
         self._corrupt = frozenset(snapshot.corrupt)
-        if self._on_load is not None:
-            self._on_load(snapshot)
+        self._on_load(snapshot)
         if self._trouble is not None:
             log.warning("The API keys are loaded again.")
         self._trouble = None
@@ -181,8 +180,7 @@ class Authenticator:
             key = Refusal.MALFORMED if known else Refusal.UNAVAILABLE
         if key is Refusal.UNAVAILABLE and self._store is None:
             key = Refusal.UNKNOWN
-        if self._on_refusal is not None:
-            self._on_refusal(key)
+        self._on_refusal(key)
         if key is Refusal.UNAVAILABLE:
             # One cause, one sentence: /readyz says the same.
             return StoreUnavailableError(
