@@ -159,7 +159,7 @@ class _View:
 
     def renew(self) -> None:
         position = self._position
-        call = calls.renew(self._keyspace, self._id, self._lease_ms, position.rev, position.id)
+        call = calls.renew(self._keyspace, self._id, self._lease_ms, position.rev, position.id, self._epoch)
         self._commands.send(pack(evalsha(call)))
 
 

@@ -475,10 +475,13 @@ def join(
 
 
 def renew(
-    keyspace: EnvironmentKeyspace, lease_id: str, lease_ms: int, applied_rev: int, applied_id: str
+    keyspace: EnvironmentKeyspace, lease_id: str, lease_ms: int, applied_rev: int, applied_id: str, epoch: str = ""
 ) -> Call[replies.LeaseReply]:
-    """Extend a lease, and acknowledge the position of its view."""
-    return _lease_call("renew", keyspace, (keyspace.changes,), lease_id, lease_ms, applied_rev, applied_id)
+    """Extend a lease, and acknowledge the position of its view.
+
+    `epoch` is the lease's if an answer has said that the position was acknowledged. Then there is less to do.
+    """
+    return _lease_call("renew", keyspace, (keyspace.changes,), lease_id, lease_ms, applied_rev, applied_id, epoch)
 
 
 def ack(

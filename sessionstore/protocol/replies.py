@@ -212,15 +212,16 @@ class AckReply(Reply, frozen=True, gc=False, kw_only=True):
 class LeaseReply(Reply, frozen=True, gc=False, kw_only=True):
     """Answer of join, renew and leave: the head, and how long the lease lasts.
 
-    The status is ok, expired (the lease has expired), refused (the view lags behind the head of its last answer) or
-    forked (the view's position is not on the head's chain).
+    The status is ok, same (ok, and the head is the view's position), expired (the lease has expired), refused (the view
+    lags behind the head of its last answer) or forked (the view's position is not on the head's chain).
     """
 
     now: int
-    rev: int
-    id: str
+    #: the head and the epoch are left out with the status same
+    rev: int = 0
+    id: str = ""
     #: changes when Redis is emptied, restarted or replaced
-    epoch: str
+    epoch: str = ""
     #: from `now` on
     lease_ms: int = msgspec.field(name="leaseMs")
 

@@ -116,6 +116,8 @@ class Lease:
         self._epoch = ""
         self._ack_wanted = False
         self._acked_rev = 0
+        #: the last position that Redis said it has recorded for this lease
+        self._recorded: Position | None = None
         #: Redis's clock at the last join or renewal
         self._reading: _Reading | None = None
         self._revocation: str | None = None
@@ -172,7 +174,8 @@ class Lease:
             call = calls.join(self._keyspace, self._id, self._lease_ms, self._info, rev, write_id)
             return self._send("join", call, self._id, now)
         if now >= self._renew_at:
-            call = calls.renew(self._keyspace, self._id, self._lease_ms, rev, write_id)
+            epoch = self._epoch if self._recorded == self._chain.position else ""
+            call = calls.renew(self._keyspace, self._id, self._lease_ms, rev, write_id, epoch)
             return self._send("renew", call, self._id, now)
         return self.poll_ack(now)
 
@@ -209,7 +212,7 @@ class Lease:
         if reply.status == "expired":
             self._forget()
             return
-        if reply.status != "ok":
+        if reply.status not in ("ok", "same"):
             self._revoke(
                 "the view lags behind: its subscription may be dead"
                 if reply.status == "refused"
@@ -225,9 +228,11 @@ class Lease:
             self._epoch = reply.epoch
         else:
             self._acked_rev = max(self._acked_rev, request.position.rev)
+        self._recorded = request.position
         if isinstance(reply, LeaseReply):
             if self._head is None:
-                self._head = (reply.rev, reply.id, request.position.rev)
+                head = request.position if reply.status == "same" else (reply.rev, reply.id)
+                self._head = (*head, request.position.rev)
             self._prolong(request, reply, _Reading(reply.now, request.sent_at, now))
         # A step of Redis's clock may have ended the lease.
         if self._held and self._chain is not None:

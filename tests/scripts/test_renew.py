@@ -154,11 +154,32 @@ def test_an_idle_view_too_is_not_given_time_by_another_clock(scripts: Scripts, l
     expiry = leases.expiry("l1")
 
     # When it renews, then the head names this primary, which tells the former one if the slot goes back
-    assert leases.renew("l1", 2, "g2")["status"] == "expired"
+    assert leases.renew_idle("l1", 2, "g2")["status"] == "expired"
     assert leases.expiry("l1") == expiry
     assert leases.epoch() == f"{leases.server_run()}:l1"
     assert leases.replid() == leases.replication_id()
     assert 0 < scripts.put("ci-44", op="g3")["countableInMs"] <= LEASE_MS
+
+
+@pytest.mark.parametrize(("rev", "write_id"), [(1, "g1"), (2, "x")])
+def test_a_view_that_is_not_at_the_head_is_not_idle(scripts: Scripts, leases: Leases, rev: int, write_id: str) -> None:
+    given(scripts, leases)
+
+    assert leases.renew_idle("l1", rev, write_id)["status"] == ("refused" if rev == 1 else "forked")
+
+
+def test_what_a_view_has_applied_never_goes_back(scripts: Scripts, leases: Leases) -> None:
+    # Given a view that has reported revision 2, and a change
+    given(scripts, leases)
+    scripts.put("ci-44", op="g3")
+
+    # When an earlier acknowledgement and an earlier renewal run late
+    leases.ack("l1", 1, "g1")
+    assert leases.view_fields("l1")["l1:applied"] == "2"
+    leases.renew("l1", 3, "g3")
+    leases.ack("l1", 2, "g2")
+
+    assert leases.view_fields("l1")["l1:applied"] == "3"
 
 
 def test_an_idle_view_behind_the_head_of_its_join_acknowledges_it(scripts: Scripts, leases: Leases) -> None:
@@ -169,13 +190,24 @@ def test_an_idle_view_behind_the_head_of_its_join_acknowledges_it(scripts: Scrip
     assert leases.view_fields("l1")["l1:applied"] == "1"
 
 
+def test_an_idle_view_of_an_earlier_epoch_joins_again(scripts: Scripts, leases: Leases) -> None:
+    # Given a lease that was taken before the head was lost and made anew, at the same write
+    given(scripts, leases)
+    epoch = leases.epoch()
+    scripts.redis.hset(scripts.head, "epoch", f"{leases.server_run()}:l9")
+    expiry = leases.expiry("l1")
+
+    assert leases.renew("l1", 2, "g2", epoch)["status"] == "expired"
+    assert leases.expiry("l1") == expiry
+
+
 def test_an_idle_view_keeps_a_lease_that_has_run_out_but_was_not_missed(scripts: Scripts, leases: Leases) -> None:
     given(scripts, leases)
     leases.run_out("l1")
 
-    reply = leases.renew("l1", 2, "g2")
+    reply = leases.renew_idle("l1", 2, "g2")
 
-    assert (reply["status"], reply["leaseMs"]) == ("ok", LEASE_MS)
+    assert reply == {"status": "same", "now": reply["now"], "leaseMs": LEASE_MS}
     assert leases.expiry("l1") == reply["now"] + LEASE_MS
     assert scripts.put("ci-44")["pending"] == 1
 
@@ -186,7 +218,7 @@ def test_an_idle_view_whose_lease_was_missed_joins_again(scripts: Scripts, lease
     leases.run_out("l1")
     assert leases.lease_status(2)["live"] == 0
 
-    assert leases.renew("l1", 2, "g2")["status"] == "expired"
+    assert leases.renew_idle("l1", 2, "g2")["status"] == "expired"
     assert leases.expiry("l1") is None
 
 
@@ -194,8 +226,9 @@ def test_an_idle_view_names_the_replication_that_the_head_lacks(scripts: Scripts
     given(scripts, leases)
     scripts.redis.hdel(scripts.head, "replid")
 
-    assert leases.renew("l1", 2, "g2")["status"] == "ok"
-    assert leases.replid() == leases.replication_id()
+    replication = leases.replication_id()
+    assert leases.renew_idle("l1", 2, "g2")["status"] == ("same" if replication is None else "ok")
+    assert leases.replid() == replication
 
 
 def test_where_everything_was_flushed(scripts: Scripts, leases: Leases) -> None:
@@ -219,6 +252,7 @@ def test_views_stay_fresh_while_redis_is_out_of_memory(own_redis: RedisServer, p
             scripts.put("ci-44")
 
         assert leases.renew("l1", 2, "g2")["status"] == "ok"
+        assert leases.renew_idle("l1", 2, "g2")["status"] == "ok"
         assert leases.ack("l2", 2, "g2")["status"] == "ok"
         assert leases.join("l3", 2, "g2")["status"] == "ok"
         assert leases.leave("l3")["status"] == "ok"

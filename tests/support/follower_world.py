@@ -62,7 +62,7 @@ class Server(Redis):
         self.leases[lease_id] = _Lease(self.now + lease, self.contents.rev, self.contents.rev)
         return self._answer("ok", lease)
 
-    def _renew(self, lease_id: str, lease: int, rev: int, position_id: str) -> object:
+    def _renew(self, lease_id: str, lease: int, rev: int, position_id: str, epoch: str) -> object:
         held = self.leases.get(lease_id)
         if held is None or held.expires <= self.now:
             return self._answer("expired")

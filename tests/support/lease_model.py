@@ -107,10 +107,10 @@ class ServerModel:
         self._announce(floor)
         return self._reply(status, lease_ms if status == "ok" else 0)
 
-    def renew(self, lease_id: str, lease_ms: int, rev: int, write_id: str) -> LeaseReply:
-        if self._is_idle(lease_id, rev, write_id) and self.leases[lease_id] != self.now + lease_ms:
+    def renew(self, lease_id: str, lease_ms: int, rev: int, write_id: str, epoch: str) -> LeaseReply:
+        if self._is_idle(lease_id, rev, write_id, epoch) and self.leases[lease_id] != self.now + lease_ms:
             self.leases[lease_id] = self.now + lease_ms
-            return self._reply("ok", lease_ms)
+            return LeaseReply(status="same", now=self.now, lease_ms=lease_ms)
         if self._open(lease_ms, known=rev):
             self.rev = self.rev or 0
         floor = self._floor()
@@ -127,8 +127,8 @@ class ServerModel:
             due = self.leases[lease_id] - lease_ms + int(lease_ms / 3 + lease_ms / 20)
             lasts = lease_ms - (max(0, self.now - due) if rev < head and self.rules.late else 0)
             self.leases[lease_id] = self.now + lasts
-            self.acks[lease_id] = max(self.acks[lease_id], rev)
-            self.notes[lease_id] = (head, rev, self.notes[lease_id][2])
+            self._acknowledge(lease_id, rev)
+            self.notes[lease_id] = (head, *self.notes[lease_id][1:])
         self._announce(floor)
         return self._reply(status, lasts)
 
@@ -232,18 +232,21 @@ class ServerModel:
         self.acks.pop(lease_id, None)
         self.notes.pop(lease_id, None)
 
-    def _is_idle(self, lease_id: str, rev: int, write_id: str) -> bool:
-        """Whether a lease's view has acknowledged the head already. Nobody has missed a lease that is still there."""
+    def _is_idle(self, lease_id: str, rev: int, write_id: str, epoch: str) -> bool:
+        """Whether a lease's view has acknowledged the head already, as it says by naming its epoch.
+
+        Nobody has missed a lease that is still there.
+        """
         if lease_id not in self.leases or (self.rev, self.id) != (rev, write_id):
             return False
         if self.rules.own_clock and not self._is_of_this_run():
             return False
-        return self.notes[lease_id][1:] == (rev, self.epoch)
+        return epoch == self.epoch
 
     def _acknowledge(self, lease_id: str, rev: int) -> None:
         self.acks[lease_id] = max(self.acks[lease_id], rev)
-        head, _, epoch = self.notes[lease_id]
-        self.notes[lease_id] = (head, rev, epoch)
+        head, applied, epoch = self.notes[lease_id]
+        self.notes[lease_id] = (head, max(applied, rev), epoch)
 
     def _is_forked(self, rev: int, write_id: str) -> bool:
         head = self.rev or 0

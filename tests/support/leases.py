@@ -35,9 +35,13 @@ class Leases:
         keys = [*self._keys, self.scripts.changes, self.applied]
         return self.scripts.run("join", keys, [lease_id, lease, info, rev, id])
 
-    def renew(self, lease_id: str, rev: int = 0, id: str = "", *, lease: int = LEASE_MS) -> Any:  # noqa: A002
+    def renew(self, lease_id: str, rev: int = 0, id: str = "", epoch: str = "", *, lease: int = LEASE_MS) -> Any:  # noqa: A002
         keys = [*self._keys, self.scripts.changes, self.applied]
-        return self.scripts.run("renew", keys, [lease_id, lease, rev, id])
+        return self.scripts.run("renew", keys, [lease_id, lease, rev, id, epoch])
+
+    def renew_idle(self, lease_id: str, rev: int, id: str) -> Any:  # noqa: A002
+        """Renew as a view that has acknowledged this position."""
+        return self.renew(lease_id, rev, id, self.epoch())
 
     def ack(self, lease_id: str, rev: int, id: str, epoch: str | None = None) -> Any:  # noqa: A002
         epoch = self.epoch() if epoch is None else epoch

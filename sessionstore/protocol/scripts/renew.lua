@@ -3,29 +3,29 @@
 --
 -- KEYS[1] head  [2] leases  [3] acks  [4] views  [5] changes (channel)  [6] applied (channel)
 -- ARGV[1] the lease's id  [2] lease, ms  [3] the revision that the view has applied, and [4] its id
+--     [5] the lease's epoch if an answer has said that this position was acknowledged, else ''
 --
 -- Returns   {"status": …, "now": ms, "rev": head, "id": its id, "epoch": text, "leaseMs": ms that the lease lasts, 0
---           if it was not extended}. Status expired: the lease expired or belongs to another epoch; join again. Status
---           refused or forked: the view missed a change; leave and resync
+--           if it was not extended}. Status same: as ok, without rev, id and epoch, which are those of the call. Status
+--           expired: the lease expired or belongs to another epoch; join again. Status refused or forked: the view
+--           missed a change; leave and resync
 -- Publishes on `applied` if the revision that every live lease has applied rose
 
 --@include lib/primary
 
--- Nearly all renewals of an idle view end here: it has acknowledged the head already. A lease that has run out, and is
--- still there, was counted by all writes: scripts that count leases drop those first. A loss of history that is not
--- detected yet matters to the next write only, which looks for it. An unknown reign ('-') never ends. Out of memory, ZADD
--- returns an error.
-do
+-- Nearly all renewals of an idle view end here: it has acknowledged the head already. It says so itself, since a look at
+-- the hash of all views would take longer than anything else here. A lease that has run out, and is still there, was
+-- counted by all writes: scripts that count leases drop those first. A loss of history that is not detected yet matters
+-- to the next write only, which looks for it. An unknown reign ('-') never ends. Out of memory, ZADD returns an error.
+if ARGV[5] ~= '' then
   local rev, id, epoch, kept, replid = unpack(redis.call('HMGET', KEYS[1], 'rev', 'id', 'epoch', 'keptUntil', 'replid'))
-  local held = redis.call('HMGET', KEYS[4], ARGV[1] .. ':applied', ARGV[1] .. ':epoch')
-  if rev == ARGV[3] and (id or '') == ARGV[4] and held[1] == rev and epoch and held[2] == epoch
+  if rev == ARGV[3] and (id or '') == ARGV[4] and epoch == ARGV[5]
       and (string.sub(epoch, 1, 2) == '-:' or replicates_as(replid)) then
     local time = redis.call('TIME')
     local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
     if (tonumber(kept or nil) or 0) > now + 86400000
       and redis.pcall('ZADD', KEYS[2], 'XX', 'CH', string.format('%d', now + ARGV[2]), ARGV[1]) == 1 then
-      return string.format('{"status":"ok","now":%d,"rev":%s,"id":%s,"epoch":%s,"leaseMs":%d}', now, rev,
-        cjson.encode(ARGV[4]), cjson.encode(epoch), ARGV[2])
+      return string.format('{"status":"same","now":%d,"leaseMs":%d}', now, ARGV[2])
     end
   end
 end

@@ -207,9 +207,61 @@ class TestRenew:
         held.apply(3)
         request = held.send("renew")
 
-        assert request.call.args == ("l1", LEASE_MS, 3, "w3")
+        assert request.call.args == ("l1", LEASE_MS, 3, "w3", "")
         held.reply(request, head=AT_3)
         assert held.lease.fresh_until() == pytest.approx(101.0 + 3.0 - 0.3)
+
+    @pytest.mark.parametrize("by", ["join", "renew", "ack"])
+    def test_it_names_the_epoch_if_redis_has_recorded_its_position(self, held: View, by: str) -> None:
+        # Given a position that a request has told, and Redis has answered
+        if by != "join":
+            held.apply(3)
+            held.now = 101.0 if by == "renew" else held.now
+            held.lease.want_ack()
+            held.reply(held.send(by), head=AT_3)
+        held.now += 1.0
+
+        # Then the next renewal says so
+        request = held.send("renew")
+        assert request.call.args[2:] == ((2, "w2", EPOCH) if by == "join" else (3, "w3", EPOCH))
+
+        # And the one after a change does not
+        held.reply(request, "same", rev=0, id="", epoch="")
+        held.apply(4 if by != "join" else 3)
+        held.now += 1.0
+        assert held.send("renew").call.args[4] == ""
+
+    def test_a_request_without_an_answer_has_recorded_nothing(self, held: View) -> None:
+        held.apply(3)
+        held.lease.want_ack()
+        held.lease.failed(held.send("ack"), held.now)
+
+        held.now = 101.0
+        assert held.send("renew").call.args == ("l1", LEASE_MS, 3, "w3", "")
+
+    def test_the_position_of_another_lease_counts_for_nothing(self, held: View) -> None:
+        held.now = 104.0
+        held.reply(held.send("renew"), "expired", lease_ms=0)
+        held.reply(held.send("join"), head=AT_3)
+        held.apply(3)
+
+        # The join was told revision 2, and answered with 3
+        held.now = 105.0
+        assert held.send("renew").call.args == ("l2", LEASE_MS, 3, "w3", "")
+
+    def test_if_the_head_is_its_position_it_has_reached_it(self, view: View) -> None:
+        # Given a join that named a head which was too old to compare
+        request = view.send("join")
+        last = 3 + KNOWN_REVISIONS
+        view.apply(*range(3, last + 1))
+        view.reply(request, head=AT_2)
+        assert not view.fresh
+
+        view.now = 101.0
+        view.reply(view.send("renew"), "same", rev=0, id="", epoch="")
+
+        assert view.fresh
+        assert view.lease.fresh_until() == pytest.approx(101.0 + 3.0 - 0.3)
 
     def test_it_lasts_as_long_as_redis_grants(self, held: View) -> None:
         held.now = 102.0

@@ -308,11 +308,13 @@ class World:
             reply: LeaseReply | AckReply = server.leave(request.lease_id)
         else:
             assert position is not None
-            if request.kind == "ack":
-                reply = server.ack(request.lease_id, *position, str(request.call.args[3]))
+            epoch = str(request.call.args[-1])
+            if request.kind == "join":
+                reply = server.join(request.lease_id, LEASE_MS, *position)
+            elif request.kind == "renew":
+                reply = server.renew(request.lease_id, LEASE_MS, *position, epoch)
             else:
-                run = server.join if request.kind == "join" else server.renew
-                reply = run(request.lease_id, LEASE_MS, *position)
+                reply = server.ack(request.lease_id, *position, epoch)
         if request is self.lease._in_flight:
             self.answer = reply
 
@@ -421,7 +423,8 @@ class World:
             return epochs.setdefault(epoch, len(epochs))
 
         def request_key(request: LeaseRequest) -> Any:
-            return request.kind, name[request.lease_id], request.position
+            epoch = epoch_key(str(request.call.args[-1])) if request.kind in ("renew", "ack") else None
+            return request.kind, name[request.lease_id], request.position, epoch
 
         def reply_key(reply: LeaseReply | AckReply | None) -> Any:
             if not isinstance(reply, LeaseReply):
@@ -473,6 +476,7 @@ class World:
                 epoch_key(lease._epoch),
                 since,
                 lease._held and lease._acked_rev,
+                lease._held and lease._recorded == self.view.position,
                 # Only the difference of the clocks matters.
                 reading
                 and tuple(
@@ -660,6 +664,14 @@ class IgnoresEpochs(Lease):
         pass
 
 
+class ClaimsAll(Lease):
+    """Says of every position that it was acknowledged."""
+
+    def poll(self, now: float) -> LeaseRequest | None:
+        self._recorded = None if self._chain is None else self._chain.position
+        return super().poll(now)
+
+
 class NoPreviousHead(Rules):
     previous_head = False
 
@@ -690,6 +702,7 @@ FLAWS = {
     "it serves right after the join": Setup(lease=ServesAfterJoin, delayed=0),
     "a lease counts from the reply": Setup(lease=CountsFromReply, delayed=0, cuts=0),
     "it acknowledges before applying": Setup(hasty=True, delayed=0, cuts=0),
+    "it says that it has acknowledged what it has not": Setup(lease=ClaimsAll, bounded=True, delayed=0, cuts=0),
     "it leaves before it stops": Setup(lease=LeavesFirst, delayed=0),
     "no margin, and a clock that falls behind": Setup(drift=1, margin_s=0.0, delayed=0, cuts=0),
     "no settling after FLUSHALL": Setup(rules=NoSettling, flushes=1, delayed=0, cuts=0),

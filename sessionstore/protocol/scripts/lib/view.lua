@@ -46,10 +46,12 @@ local function announce(channel, head, before)
   end
 end
 
--- Record that the lease's view has applied `rev`. Never lowers what it has acknowledged.
+-- Record that the lease's view has applied `rev`. Never lowers what it has acknowledged: a call may run late.
 local function acknowledge(lease_id, rev)
   redis.call('ZADD', KEYS[3], 'GT', int(rev), lease_id)
-  redis.call('HSET', KEYS[4], lease_id .. ':applied', int(rev))
+  if rev > (whole(redis.call('HGET', KEYS[4], lease_id .. ':applied')) or 0) then
+    redis.call('HSET', KEYS[4], lease_id .. ':applied', int(rev))
+  end
 end
 
 -- The answer: the status, the head, its epoch, and the ms that the lease still lasts.
