@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import random
+import resource
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -52,8 +53,8 @@ _HAND_KEYS = ("by-hand:head", "by-hand:leases", "by-hand:answers", DONE)
 class Receivers:
     """`count` views and as many receivers by hand, in a few processes. While one kind works, the other one waits."""
 
-    def __init__(self, port: int, count: int, lease_ms: int) -> None:
-        processes = min(count, _PROCESSES)
+    def __init__(self, port: int, count: int, lease_ms: int, *, processes: int = _PROCESSES) -> None:
+        processes = min(count, processes)
         firsts = [count * number // processes for number in range(processes + 1)]
         self._stack = contextlib.ExitStack()
         self._peers = [
@@ -183,6 +184,8 @@ class _Hand:
 
 
 def _receive(pipe: Connection, port: int, numbers: Iterable[int], lease_ms: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four connections for each number
     asyncio.run(_run(pipe, port, numbers, lease_ms))
 
 
