@@ -22,6 +22,8 @@
 
 --@include lib/clock
 --@include lib/text
+--@include lib/periods
+--@include lib/id_array
 --@include lib/session
 --@include lib/layout
 --@include lib/primary

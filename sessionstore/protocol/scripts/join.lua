@@ -12,6 +12,7 @@
 --@include lib/clock
 --@include lib/layout
 --@include lib/primary
+--@include lib/periods
 --@include lib/revision
 --@include lib/lease
 --@include lib/view

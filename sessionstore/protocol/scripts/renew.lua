@@ -32,6 +32,7 @@ end
 
 --@include lib/clock
 --@include lib/layout
+--@include lib/periods
 --@include lib/revision
 --@include lib/lease
 --@include lib/view

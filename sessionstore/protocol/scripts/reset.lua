@@ -10,6 +10,8 @@
 --@include lib/clock
 --@include lib/text
 --@include lib/environment
+--@include lib/periods
+--@include lib/id_array
 --@include lib/session
 --@include lib/layout
 --@include lib/primary

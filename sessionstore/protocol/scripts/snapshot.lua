@@ -13,6 +13,8 @@
 --@include lib/clock
 --@include lib/text
 --@include lib/layout
+--@include lib/periods
+--@include lib/id_array
 --@include lib/session
 
 local now = now_ms()

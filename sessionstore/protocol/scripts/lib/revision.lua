@@ -15,15 +15,6 @@
 --                  Revisions then begin again at 1. An environment that ever had a catalog is kept forever.
 --   counted        '1' if the project has had a count of its sessions, see lib/usage.lua
 
--- How long an environment is kept after its last session can have expired: longer than anybody holds an ETag.
-local KEEP_MS = 30 * 86400000
--- A later time is written only if it gains this much. A touch leaves more to the writes, which also count environments.
-local KEEP_STEP_MS = 86400000
-local TOUCH_KEEP_STEP_MS = 10 * KEEP_STEP_MS
--- How long a live lease keeps the head at least, and how long it is kept then.
-local LEASED_KEEP_MS = 86400000
-local FOREVER = 9007199254740992
-
 -- Make writers wait for one lease: some leases may be lost.
 local function forget_leases(head, now, lease)
   head.countableAt = now + lease

@@ -6,25 +6,11 @@
 -- ttlSeconds is the session's own TTL, 0 for the store's. modifiedAt and modifiedBy say when and by whom the state was
 -- last set, and lookedUpAt when a proxy last looked the session up. Views are told none of these.
 
--- Milliseconds that a hash outlives its expiresAt: Redis collects it, but expiresAt alone says when a session has
--- ended.
-local COLLECT_AFTER_MS = 10000
-
 -- Bytes of a label, a scenario or a writer's name: 256 code points.
 local MAX_TEXT_BYTES = 1024
 
 local function is_text(text)
   return not text or #text <= MAX_TEXT_BYTES and is_utf8(text)
-end
-
--- Bytes of 200 ids of 128 characters, as an array.
-local MAX_ID_ARRAY_BYTES = 26201
-
--- Whether the text is a JSON array of ids, without spaces: it is copied into messages as it is.
-local function is_id_array(text)
-  -- Nothing but the last bracket may remain, and only the first id may follow a bracket.
-  return text == '[]' or #text <= MAX_ID_ARRAY_BYTES and string.gsub(text, '[%[,]"[%w_%-]+"', '') == ']'
-    and string.sub(text, -1) == ']' and string.sub(text, 1, 1) == '[' and not string.find(text, '[', 2, true)
 end
 
 -- The session in `key`, or nil if it does not exist or has expired. `stored` is what HMGET answered, for save_session.
