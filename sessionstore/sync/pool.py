@@ -171,7 +171,7 @@ class Pool(redis.ConnectionPool):
 
 def _is_stale(connection: Any) -> bool:
     try:
-        return bool(connection.can_read())
+        return redis_internals.has_input(connection)
     except (RedisError, OSError):
         return True
 

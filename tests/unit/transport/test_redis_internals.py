@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -159,6 +160,34 @@ def test_a_connection_for_threads_has_a_socket(shared_redis: RedisServer, embedd
 
     pool = embedded_server.client().connection_pool
     assert redis_internals.socket_of(pool.get_connection()) is None
+
+
+def test_an_idle_connection_for_threads_has_input_or_not(
+    shared_redis: RedisServer, embedded_server: EmbeddedServer
+) -> None:
+    pools: list[Any] = [redis.ConnectionPool.from_url(shared_redis.url), embedded_server.client().connection_pool]
+    for pool in pools:
+        connection = pool.get_connection()
+        assert not redis_internals.has_input(connection)
+
+        # An answer to no command
+        connection.send_command("PING")
+        deadline = time.monotonic() + 5
+        while not redis_internals.has_input(connection):
+            assert time.monotonic() < deadline
+        connection.disconnect()
+
+
+def test_a_connection_that_redis_has_ended_has_input(shared_redis: RedisServer) -> None:
+    pool: Any = redis.ConnectionPool.from_url(shared_redis.url, client_name="ended")
+    connection = pool.get_connection()
+
+    shared_redis.kill_clients("ended")
+
+    deadline = time.monotonic() + 5
+    while not redis_internals.has_input(connection):
+        assert time.monotonic() < deadline
+    connection.disconnect()
 
 
 def test_an_error_reply_becomes_redis_pys_exception() -> None:
