@@ -10,7 +10,7 @@ import msgspec
 import typer
 from msgspec import UNSET
 
-from ..errors import InvalidInputError, SessionNotFoundError
+from ..errors import InvalidInputError, OutcomeUnknownError, SessionNotFoundError, StoreUnavailableError
 from ..session import BulkResult, Session, SessionDetails
 from ..sync.environment import Environment
 from .options import (
@@ -197,11 +197,16 @@ def _check_alone(session_key: str | None, if_match: Any) -> None:
 
 def _change_all(change: Callable[[], BulkResult], done: str, as_json: bool) -> None:
     """Repeat a call on a prefix until it has changed all sessions."""
-    result = change()
-    count = result.count
-    while result.more:
-        result = change()
+    count, more = 0, True
+    while more:
+        try:
+            result = change()
+        except StoreUnavailableError as exc:
+            if not count:
+                raise
+            raise OutcomeUnknownError(f"{exc} {done} {count} sessions before; give the command again.") from exc
         count += result.count
+        more = result.more
     if as_json:
         print_json({"count": count, "effect": effect_document(result.effect)})
     else:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ..catalog.document import CatalogDocument
 from ..catalog.model import Catalog, CatalogDiff, ScenarioPage, diff_catalogs, page_scenarios
-from ..errors import NotDurableError, StoreUnavailableError
+from ..errors import NotDurableError, OutcomeUnknownError, StoreUnavailableError
 from ..session import Effect
 from . import calls, operations
 from .calls import Terms, WriteContext
@@ -80,7 +80,9 @@ def apply(
             if not reports:
                 raise
             done = ", ".join(report.environment for report in reports)
-            raise type(exc)(
+            # A StoreUnavailableError itself would mean that nothing was changed.
+            kind = OutcomeUnknownError if type(exc) is StoreUnavailableError else type(exc)
+            raise kind(
                 f"{exc} This was environment {name!r}; applied before it: {done}. Apply the document again: it is safe."
             ) from exc
         reports.append(report)

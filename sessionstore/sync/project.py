@@ -89,6 +89,8 @@ class Project:
             A change was committed, and fewer replicas have it. Later environments were not changed.
         NotEffectiveError
             A change was committed, but perhaps not every view serves it.
+        OutcomeUnknownError
+            Redis failed midway. The message names the environments that were changed before.
         """
         config = self._runner.config
         return self._runner.run(

@@ -34,6 +34,7 @@ from sessionstore.errors import (
 from sessionstore.protocol import bulk_operations
 from sessionstore.protocol.messages import Change, decode_change
 from sessionstore.protocol.replies import HeadReply
+from sessionstore.sync.environment import Environment
 
 from ..support.redis_server import RedisServer, free_port
 from ..support.replication import short_waits
@@ -232,6 +233,25 @@ class TestSessions:
             cli("put", f"ci-{number}", *STAGING)
 
         assert cli.json("delete", *STAGING, "--prefix", "ci-")["count"] == 5
+
+    def test_a_failure_after_the_first_call_says_what_was_changed(
+        self, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bulk_operations, "MAX_CHANGED", 2)
+        for number in range(5):
+            cli("put", f"ci-{number}", *STAGING)
+        delete_prefix, left = Environment.delete_prefix, iter([True])
+
+        def fail_later(*arguments: Any, **terms: Any) -> Any:
+            if next(left, False):
+                return delete_prefix(*arguments, **terms)
+            raise StoreUnavailableError("Redis is away.")
+
+        monkeypatch.setattr(Environment, "delete_prefix", fail_later)
+        error = cli.error("delete", *STAGING, "--prefix", "ci-", code=5)
+        assert "Redis is away. Deleted 2 sessions before" in error
+        assert "Redis is away." in cli.error("delete", *STAGING, "--prefix", "ci-", code=3)
+        assert len(cli.json("list", *STAGING)["sessions"]) == 3
 
     def test_preconditions(self, cli: Cli) -> None:
         cli("put", "ci-42", *STAGING, "--create")

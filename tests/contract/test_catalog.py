@@ -22,12 +22,12 @@ from sessionstore import (
     LiveCounts,
     LiveViews,
     Mock,
+    OutcomeUnknownError,
     OverrideNotFoundError,
     Scenario,
     Session,
     SessionPatch,
     SessionStoreError,
-    StoreUnavailableError,
     parse_catalog_document,
 )
 from sessionstore.protocol.messages import CatalogChanged, SessionSet, decode_change
@@ -410,7 +410,7 @@ async def test_an_apply_that_fails_midway_names_the_environments_that_it_changed
     shared = (f"~{base}:{name}" for name in ("environments", "usage", "ledger"))
     raw.execute_command("ACL", "SETUSER", backend.prefix, *shared)
     async with backend.on_client(backend.client(username=backend.prefix, password="secret"), lease_s=0.1) as limited:
-        with pytest.raises(StoreUnavailableError, match=r"environment 'two'; applied before it: one") as caught:
+        with pytest.raises(OutcomeUnknownError, match=r"environment 'two'; applied before it: one") as caught:
             await limited.project("checkout").apply_catalog(document(one=STAGING, two=STAGING, three=STAGING))
     assert "secret" not in str(caught.value)
     assert await store.project("checkout").environments() == ("one",)
