@@ -94,11 +94,13 @@ def has_input(connection: Any) -> bool:
     Its own method reads, and raises within where there is nothing, which takes three times as long.
     """
     found = socket_of(connection)
-    if found is None or isinstance(found, ssl.SSLSocket) or not hasattr(select, "poll"):
+    # An answer may have arrived together with the one before it. hiredis keeps it elsewhere, and polls by itself.
+    unread = getattr(connection._parser._buffer, "unread_bytes", None) if found is not None else None
+    if found is None or unread is None or isinstance(found, ssl.SSLSocket) or not hasattr(select, "poll"):
         return bool(connection.can_read())
     poll = select.poll()
     poll.register(found, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(unread() or poll.poll(0))
 
 
 #: Makes redis-py's exception of the text of an error reply.

@@ -178,6 +178,20 @@ def test_an_idle_connection_for_threads_has_input_or_not(
         connection.disconnect()
 
 
+def test_a_connection_for_threads_has_input_that_redis_py_has_read_already(shared_redis: RedisServer) -> None:
+    pool: Any = redis.ConnectionPool.from_url(shared_redis.url)
+    connection = pool.get_connection()
+
+    # Given two answers that arrive together, of which one is taken
+    connection.send_packed_command([b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPING\r\n"])
+    assert connection.read_response() == b"PONG"
+
+    assert redis_internals.has_input(connection)
+    assert connection.read_response() == b"PONG"
+    assert not redis_internals.has_input(connection)
+    connection.disconnect()
+
+
 def test_a_connection_that_redis_has_ended_has_input(shared_redis: RedisServer) -> None:
     pool: Any = redis.ConnectionPool.from_url(shared_redis.url, client_name="ended")
     connection = pool.get_connection()
