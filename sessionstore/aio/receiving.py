@@ -55,5 +55,8 @@ class _Receiver(asyncio.Protocol):
 
 async def _receive_in_a_task(connection: Any, received: Callable[[list[Any]], None]) -> None:
     """Receive from fakeredis, which has no transport."""
-    while True:
+    task = asyncio.current_task()
+    assert task is not None, "this is one"
+    # It ends even if its cancellation is lost, as asyncio.wait_for of Python 3.11 may do.
+    while not task.cancelling():
         received([await connection.read_response(timeout=math.inf, disconnect_on_error=False)])
