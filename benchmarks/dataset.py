@@ -23,6 +23,8 @@ _TTL_MS = 24 * 60 * 60 * 1000
 # yet, so nothing is published.
 _LOADER = """
 --@include lib/clock
+--@include lib/periods
+--@include lib/id_array
 --@include lib/session
 --@include lib/layout
 --@include lib/revision

@@ -6,7 +6,7 @@ All functions are pure. They validate their input first, so every `Call` may be 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -228,17 +228,28 @@ def put(
     )
 
 
-def _patch_arguments(patch: SessionPatch, replace: bool) -> Iterator[str | int]:
-    for attribute, name in zip(SessionPatch.__struct_fields__, SessionPatch.__struct_encode_fields__, strict=True):
+#: Of each property: its attribute, and the arguments that set and clear it.
+_PROPERTIES = [
+    (attribute, f"+{name}", f"-{name}")
+    for attribute, name in zip(SessionPatch.__struct_fields__, SessionPatch.__struct_encode_fields__, strict=True)
+]
+
+
+def _patch_arguments(patch: SessionPatch, replace: bool) -> list[str | int]:
+    arguments: list[str | int] = []
+    for attribute, sets, clears in _PROPERTIES:
         value = getattr(patch, attribute)
-        if attribute == "scenario" and value is not UNSET and value is not None:
-            validate_scenario(value)
-        if value is UNSET and replace:
+        if value is UNSET:
+            if not replace:
+                continue
             value = () if attribute == "overrides" else None
         if value is None:
-            yield from (f"-{name}", "")
-        elif value is not UNSET:
-            yield from (f"+{name}", encode_overrides(value) if type(value) is tuple else value)
+            arguments += (clears, "")
+            continue
+        if attribute == "scenario":
+            validate_scenario(value)
+        arguments += (sets, encode_overrides(value) if type(value) is tuple else value)
+    return arguments
 
 
 def activate(
