@@ -382,17 +382,16 @@ async def test_a_write_counts_the_reports_that_it_asks_for(
 
 
 async def test_a_view_that_has_just_joined_is_given_the_time_to_report(
-    staging: AsyncEnvironment, other_store: AsyncSessionStore, elsewhere: AsyncEnvironment, backend: Backend
+    staging: AsyncEnvironment, elsewhere: AsyncEnvironment, backend: Backend
 ) -> None:
-    async with elsewhere.view():
+    view: Any
+    async with elsewhere.view() as view:
         session = await staging.put("ci-42", label="x", views=1)
         # Given a lease that no writer waits for, since its view joined later, with less than the view has applied since
         keys = f"{backend.prefix}:{{checkout}}:staging"
         [lease_id] = backend.raw.zrange(f"{keys}:leases", 0, -1)
         backend.raw.hset(f"{keys}:views", f"{lease_id}:applied", 0)
-        driver: Any = other_store._runner.driver
-        [follower] = driver.subscriptions._followers.values()
-        follower.lease._recorded = None
+        view._follower.lease._recorded = None
 
         # When a write needs its report, then it waits for the next renewal
         assert (await staging.put("ci-42", label="x", views=1)).revision == session.revision

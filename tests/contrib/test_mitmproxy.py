@@ -53,6 +53,10 @@ from sessionstore.contrib.mitmproxy import SessionStoreAddon
 addons = [SessionStoreAddon()]
 """
 
+#: The first start reads some thousand files, perhaps from a slow disk.
+START_WITHIN_S = 120
+pytestmark = pytest.mark.timeout(START_WITHIN_S + 60)
+
 _LISTENING = re.compile(r"listening at (?:http://)?(?:\*|127\.0\.0\.1):(\d+)")
 
 
@@ -105,7 +109,7 @@ def run_proxy(
 
 
 def await_port(process: subprocess.Popen[bytes], output: Any) -> int:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + START_WITHIN_S
     while True:
         output.seek(0)
         text = output.read().decode()
