@@ -93,12 +93,13 @@ class Quotas:
     #: environments of one project that no catalog registers
     max_environments: int | None = None
 
-    @property
-    def arguments(self) -> tuple[str | int, ...]:
-        """The quotas for scripts/lib/write.lua."""
+    #: the quotas for scripts/lib/write.lua
+    arguments: tuple[str | int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
         counted = (self.max_sessions, self.max_project_bytes)
         text = ",".join("" if quota is None else str(quota) for quota in counted)
-        return "" if text == "," else text, self.max_environments or ""
+        object.__setattr__(self, "arguments", ("" if text == "," else text, self.max_environments or ""))
 
 
 @dataclass(slots=True)
@@ -554,15 +555,7 @@ def _write(
     names = context.keyspace
     return Call(
         load_script(script),
-        (
-            names.session(session_key),
-            names.index,
-            *names.lease_keys,
-            names.environments,
-            names.changes,
-            *names.quota_keys,
-            *keys,
-        ),
+        (names.session(session_key), *names.write_keys, *keys),
         (
             op_id,
             context.ttl_ms,

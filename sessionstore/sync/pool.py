@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -51,6 +51,8 @@ class Pool(redis.ConnectionPool):
         for _ in range(most_waiting(self)):
             self._may_wait.put(None)
         super().reset()
+        #: whether an idle connection has received anything or has ended
+        self._has_input: dict[Any, Callable[[], bool]] = {}
         self.idle = redis_internals.idle_connections(self)
         self.lent = redis_internals.lent_connections(self)
         self.lock = redis_internals.pool_lock(self)
@@ -66,7 +68,11 @@ class Pool(redis.ConnectionPool):
         """Make a connection. Each time it connects, it asks its server who it is."""
         connection: Any = super().make_connection()
         connection.register_connect_callback(self.link.identify)
+        connection.register_connect_callback(self._connected)
         return connection
+
+    def _connected(self, connection: Any) -> None:
+        self._has_input[connection] = redis_internals.input_check(connection)
 
     def get_connection(
         self, command_name: Any = None, *keys: Any, within_s: float | None = None, **options: Any
@@ -85,7 +91,7 @@ class Pool(redis.ConnectionPool):
                 if self._is_closed:
                     raise StoreClosedError(CLOSED)
             # Connect again if Redis has closed the connection, or if it holds an answer to no command.
-            if connection.is_connected and (connection.should_reconnect() or _is_stale(connection)):
+            if connection.is_connected and (connection.should_reconnect() or self._is_stale(connection)):
                 connection.disconnect()
             if not connection.is_connected:
                 self.link.connect(connection, 2 * self.timeout_s if within_s is None else within_s)
@@ -133,7 +139,7 @@ class Pool(redis.ConnectionPool):
                 self.lent.add(connection)
         if connection is None:
             self._free.put(None)
-        elif connection.should_reconnect() or _is_stale(connection):
+        elif connection.should_reconnect() or self._is_stale(connection):
             connection.disconnect()
             self.release(connection)
             connection = None
@@ -152,6 +158,12 @@ class Pool(redis.ConnectionPool):
             connection.disconnect()
         self._free.put(None)
 
+    def _is_stale(self, connection: Any) -> bool:
+        try:
+            return self._has_input[connection]()
+        except (RedisError, OSError):
+            return True
+
     def disconnect_idle(self) -> None:
         """Have each idle connection connect anew when it is lent."""
         with self.lock:
@@ -167,13 +179,6 @@ class Pool(redis.ConnectionPool):
             connection.disconnect()
         for connection in lent:
             redis_internals.shut_down(connection)
-
-
-def _is_stale(connection: Any) -> bool:
-    try:
-        return redis_internals.has_input(connection)
-    except (RedisError, OSError):
-        return True
 
 
 def pool_of_route(pool: Pool) -> Pool:

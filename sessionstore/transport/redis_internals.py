@@ -10,7 +10,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -88,19 +88,19 @@ def socket_of(connection: Any) -> socket.socket | None:
     return found if isinstance(found, socket.socket) else None
 
 
-def has_input(connection: Any) -> bool:
-    """Whether an idle connection for threads has received anything, or has ended.
+def input_check(connection: Any) -> Callable[[], bool]:
+    """A function that says whether a connection for threads, while idle, has received anything or has ended.
 
-    Its own method reads, and raises within where there is nothing, which takes three times as long.
+    Make it anew when it connects. Its own method reads, and raises within where there is nothing: three times as long.
     """
     found = socket_of(connection)
     # An answer may have arrived together with the one before it. hiredis keeps it elsewhere, and polls by itself.
     unread = getattr(connection._parser._buffer, "unread_bytes", None) if found is not None else None
     if found is None or unread is None or isinstance(found, ssl.SSLSocket) or not hasattr(select, "poll"):
-        return bool(connection.can_read())
+        return lambda: bool(connection.can_read())
     poll = select.poll()
     poll.register(found, select.POLLIN)
-    return bool(unread() or poll.poll(0))
+    return lambda: bool(unread() or poll.poll(0))
 
 
 #: Makes redis-py's exception of the text of an error reply.

@@ -168,12 +168,13 @@ def test_an_idle_connection_for_threads_has_input_or_not(
     pools: list[Any] = [redis.ConnectionPool.from_url(shared_redis.url), embedded_server.client().connection_pool]
     for pool in pools:
         connection = pool.get_connection()
-        assert not redis_internals.has_input(connection)
+        has_input = redis_internals.input_check(connection)
+        assert not has_input()
 
         # An answer to no command
         connection.send_command("PING")
         deadline = time.monotonic() + 5
-        while not redis_internals.has_input(connection):
+        while not has_input():
             assert time.monotonic() < deadline
         connection.disconnect()
 
@@ -186,20 +187,22 @@ def test_a_connection_for_threads_has_input_that_redis_py_has_read_already(share
     connection.send_packed_command([b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPING\r\n"])
     assert connection.read_response() == b"PONG"
 
-    assert redis_internals.has_input(connection)
+    has_input = redis_internals.input_check(connection)
+    assert has_input()
     assert connection.read_response() == b"PONG"
-    assert not redis_internals.has_input(connection)
+    assert not has_input()
     connection.disconnect()
 
 
 def test_a_connection_that_redis_has_ended_has_input(shared_redis: RedisServer) -> None:
     pool: Any = redis.ConnectionPool.from_url(shared_redis.url, client_name="ended")
     connection = pool.get_connection()
+    has_input = redis_internals.input_check(connection)
 
     shared_redis.kill_clients("ended")
 
     deadline = time.monotonic() + 5
-    while not redis_internals.has_input(connection):
+    while not has_input():
         assert time.monotonic() < deadline
     connection.disconnect()
 
