@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import redis
-from redis.exceptions import MaxConnectionsError, RedisError
+from redis.exceptions import MaxConnectionsError
 
 from ..errors import StoreClosedError
 from ..options import CLOSED, StoreConfig
@@ -91,7 +91,7 @@ class Pool(redis.ConnectionPool):
                 if self._is_closed:
                     raise StoreClosedError(CLOSED)
             # Connect again if Redis has closed the connection, or if it holds an answer to no command.
-            if connection.is_connected and (connection.should_reconnect() or self._is_stale(connection)):
+            if connection.is_connected and (connection.should_reconnect() or self._has_input[connection]()):
                 connection.disconnect()
             if not connection.is_connected:
                 self.link.connect(connection, 2 * self.timeout_s if within_s is None else within_s)
@@ -139,7 +139,7 @@ class Pool(redis.ConnectionPool):
                 self.lent.add(connection)
         if connection is None:
             self._free.put(None)
-        elif connection.should_reconnect() or self._is_stale(connection):
+        elif connection.should_reconnect() or self._has_input[connection]():
             connection.disconnect()
             self.release(connection)
             connection = None
@@ -157,12 +157,6 @@ class Pool(redis.ConnectionPool):
         if is_closed:
             connection.disconnect()
         self._free.put(None)
-
-    def _is_stale(self, connection: Any) -> bool:
-        try:
-            return self._has_input[connection]()
-        except (RedisError, OSError):
-            return True
 
     def disconnect_idle(self) -> None:
         """Have each idle connection connect anew when it is lent."""

@@ -97,10 +97,17 @@ def input_check(connection: Any) -> Callable[[], bool]:
     # An answer may have arrived together with the one before it. hiredis keeps it elsewhere, and polls by itself.
     unread = getattr(connection._parser._buffer, "unread_bytes", None) if found is not None else None
     if found is None or unread is None or isinstance(found, ssl.SSLSocket) or not hasattr(select, "poll"):
-        return lambda: bool(connection.can_read())
+        return lambda: _can_read(connection)
     poll = select.poll()
     poll.register(found, select.POLLIN)
     return lambda: bool(unread() or poll.poll(0))
+
+
+def _can_read(connection: Any) -> bool:
+    try:
+        return bool(connection.can_read())
+    except (redis.RedisError, OSError):
+        return True
 
 
 #: Makes redis-py's exception of the text of an error reply.

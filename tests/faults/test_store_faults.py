@@ -434,7 +434,6 @@ class TestInterrupted:
         )
 
         assert ended.returncode == 0, ended.stderr
-        assert int(ended.stdout) > 100
 
     def test_interrupting_a_handshake(
         self, shared_redis: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch

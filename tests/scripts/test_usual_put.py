@@ -194,7 +194,9 @@ def tamper(side: Side, rng: random.Random, key: str) -> None:
             later = [str(int(held) + 5_000)] * 5 if held.isdigit() else []
             side.redis.hset(session, name, rng.choice([*WEIRD, *later]))
         case 1:
-            side.redis.hset(session, rng.choice(["label", "scenario", "modifiedBy", "overrides"]), "é\x01")
+            side.redis.hset(
+                session, rng.choice(["label", "scenario", "modifiedBy", "overrides"]), rng.choice(["é\x01", "[]"])
+            )
         case 2:
             side.redis.hset(side.head, rng.choice(HEAD), rng.choice(WEIRD))
         case 3:
@@ -232,12 +234,20 @@ def test_both_answer_store_and_publish_the_same(sides: tuple[Side, Side], seed: 
     "find",
     [
         lambda side: side.redis.hset(side.session("ci-1"), "rev", "9"),
+        lambda side: side.redis.hset(side.session("ci-1"), "overrides", "[]"),
         lambda side: side.redis.hset(side.session("ci-1"), "lastSeenAt", str(YEAR_2100_MS)),
         lambda side: side.redis.hset(side.head, "replid", "0" * 40),
         lambda side: side.redis.hset(side.head, "layout", "3"),
         lambda side: side.redis.hset(side.head, "maxTtl", "1000"),
     ],
-    ids=["a lost revision", "a clock set back", "another primary", "another layout", "a longer TTL"],
+    ids=[
+        "a lost revision",
+        "no overrides, as text",
+        "a clock set back",
+        "another primary",
+        "another layout",
+        "a longer TTL",
+    ],
 )
 def test_what_is_out_of_the_ordinary_is_not_usual(sides: tuple[Side, Side], find: Callable[[Side], Any]) -> None:
     steps = Steps(sides, seed=0)

@@ -49,7 +49,8 @@ do
       and rev - old_rev >= 0 and expires_at - now > 0 and now + ttl - expires_at >= 0 and now - seen_at >= 0
       and #created_at < 16 and #(modified_at or '') < 16 and #(looked_up_at or '') < 16 and (by or not modified_by)
       and not find((label or '') .. (scenario or '') .. (modified_by or ''), '[\128-\255]')
-      and #(label or '') + #(scenario or '') + #(modified_by or '') <= 256 and (not overrides or is_id_array(overrides))
+      and #(label or '') + #(scenario or '') + #(modified_by or '') <= 256
+      and (not overrides or overrides ~= '[]' and is_id_array(overrides))
   end
 
   if usual then

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -191,6 +192,23 @@ def test_a_connection_for_threads_has_input_that_redis_py_has_read_already(share
     assert has_input()
     assert connection.read_response() == b"PONG"
     assert not has_input()
+    connection.disconnect()
+
+
+def test_a_parser_that_keeps_its_input_elsewhere_is_asked_itself(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool: Any = redis.ConnectionPool.from_url(shared_redis.url)
+    connection = pool.get_connection()
+    # hiredis has its input in a reader of its own
+    monkeypatch.setattr(connection._parser, "_buffer", object())
+    monkeypatch.setattr(connection, "can_read", mock := Mock(side_effect=[False, True, redis.ConnectionError]))
+
+    has_input = redis_internals.input_check(connection)
+
+    assert [has_input() for _ in range(3)] == [False, True, True]
+    assert mock.call_count == 3
+    monkeypatch.undo()
     connection.disconnect()
 
 
