@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import itertools
 import os
 import random
@@ -20,7 +22,7 @@ import redis
 
 from .certificate import secure, server_options
 
-__all__ = ["MISSING", "RedisServer", "Startable", "find_redis_server", "free_port"]
+__all__ = ["MISSING", "RedisServer", "Startable", "find_redis_server", "free_port", "reserve"]
 
 MISSING = "redis-server is not installed (Debian: apt-get install redis-server); set REDIS_SERVER to its path"
 
@@ -40,15 +42,29 @@ def free_port() -> int:
     It is below the range for outgoing connections. Otherwise such a connection could take it while its server is down,
     or a client could connect to itself.
     """
-    # Servers that are about to start have not taken theirs yet, here or in another worker.
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
-    for port in random.SystemRandom().sample(range(20_000 + worker, 32_000, 4), 100):
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with socket.socket() as sock, suppress(OSError):
-            if port not in _given:
+            # A server that is about to start has not taken its port yet, and one that is down takes it again.
+            if port not in _given and reserve(port):
                 sock.bind(("127.0.0.1", port))
                 _given.append(port)
                 return port
     raise RuntimeError("there is no free port")
+
+
+def reserve(port: int) -> bool:
+    """Whether no other process has given this port away. None gives it away then while this process lives."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def _reservations() -> int:
+    """A file for all processes: each port is a byte, which the process locks that gave it away."""
+    return os.open(f"{tempfile.gettempdir()}/sessionstore-ports-{os.getuid()}", os.O_CREAT | os.O_RDWR, 0o600)
 
 
 class Startable:
@@ -120,6 +136,14 @@ class RedisServer(Startable):
         """The folder of its files."""
         return Path(self._folder.name)
 
+    def last_words(self, lines: int = 15) -> str:
+        """The end of its log, for the message of a failed wait."""
+        return "\n".join(self._log.read_text().splitlines()[-lines:])
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
     @property
     def pid(self) -> int:
         assert self._process is not None, "the server runs"
@@ -152,29 +176,30 @@ class RedisServer(Startable):
         if self._certificate is not None:
             place |= server_options(self._certificate, self.port)
         options = [(f"--{name.replace('_', '-')}", value) for name, value in (place | self.options).items()]
-        self._process = subprocess.Popen(
-            [self._program, *self._arguments, *itertools.chain(*options)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, *self._arguments, *itertools.chain(*options)], stdout=log, stderr=log
+            )
         if await_ready:
             self.await_ready()
         return self
 
     def await_ready(self) -> None:
         """Return when it answers PING."""
+        assert self._process is not None, "the server runs"
         deadline = time.monotonic() + 10
-        while True:
+        while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with self.client(retry=None, socket_timeout=1) as client:
                     client.ping()
-                    return
+                    # Another server may have its port.
+                    if client.info("server")["process_id"] == self.pid:
+                        return
             except redis.AuthenticationError:
                 return
             except redis.RedisError:
-                if time.monotonic() > deadline:
-                    raise
                 time.sleep(0.01)
+        raise RuntimeError(f"the server does not answer:\n{self.last_words()}")
 
     def stop(self) -> None:
         """SIGTERM, and wait."""
