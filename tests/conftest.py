@@ -15,7 +15,7 @@ from sessionstore import EmbeddedServer
 
 from .support.adapter import Driver
 from .support.redis_cluster import RedisCluster
-from .support.redis_sentinel import RedisSentinels
+from .support.redis_sentinel import PATIENT_MS, RedisSentinels
 from .support.redis_server import MISSING, RedisServer, find_redis_server
 
 pytest_plugins = ["pytester"]
@@ -89,7 +89,7 @@ def shared_cluster() -> Iterator[RedisCluster]:
 def shared_sentinels() -> Iterator[RedisSentinels]:
     """A real primary with sentinels for all tests that leave it as it is; use it with a `prefix` of your own."""
     require_redis_server()
-    with RedisSentinels() as sentinels:
+    with RedisSentinels(down_after_ms=PATIENT_MS) as sentinels:
         yield sentinels
 
 

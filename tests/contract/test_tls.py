@@ -18,7 +18,7 @@ from ..conftest import require_tls
 from ..support.adapter import Backend, Driver
 from ..support.certificate import OTHER_HOST, client_options, make_certificate
 from ..support.redis_cluster import RedisCluster
-from ..support.redis_sentinel import RedisSentinels
+from ..support.redis_sentinel import PATIENT_MS, RedisSentinels
 from ..support.redis_server import RedisServer
 
 
@@ -36,7 +36,7 @@ def tls_cluster(certificate: str) -> Iterator[RedisCluster]:
 
 @pytest.fixture(scope="module")
 def tls_sentinels(certificate: str) -> Iterator[RedisSentinels]:
-    with RedisSentinels(1, 2, certificate=certificate) as sentinels:
+    with RedisSentinels(1, 2, down_after_ms=PATIENT_MS, certificate=certificate) as sentinels:
         yield sentinels
 
 

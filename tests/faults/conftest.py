@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,8 @@ from ..support.redis_sentinel import RedisSentinels
 
 #: The slot of the project ``checkout``.
 SLOT = key_slot(b"checkout")
+
+slow = pytest.mark.skipif(not os.environ.get("REDIS_KINDS"), reason="slow; set REDIS_KINDS, as make test-all does")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,9 @@ def lasting_sentinels() -> Iterator[RedisSentinels]:
 
 
 @pytest.fixture
-def sentinels(lasting_sentinels: RedisSentinels) -> RedisSentinels:
+def sentinels(lasting_sentinels: RedisSentinels) -> Iterator[RedisSentinels]:
     """A real primary with sentinels for one test after the other, which may fail over."""
     lasting_sentinels.await_healthy()
-    return lasting_sentinels
+    yield lasting_sentinels
+    # pytest shows this with a failed test.
+    print(lasting_sentinels.last_words())

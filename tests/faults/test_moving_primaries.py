@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,12 +22,10 @@ from ..support.polling import eventually
 from ..support.redis_cluster import SLOTS, RedisCluster
 from ..support.redis_sentinel import RedisSentinels
 from ..support.redis_server import RedisServer
-from .conftest import SLOT
+from .conftest import SLOT, slow
 
 #: Seconds of a lease: a write waits for one after each move.
 LEASE_S = 0.5
-
-slow = pytest.mark.skipif(not os.environ.get("REDIS_KINDS"), reason="slow; set REDIS_KINDS, as make test-all does")
 
 
 @pytest.fixture

@@ -158,6 +158,9 @@ class Backend:
         return AsyncSessionStore(client, **options)
 
     def close(self) -> None:
+        if isinstance(self.server, RedisSentinels):
+            # pytest shows this with a failed test.
+            print(self.server.last_words())
         self.raw.close()
         if isinstance(self.raw, redis.RedisCluster):
             # redis-py leaves the connection open on which this client read the slots first.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import redis
@@ -14,15 +16,22 @@ __all__ = ["SERVICE", "RedisSentinels"]
 
 #: The name under which the sentinels know the primary.
 SERVICE = "sessions"
-#: Milliseconds without an answer until a sentinel calls a server down.
+#: Milliseconds without an answer until a sentinel calls a server down, for tests that wait for a failover.
 DOWN_AFTER_MS = 1000
-#: Sentinels make an old primary a replica after ten seconds. They rest for thirty when the machine stops them for two.
+#: The same for tests in which no server fails: a busy machine may not run a server for a second.
+PATIENT_MS = 30_000
+#: Milliseconds until a sentinel gives up a failover whose next step did not happen. It tries again after twice that.
+_FAILOVER_TIMEOUT_MS = 5000
+#: Milliseconds that a sentinel only watches after the machine did not run it for two seconds (TILT). Redis has 30,000,
+#: in which no failover begins or goes on. It answers PING each second, so this is enough to see anew who is alive.
+_TILT_MS = 2000
+#: Sentinels make an old primary a replica after ten seconds.
 READY_WITHIN_S = 60.0
 
 _CONFIGURATION = f"""\
 sentinel monitor {SERVICE} 127.0.0.1 %d 2
-sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}
-sentinel failover-timeout {SERVICE} 2000
+sentinel down-after-milliseconds {SERVICE} %d
+sentinel failover-timeout {SERVICE} {_FAILOVER_TIMEOUT_MS}
 sentinel parallel-syncs {SERVICE} 2
 """
 
@@ -34,7 +43,13 @@ class RedisSentinels(Startable):
     """
 
     def __init__(
-        self, replicas: int = 2, sentinels: int = 3, *, certificate: str | None = None, **options: str
+        self,
+        replicas: int = 2,
+        sentinels: int = 3,
+        *,
+        down_after_ms: int = DOWN_AFTER_MS,
+        certificate: str | None = None,
+        **options: str,
     ) -> None:
         def make(**more: str) -> RedisServer:
             every = {"repl_diskless_sync_delay": "0", **options, **more}
@@ -42,7 +57,7 @@ class RedisSentinels(Startable):
 
         first = make()
         self.nodes = [first, *(make(replicaof=f"127.0.0.1 {first.port}") for _ in range(replicas))]
-        configuration = _CONFIGURATION % first.port
+        configuration = _CONFIGURATION % (first.port, down_after_ms)
         self.sentinels = [RedisServer(sentinel=configuration, certificate=certificate) for _ in range(sentinels)]
         self._certificate = certificate
 
@@ -77,6 +92,8 @@ class RedisSentinels(Startable):
             node.start()
         for sentinel in self.sentinels:
             sentinel.start()
+            with sentinel.client() as client:
+                client.execute_command("SENTINEL", "DEBUG", "tilt-period", _TILT_MS)
         self.await_healthy()
         return self
 
@@ -110,14 +127,21 @@ class RedisSentinels(Startable):
                         client.execute_command("SENTINEL", "CKQUORUM", SERVICE)
             return True
 
-        await_true(is_healthy, "the sentinels are ready", ignore=redis.RedisError, timeout_s=READY_WITHIN_S)
+        self._await(is_healthy, "the sentinels are ready")
 
     def fail_over(self) -> None:
         """Promote a replica in order, with SENTINEL FAILOVER; return when the sentinels name it."""
         before = self.primary
+
+        def is_over() -> bool:
+            state = client.sentinel_master(SERVICE)
+            # Again after it gave up: the replica did not answer in time.
+            if state["port"] == before.port and "failover_in_progress" not in state["flags"]:
+                client.execute_command("SENTINEL", "FAILOVER", SERVICE)
+            return self.primary is not before
+
         with self.sentinels[0].client(socket_timeout=5) as client:
-            client.execute_command("SENTINEL", "FAILOVER", SERVICE)
-        self.await_promotion(before)
+            self._await(is_over, "the sentinels promote a replica in order")
 
     def start_again(self, dead: RedisServer) -> None:
         """Start a primary that was killed and replaced, as a replica.
@@ -129,12 +153,25 @@ class RedisSentinels(Startable):
 
     def await_promotion(self, before: RedisServer) -> None:
         """Return when the sentinels name another primary than `before`."""
-        await_true(
-            lambda: self.primary is not before,
-            "the sentinels promote a replica",
-            ignore=redis.RedisError,
-            timeout_s=READY_WITHIN_S,
-        )
+        self._await(lambda: self.primary is not before, "the sentinels promote a replica")
+
+    def last_words(self) -> str:
+        """What sentinels and servers logged last."""
+        named = [("Sentinel", one) for one in self.sentinels] + [("Server", one) for one in self.nodes]
+        return "\n".join(f"{kind} {server.port}:\n{server.last_words()}\n" for kind, server in named)
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """A failure of the block says what sentinels and servers logged last."""
+        try:
+            yield
+        except AssertionError as exc:
+            exc.add_note(self.last_words())
+            raise
+
+    def _await(self, condition: Callable[[], bool], what: str) -> None:
+        with self.heard():
+            await_true(condition, what, ignore=redis.RedisError, timeout_s=READY_WITHIN_S)
 
     def close(self) -> None:
         for server in (*self.sentinels, *self.nodes):

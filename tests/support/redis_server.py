@@ -32,6 +32,10 @@ def find_redis_server() -> str | None:
     return os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
 
 
+#: A folder in memory, if there is one. A sentinel syncs its file to the disk and does nothing meanwhile, so it may miss
+#: its timer by seconds while the disk is busy.
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
 #: Ports that were given away lately.
 _given: deque[int] = deque(maxlen=500)
 
@@ -117,7 +121,9 @@ class RedisServer(Startable):
         self.port = port or free_port()
         self.options = options if sentinel else {"save": "", "appendonly": "no", **options}
         self._certificate = certificate
-        self._folder = tempfile.TemporaryDirectory(prefix="sessionstore-redis-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="sessionstore-redis-", dir=_MEMORY if sentinel else None, ignore_cleanup_errors=True
+        )
         self._arguments: list[str] = []
         if sentinel is not None:
             # A sentinel writes what it learns into this file.

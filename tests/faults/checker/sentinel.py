@@ -18,7 +18,7 @@ from typing import Any
 import redis
 
 from ...support.polling import await_true
-from ...support.redis_sentinel import SERVICE, RedisSentinels
+from ...support.redis_sentinel import RedisSentinels
 from ...support.redis_server import RedisServer
 from .child import PROJECTS
 from .plan import SENTINEL_KINDS, Planned
@@ -42,7 +42,7 @@ class SentinelServers:
 
     def __init__(self) -> None:
         options = {**DURABLE, "min_replicas_to_write": "1", "min_replicas_max_lag": "1"}
-        self._sentinels = RedisSentinels(2, 3, **options)
+        self._sentinels = RedisSentinels(2, 3, down_after_ms=DOWN_AFTER_MS, **options)
         self._stack = contextlib.ExitStack()
         self._home: RedisServer
         self._log: FaultLog
@@ -54,9 +54,6 @@ class SentinelServers:
     def start(self, folder: Path, log: FaultLog) -> None:
         self._log = log
         self._stack.enter_context(self._sentinels)
-        for sentinel in self._sentinels.sentinels:
-            with sentinel.client() as client:
-                client.sentinel_set(SERVICE, "down-after-milliseconds", DOWN_AFTER_MS)
         self._await_order()
         self._home = self._sentinels.primary
 
@@ -79,10 +76,15 @@ class SentinelServers:
         return self.projects if port == self._home.port else ()
 
     def await_healthy(self) -> None:
-        self._await_order()
-        self._check_home()
+        with self._sentinels.heard():
+            self._await_order()
+            self._check_home()
 
     def do(self, planned: Planned, hold_s: float) -> None:
+        with self._sentinels.heard():
+            self._do(planned, hold_s)
+
+    def _do(self, planned: Planned, hold_s: float) -> None:
         self._check_home()
         primary = self._home
         match planned.kind.name:
