@@ -77,21 +77,19 @@ async def test_views_of_many_projects_at_once(store: AsyncSessionStore) -> None:
         await view.aclose()
 
 
-async def test_catalogs(backend: Backend) -> None:
-    # A busy machine must keep the view's lease, since it is counted.
-    async with backend.store(lease_s=1.0) as store:
-        catalog = {"mocks": [], "scenarios": [{"id": "scn_b", "name": "B", "urlId": "b"}]}
-        project = store.project("checkout")
-        await project.apply_catalog({"project": "checkout", "environments": {"staging": catalog, "production": {}}})
-        async with store.environment("checkout", "staging").view() as view:
-            await store.environment("checkout", "staging").put("ci-42", scenario="scn_b")
-            report = await project.apply_catalog({"project": "checkout", "environments": {"staging": {}}})
-            assert report.sessions == 1
-            session = view.get("ci-42")
-            assert session is not None
-            assert session.scenario is None
-            assert await project.environments() == ("production", "staging")
-            assert await project.live_counts() == {"staging": LiveCounts(1, 1), "production": LiveCounts(0, 0)}
+async def test_catalogs(store: AsyncSessionStore) -> None:
+    catalog = {"mocks": [], "scenarios": [{"id": "scn_b", "name": "B", "urlId": "b"}]}
+    project = store.project("checkout")
+    await project.apply_catalog({"project": "checkout", "environments": {"staging": catalog, "production": {}}})
+    async with store.environment("checkout", "staging").view() as view:
+        await store.environment("checkout", "staging").put("ci-42", scenario="scn_b")
+        report = await project.apply_catalog({"project": "checkout", "environments": {"staging": {}}})
+        assert report.sessions == 1
+        session = view.get("ci-42")
+        assert session is not None
+        assert session.scenario is None
+        assert await project.environments() == ("production", "staging")
+        assert await project.live_counts() == {"staging": LiveCounts(1, 1), "production": LiveCounts(0, 0)}
 
 
 async def test_quotas(backend: Backend) -> None:
@@ -120,7 +118,7 @@ async def test_api_keys(store: AsyncSessionStore) -> None:
 
 async def test_a_client_of_the_callers(backend: Backend) -> None:
     client = backend.client()
-    async with backend.on_client(client, lease_s=0.1) as store:
+    async with backend.on_client(client, lease_s=1.0) as store:
         staging = store.environment("checkout", "staging")
         async with staging.view() as view:
             await staging.put("ci-42")
