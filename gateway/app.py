@@ -185,7 +185,7 @@ def _join_lines(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def _refuse_path(scope: Scope, receive: Receive, send: Send) -> None:
-    sentence = f"No route has this path. Those of the API begin with {BASE_PATH}/sessions; send a '/' in a key as %2F."
+    sentence = f"No route has this path. GET {BASE_PATH}/openapi.json lists them; send a '/' in a session key as %2F."
     if scope["path"].startswith(f"{BASE_PATH}/sessions/"):
         sentence += " If you did, a proxy in front of the gateway decodes it; let it pass the path on unchanged."
     raise RequestError("not_found", sentence)

@@ -34,7 +34,9 @@ log = logging.getLogger("gateway")
 _AUTHORIZATION = re.compile(r"(?i:bearer|token) +(fmk_[A-Za-z0-9_-]{43})\Z")
 
 _NO_HEADER = "The request has no Authorization header; send an API key in it, as in 'Authorization: Bearer fmk_…'."
-_NO_VALID_KEY = "Send a valid API key, as in 'Authorization: Bearer fmk_…'."
+_NO_VALID_KEY = (
+    "The API key is malformed, unknown, revoked or expired; send a valid one, as in 'Authorization: Bearer fmk_…'."
+)
 
 #: Seconds that a request with an unknown key waits for the next load, and such requests at a time.
 _SECOND_LOOK_S = 2 * REFRESH_INTERVAL_S

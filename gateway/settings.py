@@ -123,7 +123,7 @@ class Settings:
         _Option(
             None,
             check_url,
-            "redis://, rediss:// or unix://, with password and database; use the variable if it holds a password",
+            "redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://; with a password, use the variable",
         ),
     ]
     embedded: Annotated[

@@ -1,4 +1,4 @@
-"""Fixtures to test a proxy in a process of its own. To run the tests: pytest examples/proxy_tests"""
+"""Fixtures to test a proxy in a process of its own. To run the tests: make test TESTS=examples/proxy_tests"""
 
 import os
 import shlex

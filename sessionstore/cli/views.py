@@ -61,6 +61,7 @@ def _find_environments(store: SessionStore) -> list[Environment]:
     slug = "[A-Za-z0-9._-]+"
     key = re.compile(rf"{re.escape(store.config.prefix)}:\{{({slug})}}:(?:({slug}):leases|environments)\Z")
     found: set[tuple[str, str]] = set()
+    store.ping()  # fails with the sentence of every command if Redis is down
     try:
         for client in redis_clients(store):
             with client:

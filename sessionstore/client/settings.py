@@ -71,7 +71,7 @@ def read_settings(
             "No API key is given; give api_key or set SESSIONSTORE_API_KEY. `sessionstore keys create` makes one."
         )
     if not is_secret(api_key):
-        raise InvalidInputError("The API key is not one: it must be fmk_ and 43 characters of base64url.")
+        raise InvalidInputError("The API key is malformed: it must be fmk_ and 43 characters of base64url.")
     project = project or read_variable(environ, "PROJECT")
     environment = environment or read_variable(environ, "ENVIRONMENT")
     check_seconds("timeout_s", timeout_s, *TIMEOUT_RANGE_S)

@@ -21,6 +21,7 @@ from sessionstore import SessionStore
 from sessionstore.cli.app import app, exit_code
 from sessionstore.cli.output import plain, print_table
 from sessionstore.cli.watch import History, describe
+from sessionstore.embedded import EmbeddedServer
 from sessionstore.errors import (
     CorruptDataError,
     NotEffectiveError,
@@ -347,6 +348,18 @@ class TestSessions:
         cli.environment["SESSIONSTORE_REDIS_URL"] = own_redis.url.replace("//", "//weak:pass@", 1)
         message = cli.error("views", code=3)
         assert message.startswith("sessionstore: The environments can't be listed: Redis denies this user the command")
+
+    def test_views_says_what_to_do_if_redis_is_down(self, cli: Cli) -> None:
+        cli.environment["SESSIONSTORE_REDIS_URL"] = "redis://localhost:1"
+        message = cli.error("views", code=3)
+        assert message == "sessionstore: Redis can't be reached; nothing was changed, try again later."
+
+    def test_views_lists_all_environments_of_an_embedded_store(self, cli: Cli, embedded_server: EmbeddedServer) -> None:
+        url = embedded_server.listen()
+        cli.environment = {"SESSIONSTORE_REDIS_URL": url}
+        with SessionStore.from_url(url) as store, store.environment("checkout", "staging").view():
+            [place] = cli.json("views")["environments"]
+        assert (place["project"], place["environment"], len(place["views"])) == ("checkout", "staging", 1)
 
     def test_views_of_an_environment_need_its_project(self, cli: Cli) -> None:
         assert "with --project" in cli.error("views", "-e", "staging", code=2)

@@ -258,7 +258,7 @@ def test_a_refused_api_key_is_one_error_for_each_worker(suite: Suite, monkeypatc
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert 1 <= result.parseoutcomes()["errors"] <= 2
     result.stdout.no_fnmatch_line("*Traceback*")
-    result.stdout.fnmatch_lines(["!*mock_session: Send a valid API key*"])
+    result.stdout.fnmatch_lines(["!*mock_session: The API key is malformed, unknown, revoked or expired*"])
 
 
 def test_a_missing_setting_is_one_error_for_the_run(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

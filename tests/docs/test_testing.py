@@ -97,6 +97,9 @@ def test_without_a_proxy_the_options_of_the_page_fail_the_example(reader: Reader
 
 def github(recipe: Any) -> tuple[str, str]:
     tests, cleaning = recipe["steps"]
+    # GitHub passes neither variables nor secrets of a repository to the steps by itself.
+    assert recipe["env"]["SESSIONSTORE_URL"] == "${{ vars.SESSIONSTORE_URL }}"
+    assert recipe["env"]["SESSIONSTORE_API_KEY"] == "${{ secrets.SESSIONSTORE_API_KEY }}"
     assert cleaning["if"] == "always()"
     return tests["run"], cleaning["run"]
 
