@@ -68,6 +68,7 @@ def main(processes: ExitStack) -> None:
         answer = subprocess.run(["bash", "-c", line], env=environment | variables, stdout=subprocess.PIPE, check=True)
         print(f"\n# {meaning}\n$ {line}\n{answer.stdout.decode()}", flush=True)
     print("\nPaste the lines after $ into another terminal. For more proxies and the command line:")
+    print(f"$ . '{sys.prefix}/bin/activate'")
     print(f"$ export SESSIONSTORE_REDIS_URL='{redis_url}'\nCtrl+C stops everything.", flush=True)
     gateway.wait()
 

@@ -59,6 +59,10 @@ def test_three_commands_in_an_empty_folder_show_a_mock_go_on_and_off(tmp_path: P
     assert (before, during, after) == ('{"paid":true}', '{"error":"The card is declined."}', '{"paid":true}')
     assert '"scenario":"scn_paymentDeclined"' in put
     assert delete == '{"ok":true,"mode":"delete"}'
+    # And: the lines for another terminal find the programs.
+    activate = re.search(r"^\$ (\. '.*/\.venv/bin/activate')$", printed, re.MULTILINE)
+    assert activate is not None, printed
+    subprocess.run(["bash", "-euc", f"{activate[1]}\nsessionstore --version"], check=True, timeout=60)
     # And: Ctrl+C has stopped everything, without a word of an error.
     assert "Traceback" not in printed
     with pytest.raises(ProcessLookupError):
