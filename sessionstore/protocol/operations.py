@@ -403,8 +403,8 @@ def _not_durable(
 ) -> NotDurableError:
     found = done.refusal or "INFO replication on the primary shows its replicas"
     return NotDurableError(
-        f"The state is set, as revision {done.reply.target_rev} of {keyspace}, but a failover may lose it: replicas "
-        f"asked for {wanted} replicas to have it, and {done.replicas} did in time; {found}. Sending the call again is "
+        f"The state is set, as revision {done.reply.target_rev} of {keyspace}, but a failover may lose it: "
+        f"replicas={wanted} was asked for, and {done.replicas} had it in time; {found}. Sending the call again is "
         "safe, and waits again.",
         None if session is None else session.revision,
         done.replicas,

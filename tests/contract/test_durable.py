@@ -21,7 +21,7 @@ def no_replicas(backend: Backend) -> None:
 
 
 async def test_the_write_is_committed(backend: Backend, staging: AsyncEnvironment) -> None:
-    with short_waits(), pytest.raises(NotDurableError, match="asked for 1 replicas to have it, and 0 did") as caught:
+    with short_waits(), pytest.raises(NotDurableError, match="replicas=1 was asked for, and 0 had it") as caught:
         await staging.put("ci-1", label="x", replicas=1)
 
     session = await staging.get("ci-1")

@@ -122,7 +122,7 @@ async def test_an_asyncio_proxy_works(guarded: Guarded) -> None:
 def test_writes_may_wait_for_replicas(guarded: Guarded) -> None:
     with SessionStore.from_url(guarded.url("gateway"), lease_s=0.1) as store, short_waits():
         staging = store.environment("checkout", "staging")
-        with pytest.raises(NotDurableError, match="and 0 did in time; INFO"):
+        with pytest.raises(NotDurableError, match="and 0 had it in time; INFO"):
             staging.put("ci-42", replicas=1)
     assert guarded.denied() == []
 

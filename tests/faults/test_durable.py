@@ -196,7 +196,7 @@ class TestTooFewReplicas:
 
             with (
                 short_waits(),
-                pytest.raises(NotDurableError, match="asked for 2 replicas to have it, and 1 did") as caught,
+                pytest.raises(NotDurableError, match="replicas=2 was asked for, and 1 had it") as caught,
             ):
                 await WRITES[write](_with(staging, replicas=2))
 
@@ -216,7 +216,7 @@ class TestTooFewReplicas:
             hold(replication, *replication.replicas)
             await call(other.environment("checkout", "staging"))
 
-            with short_waits(), pytest.raises(NotDurableError, match="and 0 did") as caught:
+            with short_waits(), pytest.raises(NotDurableError, match="and 0 had it") as caught:
                 await call(_with(store.environment("checkout", "staging"), replicas=1))
 
             assert caught.value.replicas == 0
@@ -231,7 +231,7 @@ class TestTooFewReplicas:
             hold(replication, *replication.replicas)
             await project.apply_catalog(CATALOG)
 
-            with short_waits(), pytest.raises(NotDurableError, match="and 0 did"):
+            with short_waits(), pytest.raises(NotDurableError, match="and 0 had it"):
                 await project.apply_catalog(CATALOG, replicas=1)
 
     async def test_an_apply_stops_at_the_environment_that_is_not_durable(
@@ -244,7 +244,7 @@ class TestTooFewReplicas:
             more = {**empty, "mocks": [{"id": "ovr_a", "name": "a"}]}
             hold(replication, replication.replicas[0])
 
-            with short_waits(), pytest.raises(NotDurableError, match=r"as revision 1 of checkout/a, .* and 1 did"):
+            with short_waits(), pytest.raises(NotDurableError, match=r"as revision 1 of checkout/a, .* and 1 had it"):
                 await project.apply_catalog(
                     {"project": "checkout", "environments": {"a": empty, "b": more}}, replicas=2
                 )
@@ -271,7 +271,7 @@ class TestTooFewReplicas:
             stopped = replication.replicas[1]
             stopped.pause()
             try:
-                with short_waits(), pytest.raises(NotDurableError, match="and 1 did"):
+                with short_waits(), pytest.raises(NotDurableError, match="and 1 had it"):
                     await staging.put("ci-1", replicas=2)
             finally:
                 stopped.resume()
