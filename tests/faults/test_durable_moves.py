@@ -97,7 +97,7 @@ async def test_a_slot_that_moves_takes_its_durable_writes_along(
         [replica] = cluster.replicas_of(target)
         replica.pause()
         try:
-            with short_waits(), pytest.raises(NotDurableError, match="and 0 did"):
+            with short_waits(), pytest.raises(NotDurableError, match="and 0 had it"):
                 await staging.put("ci-1", label="after")
         finally:
             replica.resume()

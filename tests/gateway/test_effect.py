@@ -140,7 +140,7 @@ class TestTooFewViews:
     async def test_of_another_environment_do_not_count(self, api: API, views: list[AsyncView]) -> None:
         elsewhere = {**PLACE, "environment": "live", "views": "1"}
 
-        assert_error(await api.put("ci-42", params=elsewhere), 503, "too_few_views", "checkout/live", "and 0 had it")
+        assert_error(await api.put("ci-42", params=elsewhere), 503, "too_few_views", "checkout/live", "and 0 did")
 
     @pytest.mark.parametrize("number", ["", "-1", "1001", "one", "1.0", "١"])
     async def test_what_is_no_number_of_views_is_422(self, api: API, number: str) -> None:
