@@ -28,7 +28,19 @@ if TYPE_CHECKING:
     import redis.asyncio
 
 #: What a client may send: a command, or a command and its first argument.
-_COMMANDS = frozenset(b"CLIENT SETINFO,CLIENT SETNAME,HELLO,INFO,PING,SCAN,SELECT,SSUBSCRIBE,SUNSUBSCRIBE".split(b","))
+_COMMANDS = frozenset(
+    {
+        b"CLIENT SETINFO",
+        b"CLIENT SETNAME",
+        b"HELLO",
+        b"INFO",
+        b"PING",
+        b"SCAN",
+        b"SELECT",
+        b"SSUBSCRIBE",
+        b"SUNSUBSCRIBE",
+    }
+)
 _RUNS_SCRIPT = frozenset({b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO"})
 #: The text of each script, by itself and by its SHA-1.
 _SCRIPTS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -82,7 +82,7 @@ class Replicated(Generic[T]):
     refusal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Quotas:
     """What a write may make exist, at most; None for any number."""
 
@@ -93,13 +93,12 @@ class Quotas:
     #: environments of one project that no catalog registers
     max_environments: int | None = None
 
-    #: the quotas for scripts/lib/write.lua
-    arguments: tuple[str | int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
+    @cached_property
+    def arguments(self) -> tuple[str | int, ...]:
+        """The quotas for scripts/lib/write.lua."""
         counted = (self.max_sessions, self.max_project_bytes)
         text = ",".join("" if quota is None else str(quota) for quota in counted)
-        object.__setattr__(self, "arguments", ("" if text == "," else text, self.max_environments or ""))
+        return "" if text == "," else text, self.max_environments or ""
 
 
 @dataclass(slots=True)

@@ -96,6 +96,7 @@ class EnvironmentKeyspace:
         self.catalog_keys = (self.catalog, self.catalog_mocks, self.catalog_local, self.catalog_scenarios)
         self.environments = self.of_project.environments
         self.quota_keys = (self.of_project.usage, self.of_project.ledger, self.of_project.unregistered)
+        #: those of each write after its session, see scripts/lib/write.lua
         self.write_keys = (self.index, *self.lease_keys, self.environments, self.changes, *self.quota_keys)
 
     def __str__(self) -> str:
