@@ -134,3 +134,23 @@ def test_only_an_idle_connection_is_lent_at_once(shared_redis: RedisServer, pref
         store.ping()
         assert pool.get_idle_connection() is lent
         pool.release(lent)
+
+
+def test_a_write_meets_no_connection_that_is_of_no_use(shared_redis: RedisServer, prefix: str) -> None:
+    url = f"{shared_redis.url}?client_name={prefix}"
+    with SessionStore.from_url(url, prefix=prefix, max_connections=1) as store:
+        staging = store.environment("checkout", "staging")
+        staging.put("ci-42", label="a")
+
+        # Given that Redis has closed the idle connection
+        shared_redis.kill_clients(prefix)
+        assert staging.put("ci-42", label="b").label == "b"
+
+        # Given that it holds an answer to no command
+        pool = store._runner.connections.pool
+        lent = pool.get_idle_connection()
+        assert lent is not None
+        lent.send_command("PING")
+        assert lent.can_read(timeout=5)
+        pool.release(lent)
+        assert staging.put("ci-42", label="c").label == "c"
